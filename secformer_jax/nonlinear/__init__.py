@@ -1,0 +1,1 @@
+"""Plain, differentiable JAX functions: every published approximation, once."""
