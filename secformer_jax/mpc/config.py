@@ -1,0 +1,119 @@
+"""Protocol configurations: files in SPU's own JSON layout (nodes, devices, runtime_config, compiler_options)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from spu import libspu
+
+from ..errors import UserError
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "spu_configs"
+
+# Number of computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
+PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
+FIELDS = ("FM64", "FM128")
+_RING_BITS = {"FM64": 64, "FM128": 128}
+
+
+@dataclass(frozen=True)
+class MpcConfig:
+    """One protocol on a fixed set of computing parties.
+
+    Attributes:
+        name: what reports call it, the file's stem.
+        addresses: one link address a party, by rank (used by clusters, not in simulation).
+        runtime: SPU's runtime_config as a JSON object.
+        compiler: SPU's compiler options, by their SPU names.
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    runtime: dict
+    compiler: dict
+
+    @property
+    def world_size(self) -> int:
+        """Number of computing parties."""
+        return len(self.addresses)
+
+    @property
+    def protocol(self) -> str:
+        """SPU's name of the protocol."""
+        return self.runtime["protocol"]
+
+    @property
+    def fraction_bits(self) -> int:
+        """Bits after the binary point of a fixed-point number."""
+        return self.runtime["fxp_fraction_bits"]
+
+    def runtime_config(self, *, profile: bool = False) -> libspu.RuntimeConfig:
+        """SPU's runtime configuration; with `profile` it logs its costs by operation."""
+        config = libspu.RuntimeConfig()
+        if not config.ParseFromJsonString(json.dumps({**self.runtime, "enable_pphlo_profile": profile})):
+            raise UserError(
+                f"config {self.name}: SPU does not accept its runtime_config; see spu_configs/ for examples"
+            )
+        return config
+
+    def compiler_options(self) -> libspu.CompilerOptions:
+        """SPU's compiler options."""
+        options = libspu.CompilerOptions()
+        for key, value in self.compiler.items():
+            setattr(options, key, value)
+        return options
+
+
+def names() -> list[str]:
+    """Names of the configurations that come with the project."""
+    return sorted(path.stem for path in CONFIG_DIR.glob("*.json"))
+
+
+def load(path_or_name: str | Path) -> MpcConfig:
+    """Read a configuration by file path, or by the name of one in spu_configs/.
+
+    Raises:
+        UserError: no such file, not SPU's layout, or a protocol, field or party count that SPU would refuse.
+    """
+    path = Path(path_or_name)
+    if not path.is_file():
+        path = CONFIG_DIR / f"{path_or_name}.json"
+    if not path.is_file():
+        raise UserError(f"no config file {path_or_name}: give a path, or one of {', '.join(names())}")
+    try:
+        document = json.loads(path.read_text())
+        device = document["devices"]["SPU"]["config"]
+        runtime = dict(device["runtime_config"])
+        addresses = tuple(device.get("spu_internal_addrs") or [document["nodes"][node] for node in device["node_ids"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"config {path} is not in SPU's layout ({error!r}): expected nodes, devices.SPU.config.runtime_config"
+        ) from None
+    return _checked(MpcConfig(path.stem, addresses, runtime, dict(device.get("compiler_options", {}))))
+
+
+def _checked(config: MpcConfig) -> MpcConfig:
+    protocol, field = config.runtime.get("protocol"), config.runtime.setdefault("field", "FM64")
+    if protocol not in PARTIES:
+        raise UserError(f"config {config.name}: unknown protocol {protocol!r}, expected one of {', '.join(PARTIES)}")
+    if field not in FIELDS:
+        raise UserError(f"config {config.name}: unknown field {field!r}, expected one of {', '.join(FIELDS)}")
+    if config.world_size != PARTIES[protocol]:
+        raise UserError(
+            f"config {config.name}: {protocol} runs with {PARTIES[protocol]} parties and the file lists "
+            f"{config.world_size}: mend node_ids and spu_internal_addrs"
+        )
+    fraction_bits = config.runtime.setdefault("fxp_fraction_bits", 18)
+    if not isinstance(fraction_bits, int) or not 8 <= fraction_bits <= _RING_BITS[field] // 2 - 6:
+        raise UserError(
+            f"config {config.name}: fxp_fraction_bits {fraction_bits!r} does not fit {field}, "
+            f"expected 8 to {_RING_BITS[field] // 2 - 6}"
+        )
+    known = set(dir(libspu.CompilerOptions))
+    unknown = sorted(set(config.compiler) - known)
+    if unknown:
+        raise UserError(f"config {config.name}: unknown compiler option {unknown[0]!r}; SPU's names are expected")
+    config.runtime_config()
+    return config

@@ -1,0 +1,93 @@
+"""The dealer (SecFormer's assistant server): correlated randomness that is used once and sees no data.
+
+Material is a pytree node that knows how to fill itself. A model declares what it needs as a Flax variable collection of
+such nodes, abstract at first (shapes only); the dealer turns each into ring elements shortly before they are used.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+
+class MaterialReusedError(RuntimeError):
+    """Masks were about to serve a second time, which would reveal the difference of two secrets."""
+
+
+class Material(flax.struct.PyTreeNode):
+    """Correlated randomness for one evaluation at one place of the model.
+
+    A subclass has int64 leaves (ring elements, shared additively) and static fields that say what they hold.
+    """
+
+    def deal(self, randomness: Randomness) -> Any:
+        """A copy of this node whose leaves are fresh int64 numpy arrays; the shapes are this node's own."""
+        raise NotImplementedError
+
+
+class Randomness:
+    """Uniform ring elements from AES-256 in counter mode, keyed by the operating system's generator."""
+
+    def __init__(self) -> None:
+        key, nonce = os.urandom(32), os.urandom(16)
+        self._stream = Cipher(algorithms.AES(key), modes.CTR(nonce)).encryptor()
+
+    def bits(self, shape: tuple[int, ...], bits: int = 64) -> np.ndarray:
+        """Uniform integers in [0, 2^bits) as int64 ring elements (for 64 bits: the whole ring)."""
+        count = int(np.prod(shape, dtype=np.int64))
+        words = np.frombuffer(self._stream.update(bytes(8 * count)), np.uint64).reshape(shape)
+        return (words >> np.uint64(64 - bits)).view(np.int64)
+
+
+class Dealer:
+    """Deals material for one request at a time and remembers what it has handed out."""
+
+    def __init__(self) -> None:
+        self._randomness = Randomness()
+
+    def deal(self, spec: Any) -> Dealt:
+        """Material for one request, filled lazily.
+
+        Args:
+            spec: a pytree of abstract `Material` nodes, as `jax.eval_shape` of the model's init gives them.
+        """
+        return Dealt(spec, self._randomness)
+
+
+class Dealt:
+    """One request's material: each leaf can be taken once, and its node is filled when the first is taken."""
+
+    def __init__(self, spec: Any, randomness: Randomness) -> None:
+        self._randomness = randomness
+        self._nodes = jax.tree.leaves(spec, is_leaf=_is_material)
+        self._owner = [i for i, node in enumerate(self._nodes) for _ in jax.tree.leaves(node)]
+        self._filled: dict[int, dict[int, np.ndarray]] = {}
+        self._taken: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def take(self, leaf: int) -> np.ndarray:
+        """The int64 ring elements of one leaf, by its position in the flattened collection.
+
+        Raises:
+            MaterialReusedError: the leaf has been taken before.
+        """
+        if leaf in self._taken:
+            raise MaterialReusedError("dealer material serves one request only: deal again for the next")
+        self._taken.add(leaf)
+        owner = self._owner[leaf]
+        if owner not in self._filled:
+            first = self._owner.index(owner)
+            leaves = jax.tree.leaves(self._nodes[owner].deal(self._randomness))
+            self._filled[owner] = dict(enumerate(leaves, first))
+        return self._filled[owner].pop(leaf)
+
+
+def _is_material(node: Any) -> bool:
+    return isinstance(node, Material)

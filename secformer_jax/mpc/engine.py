@@ -1,0 +1,196 @@
+"""The engine: compiles a pure function once for each shape, keeps the weights shared, and serves requests.
+
+Here the parties are threads over SPU's in-memory link. What is secret (weights, inputs, masks) exists as shares only
+inside the parties' runtimes; what a program returns is the only thing that is reconstructed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import spu
+from spu import libspu
+
+from .config import MpcConfig
+from .dealer import Dealt
+from .profile import LogReader, Profile, parse
+from .program import Program, compile_program
+
+_session = itertools.count()
+
+
+@dataclass
+class Result:
+    """Outputs of one request and what it cost one party.
+
+    Attributes:
+        value: the function's result, revealed to the client.
+        profile: bytes, messages and seconds inside SPU, in total, by part and by operation.
+        seconds: wall time from the shared input to the revealed result, the dealer's own time left out.
+        offline_bytes: dealer material that one party received for this request.
+        offline_seconds: time that the dealer took for it.
+        input_bytes: share of the input that the client sent to one party.
+    """
+
+    value: Any
+    profile: Profile
+    seconds: float
+    offline_bytes: int
+    offline_seconds: float
+    input_bytes: int
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+
+class Parties:
+    """Computing parties in one process: a thread and an SPU runtime each, over the in-memory link."""
+
+    def __init__(self, config: MpcConfig, profiled_rank: int = 0) -> None:
+        description = libspu.link.Desc()
+        description.id = f"secformer-{next(_session)}"
+        description.recv_timeout_ms = 3_600_000
+        for rank in range(config.world_size):
+            description.add_party(f"party-{rank}", f"memory-{rank}")
+        self._pool = ThreadPoolExecutor(config.world_size)
+        self._io = spu.Io(config.world_size, config.runtime_config())
+        self._runtimes: list[spu.Runtime] = []
+
+        def start(rank: int) -> spu.Runtime:
+            link = libspu.link.create_mem(description, rank)
+            return spu.Runtime(link, config.runtime_config(profile=rank == profiled_rank))
+
+        self._runtimes = list(self._pool.map(start, range(config.world_size)))
+
+    def each(self, action: Callable[[spu.Runtime], Any]) -> list:
+        """Run an action on every party at once and return the results by rank."""
+        return list(self._pool.map(action, self._runtimes))
+
+    def share(self, name: str, array: np.ndarray) -> int:
+        """Share an array among the parties under a variable name; returns the bytes that one party receives."""
+        shares = self._io.make_shares(np.ascontiguousarray(array), libspu.Visibility.VIS_SECRET)
+        for runtime, piece in zip(self._runtimes, shares, strict=True):
+            runtime.set_var(name, piece)
+        return sum(len(chunk) for chunk in shares[0].share_chunks)
+
+    def reconstruct(self, name: str) -> np.ndarray:
+        """Reveal a variable to the client: every party sends it its share."""
+        return self._io.reconstruct([runtime.get_var(name) for runtime in self._runtimes])
+
+    def close(self) -> None:
+        """End the parties and forget their shares."""
+        self._runtimes.clear()
+        self._pool.shutdown()
+
+
+class Engine:
+    """Private evaluation of pure functions (weights, material, inputs) -> outputs.
+
+    Args:
+        config: protocol and parties.
+        part_of: names the part of the model that an equation belongs to, from its name stack.
+        keep_weights: keep the openings of the weights between requests (SEMI2K; elsewhere it changes nothing).
+        profiled_rank: the party whose costs are reported.
+    """
+
+    def __init__(
+        self,
+        config: MpcConfig,
+        *,
+        part_of: Callable[[str], str] = lambda name_stack: "all",
+        keep_weights: bool = True,
+        profiled_rank: int = 0,
+    ) -> None:
+        self.config = config
+        self._log = LogReader()
+        self._part_of, self._keep_weights = part_of, keep_weights
+        self._parties = Parties(config, profiled_rank)
+        self._weights: list[tuple[str, jax.ShapeDtypeStruct]] = []
+        self._weights_tree: Any = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the parties; the shared weights are gone."""
+        self._parties.close()
+
+    def publish(self, weights: Any) -> int:
+        """Share the weights among the parties, once; returns the bytes that one party receives."""
+        leaves, self._weights_tree = jax.tree_util.tree_flatten_with_path(weights)
+        self._weights = [
+            (f"weights{jax.tree_util.keystr(path)}", jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+            for path, leaf in leaves
+        ]
+        return sum(
+            self._parties.share(name, np.asarray(leaf))
+            for (name, _), (_, leaf) in zip(self._weights, leaves, strict=True)
+        )
+
+    def compile(self, function: Callable, material: Any, *inputs: Any) -> Program:
+        """Compile function(weights, material, *inputs) for the published weights and the shapes of the rest.
+
+        Args:
+            function: pure; its result is what the client learns.
+            material: pytree of abstract dealer material (an empty one if it needs none).
+            inputs: arrays or ShapeDtypeStructs; all secret.
+        """
+        weights = jax.tree.unflatten(self._weights_tree, [spec for _, spec in self._weights])
+        names = [name for name, _ in self._weights]
+        names += [f"material{i}" for i in range(len(jax.tree.leaves(material)))]
+        names += [f"input{i}" for i in range(len(jax.tree.leaves(inputs)))]
+        resident = frozenset(name for name, _ in self._weights)
+        return compile_program(
+            function,
+            (weights, material, *inputs),
+            names,
+            self.config,
+            part_of=self._part_of,
+            # Keeping openings is SPU's make_cached_var; the weights themselves stay in the runtime in any case.
+            resident=resident,
+            cached=resident if self._keep_weights else frozenset(),
+        )
+
+    def run(self, program: Program, material: Dealt, *inputs: Any) -> Result:
+        """Serve one request; the material is used up.
+
+        Raises:
+            MaterialReusedError: the material has served before.
+        """
+        self._log.lines()
+        clock = _Clock()
+        input_bytes = sum(
+            self._parties.share(f"input{i}", np.asarray(leaf)) for i, leaf in enumerate(jax.tree.leaves(inputs))
+        )
+        undealt = {f"material{i}": i for i in range(len(material))}
+        offline_bytes, offline_seconds = 0, 0.0
+        for stage in program.stages:
+            offline = _Clock()
+            for name in undealt.keys() & set(stage.inputs):
+                offline_bytes += self._parties.share(name, material.take(undealt.pop(name)))
+            offline_seconds += offline.seconds()
+            executable = stage.executable()
+            self._parties.each(lambda runtime, executable=executable: runtime.run(executable))
+            for name in stage.frees:
+                self._parties.each(lambda runtime, name=name: runtime.del_var(name))
+        flat = [self._parties.reconstruct(name) for name in program.output_names]
+        for name in set(program.output_names):
+            self._parties.each(lambda runtime, name=name: runtime.del_var(name))
+        seconds = clock.seconds() - offline_seconds
+        value = jax.tree.unflatten(program.output_tree, flat)
+        return Result(value, parse(self._log.lines()), seconds, offline_bytes, offline_seconds, input_bytes)
