@@ -1,0 +1,296 @@
+"""BERT in Flax Linen, with its nonlinear functions passed as values.
+
+The parameter tree is Hugging Face Flax's own (bert/encoder/layer/0/attention/self/query/kernel, ...), as it is.
+Softmax, GeLU and LayerNorm come in as a ``presets.BertFunctions`` and are applied through `Place`, which also
+holds the dealer material of functions that need some. Module names, and so JAX name stacks, tell the part of the model:
+embeddings, attention, intermediate, output, pooler, head, classifier, and inside them softmax, gelu, layer_norm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from secformer_jax.bert_layers import (
+    Array,
+    Embeddings,
+    Encoder,
+    Intermediates,
+    Lookup,
+    Place,
+    Pooler,
+    dense,
+    gather,
+    one_hot_inside,
+)
+from secformer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from secformer_jax.presets import BertFunctions
+
+__all__ = [
+    "HEADS",
+    "SHAPES",
+    "BertConfig",
+    "BertForSentenceEmbedding",
+    "BertForSentencePair",
+    "BertForSequenceClassification",
+    "BertModel",
+    "BertWithHead",
+    "Place",
+    "build_model",
+    "gather",
+    "init_params",
+    "one_hot_inside",
+    "parameter_count",
+    "parameter_shapes",
+    "select_params",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """What Hugging Face's config.json says of a BERT, under the same names; ``id2label`` is a tuple."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+    id2label: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise UserError(f"config.json: {field.name} is {value!r}, and a whole number was expected")
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.json: {name} is {getattr(self, name)}, and at least 1 was expected")
+        if self.hidden_act != "gelu":
+            raise UserError(
+                f"config.json: hidden_act is {self.hidden_act!r}, and only 'gelu' is supported: use such a model"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"config.json: hidden_size {self.hidden_size} is not divisible by num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+
+    @property
+    def num_labels(self) -> int:
+        """How many logits the classifier has."""
+        return len(self.id2label)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BertConfig:
+        """Read Hugging Face's config.json; unknown keys are ignored, other kinds of model refused."""
+        if values.get("model_type") != "bert":
+            raise UserError(
+                f"model_type is {values.get('model_type')!r}, and only 'bert' is supported: use a BERT model"
+            )
+        positions = values.get("position_embedding_type") or "absolute"
+        if positions != "absolute":
+            raise UserError(f"config.json: position_embedding_type is {positions!r}, and only 'absolute' is supported")
+        names = {field.name for field in dataclasses.fields(cls)} - {"id2label"}
+        known = {name: value for name, value in values.items() if name in names and value is not None}
+        given = values.get("id2label")
+        if given:
+            labels = [given[key] for key in sorted(given, key=int)]
+        else:
+            labels = [f"LABEL_{i}" for i in range(int(values.get("num_labels") or 2))]
+        return cls(**known, id2label=tuple(str(label) for label in labels))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write Hugging Face's config.json (without ``architectures``, which is the checkpoint's to say)."""
+        labels = {str(i): label for i, label in enumerate(self.id2label)}
+        return {
+            **dataclasses.asdict(self),
+            "model_type": "bert",
+            "position_embedding_type": "absolute",
+            "id2label": labels,
+            "label2id": {label: int(i) for i, label in labels.items()},
+        }
+
+
+SHAPES: dict[str, BertConfig] = {
+    "tiny": BertConfig(128, 32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64),
+    "minilm": BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536),
+    "bert-base": BertConfig(),
+    "bert-large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+}
+
+
+class BertModel(nn.Module):
+    """Embeddings, encoder and, where asked for, the pooler: last hidden states and all intermediates."""
+
+    config: BertConfig
+    functions: BertFunctions
+    lookup: Lookup = gather
+    pooler: bool = True
+
+    @nn.compact
+    def __call__(
+        self, tokens: Array, token_types: Array, attention_mask: Array, deterministic: bool = True
+    ) -> tuple[Array, Intermediates]:
+        """Run the model; see `BertWithHead` for the inputs."""
+        c, f = self.config, self.functions
+        if len(f.layers) != c.num_hidden_layers:
+            raise ValueError(f"functions for {len(f.layers)} layers, and the model has {c.num_hidden_layers}")
+        embeddings = Embeddings(c, f.embeddings_layer_norm, self.lookup, name="embeddings")
+        hidden, kept = embeddings(tokens, token_types, deterministic)
+        hidden, parts = Encoder(c, f.layers, name="encoder")(hidden, attention_mask, deterministic)
+        kept |= parts
+        if self.pooler:
+            kept["pooled"] = Pooler(c, name="pooler")(hidden)
+        return hidden, kept
+
+
+class BertWithHead(nn.Module):
+    """BERT and a head; called as ``model.apply({"params": params}, tokens, token_types, attention_mask)``.
+
+    ``tokens`` are ids (batch, length) or one-hot (batch, length, vocab_size); ``token_types`` ids or one-hot (batch,
+    length, type_vocab_size); ``attention_mask`` (batch, length) of 0 and 1. With ``output_intermediates`` the result is
+    (output, dict): hidden_states.{0..N}, embeddings.pre_layer_norm, layer.{i}.attention_scores (before the mask),
+    layer.{i}.attention.pre_layer_norm, layer.{i}.pre_gelu, layer.{i}.output.pre_layer_norm, and pooled where the head
+    has a pooler. With ``deterministic=False`` there is dropout, and ``rngs={"dropout": key}`` is needed; otherwise no
+    key is drawn.
+    """
+
+    config: BertConfig
+    functions: BertFunctions
+    lookup: Lookup = gather
+
+    pooler: ClassVar[bool] = False
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Array,
+        token_types: Array,
+        attention_mask: Array,
+        output_intermediates: bool = False,
+        deterministic: bool = True,
+    ) -> Array | tuple[Array, Intermediates]:
+        """Run the model and its head."""
+        bert = BertModel(self.config, self.functions, self.lookup, self.pooler, name="bert")
+        hidden, kept = bert(tokens, token_types, attention_mask, deterministic)
+        with jax.named_scope("head"):
+            output = self.head(kept["pooled"] if self.pooler else hidden, attention_mask, deterministic)
+        return (output, kept) if output_intermediates else output
+
+    def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
+        """What the head makes of the pooled output, or of the last hidden states if it has no pooler."""
+        raise NotImplementedError
+
+
+class BertForSequenceClassification(BertWithHead):
+    """Logits (batch, num_labels): classification, or regression with one label."""
+
+    pooler: ClassVar[bool] = True
+
+    def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
+        """Dropout, then the linear classifier."""
+        c = self.config
+        rate = c.hidden_dropout_prob if c.classifier_dropout is None else c.classifier_dropout
+        return dense(c, c.num_labels, "classifier")(nn.Dropout(rate)(hidden, deterministic=deterministic))
+
+
+class BertForSentenceEmbedding(BertWithHead):
+    """Mean of the last hidden states over the tokens of the text: (batch, hidden)."""
+
+    def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
+        """Masked mean, with one reciprocal a text."""
+        mask = mask.astype(hidden.dtype)
+        return jnp.einsum("bn,bnh->bh", mask, hidden) * (1 / mask.sum(axis=1))[:, None]
+
+
+class BertForSentencePair(BertWithHead):
+    """Cosine of the mean-pooled embeddings of two texts, in rows 2i and 2i+1 of the batch: (batch / 2,).
+
+    The sum over the tokens needs no division by their number, which cancels. It is divided by the public sqrt(length),
+    so that its squared norm (count^2 / length times the mean's own) keeps well inside fixed point at both
+    ends. One rsqrt for each text, not one of the product, whose range would be the square of that.
+    """
+
+    def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
+        """Sum over the tokens, scale to length 1, inner product."""
+        mask = mask.astype(hidden.dtype) * (1 / math.sqrt(hidden.shape[1]))
+        pooled = jnp.einsum("bn,bnh->bh", mask, hidden)
+        units = pooled * jax.lax.rsqrt(jnp.sum(pooled * pooled, axis=1))[:, None]
+        pairs = units.reshape(-1, 2, units.shape[1])
+        first, second = (jax.lax.index_in_dim(pairs, i, axis=1, keepdims=False) for i in (0, 1))
+        return jnp.sum(first * second, axis=1)
+
+
+HEADS: dict[str, type[BertWithHead]] = {
+    "classification": BertForSequenceClassification,
+    "regression": BertForSequenceClassification,
+    "embedding": BertForSentenceEmbedding,
+    "similarity": BertForSentencePair,
+}
+
+
+def build_model(config: BertConfig, functions: BertFunctions, head: str, lookup: Lookup = gather) -> BertWithHead:
+    """The model with one of `HEADS`."""
+    if head == "regression" and config.num_labels != 1:
+        raise ValueError(f"a regression head has one label, and the config names {config.num_labels}")
+    return HEADS[head](config, functions, lookup)
+
+
+def _initializer(config: BertConfig, head: str | None) -> Callable[[Array], Any]:
+    """rng -> parameters. These don't depend on the functions, so the ones here do nothing."""
+
+    def first(x: Array, *_: Array) -> Array:
+        return x
+
+    layer = SimpleNamespace(softmax=first, attention_layer_norm=first, gelu=first, output_layer_norm=first)
+    functions: Any = SimpleNamespace(embeddings_layer_norm=first, layers=(layer,) * config.num_hidden_layers)
+    model = BertModel(config, functions) if head is None else build_model(config, functions, head)
+    ids = jnp.zeros((2, 2), jnp.int32)
+    return lambda rng: model.init(rng, ids, ids, jnp.ones((2, 2), jnp.float32))["params"]
+
+
+def init_params(config: BertConfig, head: str, rng: Array) -> dict[str, Any]:
+    """Random parameters: kernels and tables normal with ``config.initializer_range``, biases 0, LayerNorm scales 1."""
+    return jax.jit(_initializer(config, head))(rng)
+
+
+def parameter_shapes(config: BertConfig, head: str | None) -> dict[str, Any]:
+    """The parameter tree as shapes, nothing allocated; with head None that of `BertModel`, pooler included."""
+    return jax.eval_shape(_initializer(config, head), jax.random.key(0))
+
+
+def parameter_count(config: BertConfig, head: str | None = None) -> int:
+    """Number of parameters; with head None that of `BertModel`, pooler included."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config, head)))
+
+
+def select_params(params: Mapping[str, Any], config: BertConfig, head: str) -> dict[str, Any]:
+    """The part of a parameter tree that the head reads: a sentence head has no use for a checkpoint's pooler."""
+
+    def pick(tree: Any, like: Any) -> Any:
+        return {name: pick(tree[name], like[name]) for name in like} if isinstance(like, Mapping) else tree
+
+    return pick(params, parameter_shapes(config, head))
