@@ -1,1 +1,1 @@
-"""Plain, differentiable JAX functions: every published approximation, once."""
+"""The nonlinear functions of BERT and their MPC-friendly variants, in plain JAX: one file a function."""

@@ -1,0 +1,199 @@
+"""Which variant of each nonlinear function a model runs with: named variants, presets of three, and the functions
+themselves.
+
+`preset("secformer", softmax="puma")` chooses; `build` turns the choice into one function for each place in a model
+of a given depth and length, with the constants that calibration gives. To add a variant: one more entry in GELU,
+SOFTMAX or LAYER_NORM.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+
+from secformer_jax import calibration as calibrate
+from secformer_jax.calibration import Calibration
+from secformer_jax.errors import UserError
+from secformer_jax.nonlinear import fourier, gelu, goldschmidt, softmax
+from secformer_jax.nonlinear.gelu import SineFunction
+from secformer_jax.nonlinear.layer_norm import layer_norm, variance_unit
+
+Gelu = Callable[[jax.Array], jax.Array]
+Softmax = Callable[[jax.Array, jax.Array], jax.Array]
+LayerNorm = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class LayerFunctions:
+    """The functions of one layer: softmax(scores, mask), gelu(x), layer_norm(x, gamma, beta) twice."""
+
+    softmax: Softmax
+    attention_layer_norm: LayerNorm
+    gelu: Gelu
+    output_layer_norm: LayerNorm
+
+
+@dataclass(frozen=True)
+class BertFunctions:
+    """The functions of a whole BERT."""
+
+    embeddings_layer_norm: LayerNorm
+    layers: tuple[LayerFunctions, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a model a function goes, and all that its constants may depend on."""
+
+    name: str
+    length: int
+    epsilon: float
+    calibration: Calibration | None
+    sine_series: SineFunction
+
+    def range(self, quantity: str) -> calibrate.Range:
+        """The calibrated range of a quantity here."""
+        if self.calibration is None:
+            raise UserError(f"{self.name} needs calibration: run `secformer calibrate --model DIR`")
+        return self.calibration.range(self.name, quantity)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a nonlinear function: `build(place)` is the function for that place."""
+
+    name: str
+    build: Callable[[Place], Callable]
+    needs_calibration: bool = False
+
+
+@dataclass(frozen=True)
+class Approximations:
+    """One variant of each of the three functions."""
+
+    gelu: Variant
+    softmax: Variant
+    layer_norm: Variant
+
+
+def _two_quad_goldschmidt(place: Place) -> Softmax:
+    """2Quad divided by Goldschmidt: its y is g mean/deflation with g at least 0.63 (softmax.count_deflation)."""
+    means = place.range("two_quad_mean").widened()
+    deflation, steps = calibrate.choose_reciprocal(calibrate.Range(0.63 * means.low, means.high))
+    reciprocal = partial(goldschmidt.reciprocal, deflation=1.0, steps=steps)
+    return partial(softmax.softmax_two_quad, deflation=deflation, reciprocal=reciprocal)
+
+
+def _layer_norm_goldschmidt(place: Place) -> LayerNorm:
+    """LayerNorm with Goldschmidt's rsqrt, whose argument is variance_unit times the variance."""
+    deflation, steps = calibrate.choose_rsqrt(place.range("variance").widened())
+
+    def layer_norm_goldschmidt(x: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
+        rsqrt = partial(goldschmidt.rsqrt, deflation=deflation * variance_unit(x.shape[-1]), steps=steps)
+        return layer_norm(x, gamma, beta, epsilon=place.epsilon, rsqrt=rsqrt)
+
+    return layer_norm_goldschmidt
+
+
+def _registry(*variants: Variant) -> Mapping[str, Variant]:
+    return {variant.name: variant for variant in variants}
+
+
+GELU = _registry(
+    Variant("exact", lambda place: gelu.gelu_exact),
+    Variant("quad", lambda place: gelu.gelu_quad),
+    Variant("puma", lambda place: gelu.gelu_puma),
+    Variant("fourier_segmented", lambda place: partial(gelu.gelu_fourier_segmented, sine_series=place.sine_series)),
+)
+SOFTMAX = _registry(
+    Variant("exact", lambda place: softmax.softmax_exact),
+    Variant("puma", lambda place: softmax.softmax_puma),
+    Variant("two_relu", lambda place: softmax.softmax_two_relu),
+    Variant("two_quad", lambda place: softmax.softmax_two_quad),
+    Variant("two_quad_goldschmidt", _two_quad_goldschmidt, needs_calibration=True),
+)
+LAYER_NORM = _registry(
+    Variant("exact", lambda place: partial(layer_norm, epsilon=place.epsilon)),
+    Variant("goldschmidt", _layer_norm_goldschmidt, needs_calibration=True),
+)
+
+PRESETS: Mapping[str, Approximations] = {
+    "exact": Approximations(GELU["exact"], SOFTMAX["exact"], LAYER_NORM["exact"]),
+    # The same formulas: under MPC their erf, exp, reciprocal and rsqrt are SPU's own.
+    "spu": Approximations(GELU["exact"], SOFTMAX["exact"], LAYER_NORM["exact"]),
+    "puma": Approximations(GELU["puma"], SOFTMAX["puma"], LAYER_NORM["exact"]),
+    "mpcformer": Approximations(GELU["quad"], SOFTMAX["two_quad"], LAYER_NORM["exact"]),
+    "secformer": Approximations(GELU["fourier_segmented"], SOFTMAX["two_quad_goldschmidt"], LAYER_NORM["goldschmidt"]),
+}
+
+
+def preset(
+    name: str, *, gelu: str | None = None, softmax: str | None = None, layer_norm: str | None = None
+) -> Approximations:
+    """A preset by name, with any of its three parts replaced by the variant of that name."""
+    chosen = _named(PRESETS, name, "preset")
+    if gelu is not None:
+        chosen = replace(chosen, gelu=_named(GELU, gelu, "GeLU"))
+    if softmax is not None:
+        chosen = replace(chosen, softmax=_named(SOFTMAX, softmax, "softmax"))
+    if layer_norm is not None:
+        chosen = replace(chosen, layer_norm=_named(LAYER_NORM, layer_norm, "LayerNorm"))
+    return chosen
+
+
+def needs_calibration(approximations: Approximations) -> bool:
+    """Whether `build` needs the ranges of the model."""
+    return bool(_calibrated(approximations))
+
+
+def build(
+    approximations: Approximations,
+    *,
+    num_layers: int,
+    epsilon: float,
+    length: int,
+    calibration: Calibration | None = None,
+    sine_series: SineFunction = fourier.sine_series,
+) -> BertFunctions:
+    """The functions for a BERT of this depth at this padded length.
+
+    `sine_series(v, series)` computes fourier_segmented's series; MPC passes its masked opening.
+    """
+    calibrated = _calibrated(approximations)
+    if calibrated and calibration is None:
+        raise UserError(
+            f"{' and '.join(calibrated)}: needs this model's ranges, and there is no {calibrate.FILE_NAME} beside it; "
+            "run `secformer calibrate --model DIR`"
+        )
+
+    def at(variant: Variant, name: str) -> Callable:
+        return variant.build(Place(name, length, epsilon, calibration, sine_series))
+
+    return BertFunctions(
+        embeddings_layer_norm=at(approximations.layer_norm, "embeddings.layer_norm"),
+        layers=tuple(
+            LayerFunctions(
+                softmax=at(approximations.softmax, f"layer.{i}.softmax"),
+                attention_layer_norm=at(approximations.layer_norm, f"layer.{i}.attention.layer_norm"),
+                gelu=at(approximations.gelu, f"layer.{i}.gelu"),
+                output_layer_norm=at(approximations.layer_norm, f"layer.{i}.output.layer_norm"),
+            )
+            for i in range(num_layers)
+        ),
+    )
+
+
+def _calibrated(approximations: Approximations) -> list[str]:
+    parts = {
+        "GeLU": approximations.gelu,
+        "softmax": approximations.softmax,
+        "LayerNorm": approximations.layer_norm,
+    }
+    return [f"{part} {variant.name}" for part, variant in parts.items() if variant.needs_calibration]
+
+
+def _named(registry: Mapping, name: str, kind: str):
+    if name not in registry:
+        raise UserError(f"unknown {kind} {name!r}: choose one of {', '.join(registry)}")
+    return registry[name]

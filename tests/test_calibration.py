@@ -1,0 +1,121 @@
+"""Ranges recorded, files kept and refused, and the constants that follow."""
+
+import json
+
+import numpy as np
+import pytest
+from jax.experimental import enable_x64
+
+from secformer_jax.calibration import Range, choose_reciprocal, choose_rsqrt, load, save, update
+from secformer_jax.errors import UserError
+from secformer_jax.nonlinear import goldschmidt
+
+
+def batch(scale: float = 1.0):
+    rng = np.random.default_rng(0)
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1]])
+    return {
+        "embeddings.pre_layer_norm": rng.normal(size=(2, 4, 8)) * scale,
+        "layer.0.attention_scores": rng.normal(size=(2, 3, 4, 4)) * scale,
+        "layer.0.attention.pre_layer_norm": rng.normal(size=(2, 4, 8)) * scale,
+        "layer.0.pre_gelu": rng.normal(size=(2, 4, 16)) * scale,
+        "layer.0.output.pre_layer_norm": rng.normal(size=(2, 4, 8)) * scale,
+        "layer.0.hidden_states": rng.normal(size=(2, 4, 8)),
+    }, mask
+
+
+def test_update_records_every_place_and_merges():
+    values, mask = batch()
+    one = update(None, values, mask, fingerprint="abc")
+    assert {place: set(ranges) for place, ranges in one.places.items()} == {
+        "embeddings.layer_norm": {"variance"},
+        "layer.0.softmax": {"score", "two_quad_mean"},
+        "layer.0.attention.layer_norm": {"variance"},
+        "layer.0.gelu": {"input"},
+        "layer.0.output.layer_norm": {"variance"},
+    }
+    pre_gelu = values["layer.0.pre_gelu"]
+    assert one.range("layer.0.gelu", "input") == Range(pre_gelu.min(), pre_gelu.max())
+    two = update(one, batch(3.0)[0], mask)
+    assert (two.fingerprint, two.sentences, two.max_length) == ("abc", 4, 4)
+    assert two.range("layer.0.gelu", "input").high == pytest.approx(3 * pre_gelu.max())
+    assert two.range("embeddings.layer_norm", "variance").low == one.range("embeddings.layer_norm", "variance").low
+
+
+def test_padded_keys_do_not_count_and_padded_rows_do():
+    values, mask = batch()
+    scores = values["layer.0.attention_scores"]
+    scores[0, :, :, 2:] = 1000.0  # padded keys
+    scores[0, :, 3, :2] = 50.0  # real keys of a padded query
+    seen = update(None, values, mask)
+    assert seen.range("layer.0.softmax", "score").high == 50.0
+    assert seen.range("layer.0.softmax", "two_quad_mean").high == 55.0**2
+    values["layer.0.pre_gelu"][0, 3, 0] = 77.0  # a padded position
+    assert update(None, values, mask).range("layer.0.gelu", "input").high == 77.0
+
+
+def test_not_finite_is_refused():
+    values, mask = batch()
+    values["layer.0.pre_gelu"][0, 0, 0] = np.nan
+    with pytest.raises(UserError, match="finite"):
+        update(None, values, mask)
+
+
+def test_save_and_load(tmp_path):
+    seen = update(None, *batch(), fingerprint="abc")
+    path = save(seen, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
+    assert load(path) == load(tmp_path, fingerprint="abc") == seen
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(UserError, match="secformer calibrate"):
+        load(tmp_path)
+    path = save(update(None, *batch(), fingerprint="abc"), tmp_path / "calibration.json")
+    with pytest.raises(UserError, match="another model"):
+        load(path, fingerprint="xyz")
+    stored = json.loads(path.read_text())
+    broken = [
+        "{",
+        "[]",
+        "{}",
+        json.dumps({**stored, "format": 99}),
+        json.dumps({**stored, "places": {"layer.0.gelu": {"input": {"low": 2, "high": 1}}}}),
+        json.dumps({**stored, "places": {"layer.0.gelu": 3}}),
+    ]
+    for text in broken:
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"calibration\.json") as error:
+            load(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_missing_place_is_named():
+    with pytest.raises(UserError, match=r"variance at layer\.7"):
+        update(None, *batch()).range("layer.7.output.layer_norm", "variance")
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.0025, 0.044), (0.09, 195.0), (3.0, 80.0), (0.01, 10.0)])
+def test_chosen_constants_reach_the_tolerance_with_no_step_to_spare(low, high):
+    q = np.geomspace(low, high, 1001)
+
+    def errors(choose, function, power, spared=0):
+        deflation, steps = choose(Range(low, high))
+        with enable_x64():
+            return np.abs(function(q, deflation=deflation, steps=steps - spared) * q**power - 1).max()
+
+    for choose, function, power, limit in (
+        (choose_reciprocal, goldschmidt.reciprocal, 1.0, 2.0),
+        (choose_rsqrt, goldschmidt.rsqrt, 0.5, 3.0),
+    ):
+        deflation, steps = choose(Range(low, high))
+        assert 0 < high < limit * deflation
+        assert errors(choose, function, power) <= 2.0**-10
+        assert steps == 1 or errors(choose, function, power, spared=1) > 2.0**-13
+
+
+def test_constants_need_positive_values():
+    for choose in (choose_reciprocal, choose_rsqrt):
+        with pytest.raises(ValueError, match="positive"):
+            choose(Range(-2.0, -1.0))
+        assert choose(Range(0.0, 1.0))[1] < 40

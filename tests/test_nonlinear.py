@@ -1,0 +1,293 @@
+"""Every variant over its whole stated domain, against float64 truth, and as it runs on SPU."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import enable_x64
+from scipy.special import erf
+
+from secformer_jax import calibration as calibrate
+from secformer_jax import presets
+from secformer_jax.nonlinear import fourier, gelu, goldschmidt, softmax
+from secformer_jax.nonlinear.layer_norm import layer_norm, variance_unit
+
+SPU_TOLERANCE = 2.0**-9
+# max error against exact GeLU and the range of x where it holds
+GELU_ERRORS = {
+    "exact": (1e-12, 35.0),
+    "quad": (0.561, 2.0),
+    "puma": (0.01992, 35.0),
+    "fourier_segmented": (0.01949, 35.0),
+}
+
+
+def place(name: str, calibration=None, length: int = 32) -> presets.Place:
+    return presets.Place(name, length, 1e-12, calibration, fourier.sine_series)
+
+
+def softmax_functions(scores: np.ndarray, mask: np.ndarray) -> dict:
+    """Every softmax variant, calibrated on these scores (rows, queries, keys) where it has to be."""
+    seen = calibrate.update(None, {"layer.0.attention_scores": scores[:, None]}, mask[:, 0])
+    return {name: variant.build(place("layer.0.softmax", seen)) for name, variant in presets.SOFTMAX.items()}
+
+
+def layer_norm_functions(x: np.ndarray) -> dict:
+    """Every LayerNorm variant, calibrated on these rows."""
+    seen = calibrate.update(None, {"embeddings.pre_layer_norm": x[None]}, np.ones((1, len(x))))
+    return {name: variant.build(place("embeddings.layer_norm", seen)) for name, variant in presets.LAYER_NORM.items()}
+
+
+def masked_scores(keys: int, deviation: float, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.random.default_rng(keys).normal(size=(len(counts), 4, keys)) * deviation
+    mask = np.arange(keys) < np.array(counts)[:, None, None]
+    return scores.clip(-31, 31).astype(np.float32), mask.astype(np.float32)
+
+
+def rows_of_variance(low: float, high: float, hidden_size: int, rows: int = 24) -> np.ndarray:
+    deviations = np.sqrt(np.geomspace(low, high, rows))[:, None]
+    noise = np.random.default_rng(0).normal(size=(rows, hidden_size))
+    noise = (noise - noise.mean(1, keepdims=True)) / noise.std(1, keepdims=True)
+    return ((noise + 0.3) * deviations).astype(np.float32)
+
+
+def two_quad_truth(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    numerators = np.square(scores.astype(np.float64) + 5) * mask
+    return numerators / numerators.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", presets.GELU)
+def test_gelu_error(name):
+    bound, limit = GELU_ERRORS[name]
+    x = np.linspace(-limit, limit, 350_001)
+    with enable_x64():
+        error = np.abs(np.asarray(presets.GELU[name].build(place("layer.0.gelu"))(x)) - x / 2 * (1 + erf(x / 2**0.5)))
+    assert error.max() <= bound
+    assert error.max() > 0.99 * bound or name == "exact"
+    at = {"puma": 3.0, "fourier_segmented": 2.404}.get(name)
+    assert at is None or abs(abs(x[error.argmax()]) - at) < 1e-3
+
+
+def test_gelu_exact_is_jax_gelu():
+    x = np.linspace(-10, 10, 1001, dtype=np.float32)
+    np.testing.assert_allclose(gelu.gelu_exact(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+
+
+def test_gelu_outside():
+    x = jnp.array([-1000.0, 1000.0])
+    np.testing.assert_array_equal(gelu.gelu_fourier_segmented(x), [0, 1000])
+    np.testing.assert_allclose(gelu.gelu_puma(x), [0, 1000])
+    assert gelu.gelu_quad(x)[0] > 100_000  # it is no GeLU far from 0
+    assert gelu.gelu_quad(jnp.float32(4.0)) == 3.5
+
+
+def test_puma_polynomials_as_published():
+    x = np.linspace(-3.99, 2.99, 701)
+    cubic = -0.011034134030615728 * x**3 - 0.11807612951181953 * x**2 - 0.42226581151983866 * x - 0.5054031199708174
+    sextic = 0.0018067462606141187 * x**6 - 0.037688200365904236 * x**4 + 0.3603292692789629 * x**2
+    sextic += 0.5 * x + 0.008526321541038084
+    with enable_x64():
+        np.testing.assert_allclose(gelu.gelu_puma(x), np.where(x < -1.95, cubic, sextic), atol=1e-12)
+
+
+def test_sine_series():
+    u = np.linspace(-40, 40, 4001)
+    with enable_x64():
+        found = np.asarray(fourier.sine_series(u, fourier.SECFORMER_SINE))
+    truth = sum(b * np.sin(2 * np.pi * (k + 1) * u / 20) for k, b in enumerate(fourier.SECFORMER_SINE.coefficients))
+    np.testing.assert_allclose(found, truth, atol=1e-10)
+    np.testing.assert_allclose(fourier.sine_series(u.astype(np.float32), fourier.SECFORMER_SINE), truth, atol=1e-4)
+    inside = np.abs(u) <= 1.7
+    assert np.abs(truth - erf(u))[inside].max() < 0.0218
+
+
+def test_sine_series_is_called_once_with_a_power_of_two_period():
+    calls = []
+
+    def spy(v, series):
+        calls.append(series)
+        return fourier.sine_series(v, series)
+
+    gelu.gelu_fourier_segmented(jnp.ones(3), sine_series=spy)
+    assert [series.period for series in calls] == [32.0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 31, 32])
+@pytest.mark.parametrize("name", presets.SOFTMAX)
+def test_softmax_mask(name, count):
+    scores, mask = masked_scores(32, 4.0, [count, 32])
+    scores[0, :, count:] = 31.0  # padding with the highest scores of all
+    weights = np.asarray(softmax_functions(scores, mask)[name](scores, mask))
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-3 if "goldschmidt" in name else 1e-5)
+    padded = weights[0, :, count:]
+    assert padded.max(initial=0) < 1e-12 if name == "exact" else not padded.any()
+    alone = np.ascontiguousarray(scores[:1, :, :count])  # the same row without its padding
+    assert (
+        np.abs(
+            softmax_functions(alone, mask[:1, :, :count])[name](alone, mask[:1, :, :count]) - weights[0, :, :count]
+        ).max()
+        < 1e-3
+    )
+
+
+def test_softmax_against_float64():
+    for keys in (32, 128, 512):
+        scores, mask = masked_scores(keys, 3.0, [2, keys // 3, keys])
+        functions = softmax_functions(scores, mask)
+        exact = np.exp(scores.astype(np.float64)) * mask
+        exact /= exact.sum(-1, keepdims=True)
+        relu = (np.maximum(scores.astype(np.float64), 0) + 0.01) * mask
+        quad = two_quad_truth(scores, mask)
+        assert np.abs(functions["exact"](scores, mask) - exact).max() < 1e-6
+        assert np.abs(functions["puma"](scores, mask) - exact).max() < 0.1
+        assert np.abs(functions["two_relu"](scores, mask) - relu / relu.sum(-1, keepdims=True)).max() < 1e-6
+        assert np.abs(functions["two_quad"](scores, mask) - quad).max() < 1e-6
+        assert np.abs(functions["two_quad_goldschmidt"](scores, mask) - quad).max() < 2.0**-10
+
+
+def test_puma_exponential():
+    x = np.linspace(-14, 0, 14_001)
+    assert 0.0085 < np.abs(np.exp(x) - (1 + x / 32) ** 32).max() < 0.0086
+    with enable_x64():
+        two = np.asarray(softmax.softmax_puma(np.stack([x, 0 * x], -1), np.ones(2)))[:, 0]
+    assert np.abs(two - 1 / (1 + np.exp(-x))).max() < 0.0086
+
+
+def test_two_relu_without_a_positive_score_is_uniform():
+    np.testing.assert_allclose(
+        softmax.softmax_two_relu(-jnp.ones((1, 4)), jnp.array([1.0, 1, 0, 0])), [[0.5, 0.5, 0, 0]]
+    )
+
+
+def test_count_deflation_range():
+    for keys in (2, 3, 32, 100, 512):
+        counts = np.arange(2, keys + 1)
+        mask = (np.arange(keys) < counts[:, None]).astype(np.float32)
+        g = np.asarray(softmax.count_deflation(mask))[:, 0] * counts / keys
+        assert g.min() > 0.63 and g.max() < 1.0001
+
+
+def test_goldschmidt_papers_constants():
+    def error(function, q, power, **constants):
+        with enable_x64():
+            return abs(float(function(jnp.float64(q), **constants)) * q**power - 1)
+
+    division = {"deflation": 5000.0, "steps": 13}
+    root = {"deflation": 2000.0, "steps": 11}
+    assert error(goldschmidt.reciprocal, 3200.0, 1, **division) < 1e-12
+    assert not error(goldschmidt.reciprocal, 12800.0, 1, **division) < 1  # 2Quad's row sum at 512 keys: diverges
+    assert error(goldschmidt.rsqrt, 0.1, 0.5, **root) == pytest.approx(0.44, abs=0.005)
+    assert error(goldschmidt.rsqrt, 0.5, 0.5, **root) == pytest.approx(0.09, abs=0.005)
+    assert error(goldschmidt.rsqrt, 1.0, 0.5, **root) == pytest.approx(0.017, abs=0.001)
+    assert not error(goldschmidt.rsqrt, 6100.0, 0.5, **root) < 0.1  # beyond 3 deflation
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_goldschmidt_is_the_textbook_iteration(steps):
+    q, eta = np.array([0.3, 2.0, 7.9]), 4.0
+    y, p = q / eta, np.full(3, 1 / eta)
+    r_y, r_p = q / eta, np.full(3, eta**-0.5)
+    for _ in range(steps):
+        y, p = y * (2 - y), p * (2 - y)
+        r_y, r_p = r_y * ((3 - r_y) / 2) ** 2, r_p * (3 - r_y) / 2
+    with enable_x64():
+        np.testing.assert_allclose(goldschmidt.reciprocal(q, deflation=eta, steps=steps), p, rtol=1e-12)
+        np.testing.assert_allclose(goldschmidt.rsqrt(q, deflation=eta, steps=steps), r_p, rtol=1e-12)
+        np.testing.assert_allclose(p * q, 1 - (1 - q / eta) ** (2**steps), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0038, 0.029), (0.14, 130.0)])
+def test_layer_norm(low, high):
+    for hidden_size in (384, 768, 1024):
+        x = rows_of_variance(low, high, hidden_size)
+        gamma, beta = (
+            np.linspace(0.5, 1.5, hidden_size, dtype=np.float32),
+            np.linspace(-1, 1, hidden_size, dtype=np.float32),
+        )
+        wide = x.astype(np.float64)
+        normal = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-12)
+        for name, function in layer_norm_functions(x).items():
+            bound = 1e-5 if name == "exact" else 2.0**-9
+            assert np.abs(function(x, gamma, beta) - (normal * gamma + beta)).max() < bound
+    assert 16 <= variance_unit(hidden_size) < 32
+
+
+def test_layer_norm_goldschmidt_outside_its_range():
+    x = rows_of_variance(0.14, 1.0, 384)
+    function = layer_norm_functions(x)["goldschmidt"]
+    ones, zeros = np.ones(384, np.float32), np.zeros(384, np.float32)
+    assert np.abs(function(x * 0.05, ones, zeros) - layer_norm(x, ones, zeros)).max() > 0.1
+    assert not np.abs(function(x * 5, ones, zeros) - layer_norm(x, ones, zeros)).max() < 0.1
+
+
+def everything():
+    scores, mask = masked_scores(8, 2.0, [3, 8])
+    x = rows_of_variance(0.5, 2.0, 16)
+    for name, variant in presets.GELU.items():
+        yield f"gelu {name}", variant.build(place("layer.0.gelu")), (x,)
+    for name, function in softmax_functions(scores, mask).items():
+        yield f"softmax {name}", function, (scores, mask)
+    for name, function in layer_norm_functions(x).items():
+        yield f"layer_norm {name}", function, (x, np.ones(16, np.float32), np.zeros(16, np.float32))
+
+
+def test_gradients_jit_vmap_and_types():
+    for name, function, arguments in everything():
+        plain = np.asarray(function(*arguments))
+        np.testing.assert_allclose(jax.jit(function)(*arguments), plain, atol=1e-5, err_msg=name)
+        in_axes = (0, *(0 if a.ndim > 1 else None for a in arguments[1:]))
+        np.testing.assert_allclose(jax.vmap(function, in_axes)(*arguments), plain, atol=1e-5, err_msg=name)
+        gradient = jax.grad(lambda x, f=function, a=arguments: jnp.sum(jnp.square(f(x, *a[1:]))))(arguments[0])
+        assert np.isfinite(gradient).all(), name
+        with enable_x64():
+            assert function(*arguments).dtype == jnp.float32, name
+            assert function(*(a.astype(np.float64) for a in arguments)).dtype == jnp.float64, name
+
+
+@pytest.fixture(scope="module")
+def on_spu():
+    """Runs a function on two parties in simulation: SEMI2K, FM64, 18 fraction bits."""
+    spu = pytest.importorskip("spu")
+    simulation = pytest.importorskip("spu.utils.simulation")
+    config = spu.RuntimeConfig(protocol=spu.ProtocolKind.SEMI2K, field=spu.FieldType.FM64, fxp_fraction_bits=18)
+    config.fxp_exp_mode = spu.RuntimeConfig.ExpMode.EXP_PADE
+    simulator = simulation.Simulator(2, config)
+    return lambda function, *arguments: np.asarray(simulation.sim_jax(simulator, function)(*arguments))
+
+
+@pytest.mark.parametrize("name", presets.GELU)
+def test_gelu_on_spu(on_spu, name):
+    x = np.linspace(-30, 30, 6001, dtype=np.float32)
+    function = presets.GELU[name].build(place("layer.0.gelu"))
+    assert np.abs(on_spu(function, x) - function(x)).max() <= SPU_TOLERANCE
+
+
+@pytest.mark.parametrize("keys", [32, 128, 512])
+@pytest.mark.parametrize("name", presets.SOFTMAX)
+def test_softmax_on_spu(on_spu, name, keys):
+    for deviation in (2.0, 8.0):
+        scores, mask = masked_scores(keys, deviation, [2, keys // 4, keys])
+        function = softmax_functions(scores, mask)[name]
+        found = on_spu(function, scores, mask)
+        assert np.abs(found - function(scores, mask)).max() <= SPU_TOLERANCE
+        assert np.abs(found * (1 - mask)).max() <= 2.0**-16
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0038, 0.029), (0.14, 130.0)])
+@pytest.mark.parametrize("name", presets.LAYER_NORM)
+def test_layer_norm_on_spu(on_spu, name, low, high):
+    for hidden_size in (384, 768):
+        x = rows_of_variance(low, high, hidden_size)
+        gamma, beta = np.ones(hidden_size, np.float32), np.zeros(hidden_size, np.float32)
+        function = layer_norm_functions(x)[name]
+        assert np.abs(on_spu(function, x, gamma, beta) - function(x, gamma, beta)).max() <= SPU_TOLERANCE
+
+
+def test_fixed_point_loses_what_is_not_scaled(on_spu):
+    """The textbook order, 1/q of an unscaled row sum, has an error of several units in the few that 1/q has."""
+    q = np.array([6000.0, 9000.0, 12800.0], np.float32)
+    found = on_spu(lambda q: goldschmidt.reciprocal(q, deflation=10_000.0, steps=8), q)
+    assert np.abs(found * q - 1).max() > 0.005
+    assert math.log2(1 / q[-1]) < -13
