@@ -274,7 +274,7 @@ def _initializer(config: BertConfig, head: str | None) -> Callable[[Array], Any]
 
 def init_params(config: BertConfig, head: str, rng: Array) -> dict[str, Any]:
     """Random parameters: kernels and tables normal with ``config.initializer_range``, biases 0, LayerNorm scales 1."""
-    return jax.jit(_initializer(config, head))(rng)
+    return _initializer(config, head)(rng)
 
 
 def parameter_shapes(config: BertConfig, head: str | None) -> dict[str, Any]:

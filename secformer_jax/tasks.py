@@ -22,8 +22,8 @@ QNLI_SUBSTITUTE_TRAIN, QNLI_SUBSTITUTE_DEV = 4463, 1000
 class Task:
     """One GLUE task: where its texts and labels stand in the TSV, and what it is scored by.
 
-    ``labels`` are the label strings of the TSV in the order of their ids, and none for regression. ``hub_columns`` are the
-    names of the same texts in the Hugging Face data set.
+    ``labels`` are the label strings of the TSV in the order of their ids, and none for regression. ``hub_columns``
+    are the names of the same texts in the Hugging Face data set.
     """
 
     name: str
@@ -114,7 +114,7 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def task(name: str) -> Task:
+def find(name: str) -> Task:
     """The task of that name, in any case, with or without its hyphen."""
     for known in TASKS.values():
         if _plain(known.name) == _plain(name):
@@ -181,7 +181,7 @@ def _read_tsv(task: Task, path: Path) -> Examples:
         fields = line.removesuffix("\r").split("\t")
         if len(fields) != len(task.columns):
             raise UserError(
-                f"{path}, line {number}: expected {len(task.columns)} columns with tabs between them, found {len(fields)}: "
+                f"{path}, line {number}: expected {len(task.columns)} tab-separated columns, found {len(fields)}: "
                 "mend or remove the line"
             )
         text, pair = fields[at[task.text_column]], fields[at[task.pair_column]] if task.pair_column else None
@@ -223,9 +223,7 @@ def _read_hub(task: Task, split: str) -> Examples:
         data = datasets.load_dataset("nyu-mll/glue", _plain(task.name), split=name)
     except Exception as error:  # no network, no such cache, ...: the library raises many types
         reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{task.name} can't be had through datasets ({reason}): pass --data-dir with TSV files"
-        ) from None
+        raise UserError(f"{task.name} can't be had through datasets ({reason}): pass --data-dir") from None
     columns = [list(data[column]) for column in task.hub_columns]
     return _examples(task, columns[0], columns[-1], list(data["label"]))
 

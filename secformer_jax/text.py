@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.models import WordPiece
 
 from secformer_jax.errors import UserError
 
@@ -19,7 +20,7 @@ PADDED_LENGTHS = (16, 32, 64, 128, 256, 512)
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A batch of texts, padded to one length: ids and token types int32, mask float32 of 0 and 1, each (batch, length)."""
+    """A batch of texts, padded: ids and token types int32, mask float32 of 0 and 1, each (batch, length)."""
 
     input_ids: np.ndarray
     token_type_ids: np.ndarray
@@ -63,7 +64,7 @@ class Tokenizer:
         max_length: int | None = None,
         truncate: bool = False,
     ) -> Encoded:
-        """Encode texts, or pairs as [CLS] text [SEP] pair [SEP], padded to ``max_length`` (None: the least that fits)."""
+        """Encode texts, or pairs as [CLS] text [SEP] pair [SEP], padded to ``max_length`` (None: the least)."""
         if text_pairs is not None and len(text_pairs) != len(texts):
             raise UserError(f"{len(texts)} texts and {len(text_pairs)} pairs: pass one pair for each text")
         if not len(texts):
@@ -73,7 +74,7 @@ class Tokenizer:
         inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = self._tokenizer.encode_batch(inputs)
         longest = max(len(encoding.ids) for encoding in encodings)
-        limit = min(padded_length(min(longest, PADDED_LENGTHS[-1])) if max_length is None else max_length, 1 << 20)
+        limit = padded_length(min(longest, PADDED_LENGTHS[-1])) if max_length is None else max_length
         if longest > limit:
             if not truncate:
                 fits = f"--max-length {padded_length(longest)} or " if longest <= PADDED_LENGTHS[-1] else ""
@@ -116,7 +117,7 @@ def _load(directory: Path) -> tokenizers.Tokenizer | BertWordPieceTokenizer:
     if (directory / "tokenizer_config.json").is_file():
         options = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
     return BertWordPieceTokenizer(
-        str(directory / "vocab.txt"),
+        WordPiece.read_file(str(directory / "vocab.txt")),
         lowercase=options.get("do_lower_case", True),
         strip_accents=options.get("strip_accents"),
         handle_chinese_chars=options.get("tokenize_chinese_chars", True),

@@ -1,0 +1,116 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import transformers
+
+from secformer_jax.errors import UserError
+from secformer_jax.text import Tokenizer, padded_length
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##d", "é", "e"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_encode_and_pad(folder):
+    encoded = Tokenizer(folder).encode(["A bd", "c"], max_length=8)
+    np.testing.assert_array_equal(encoded.input_ids, [[2, 5, 6, 8, 3, 0, 0, 0], [2, 7, 3, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(encoded.attention_mask, [[1] * 5 + [0] * 3, [1] * 3 + [0] * 5])
+    assert not encoded.token_type_ids.any()
+    assert (encoded.input_ids.dtype, encoded.attention_mask.dtype) == (np.int32, np.float32)
+
+
+def test_pairs(folder):
+    encoded = Tokenizer(folder).encode(["a"], ["b c"])
+    assert encoded.input_ids.shape == (1, 16)
+    np.testing.assert_array_equal(encoded.input_ids[0, :6], [2, 5, 3, 6, 7, 3])
+    np.testing.assert_array_equal(encoded.token_type_ids[0, :7], [0, 0, 0, 1, 1, 1, 0])
+
+
+def test_truncation_cuts_the_longer_first(folder):
+    tokenizer = Tokenizer(folder)
+    encoded = tokenizer.encode(["a a a a a a"], ["b"], max_length=7, truncate=True)
+    np.testing.assert_array_equal(encoded.input_ids, [[2, 5, 5, 5, 3, 6, 3]])
+    assert tokenizer.encode(["a " * 600], truncate=True).input_ids.shape == (1, 512)
+    assert tokenizer.encode(["a " * 20]).attention_mask.sum() == 22
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(1, 16), (16, 16), (17, 32), (129, 256), (512, 512)])
+def test_padded_length(tokens, length):
+    assert padded_length(tokens) == length
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": [""]}, "empty text"),
+        ({"texts": ["a"], "text_pairs": [" \n"]}, "empty text"),
+        ({"texts": []}, "no text"),
+        ({"texts": ["a", "b"], "text_pairs": ["c"]}, "2 texts and 1 pairs"),
+        (
+            {"texts": ["a " * 210], "max_length": 128},
+            "sequence of 212 tokens, and the limit is 128: pass --max-length 256 or --truncate$",
+        ),
+        ({"texts": ["a " * 600]}, "sequence of 602 tokens, and the limit is 512: pass --truncate$"),
+        (
+            {"texts": ["a b"], "max_length": 2, "truncate": True},
+            "--max-length 2 leaves no room for text: pass at least 3",
+        ),
+    ],
+)
+def test_bad_input(folder, arguments, message):
+    with pytest.raises(UserError, match=message):
+        Tokenizer(folder).encode(**arguments)
+
+
+def test_bad_folders(folder, tmp_path):
+    with pytest.raises(UserError, match="has 11 tokens, and the model has 10"):
+        Tokenizer(folder, vocab_size=10)
+    with pytest.raises(UserError, match="no tokenizer in"):
+        Tokenizer(tmp_path / "absent")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="can't be read"):
+        Tokenizer(folder)
+
+
+UNICODE = [
+    "\ud800 lone surrogates \udfff",
+    "\ud83d\ude00 a pair of surrogates",
+    "\U0001f469\u200d\U0001f52c and \u0645\u0631\u062d\u0628\u0627 and \u4f60\u597d and e\u0301",
+    "null \x00, bell \x07, line \u2028 ends \x85",
+    "\u200b",
+    "\ufffd\ufffe\uffff\U0010ffff",
+]
+
+
+@pytest.mark.parametrize("text", UNICODE, ids=ascii)
+def test_any_unicode(folder, minilm, text):
+    for directory in (folder, minilm.tokenizer_dir):
+        encoded = Tokenizer(directory).encode([text], [text], max_length=128)
+        assert encoded.attention_mask.sum() >= 3
+
+
+def test_case_follows_the_folder(folder):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    np.testing.assert_array_equal(Tokenizer(folder).encode(["A é"]).input_ids[0, :4], [2, 1, 9, 3])
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    np.testing.assert_array_equal(Tokenizer(folder).encode(["A é"]).input_ids[0, :4], [2, 5, 10, 3])
+
+
+def test_equals_transformers(minilm, tmp_path):
+    texts = ["Hello, World! caf\u00e9 (3.14) unbelievably", "don't \u4f60\u597d \u2014 stop", *UNICODE[2:4]]
+    pairs = texts[::-1]
+    reference = transformers.BertTokenizerFast.from_pretrained(minilm.tokenizer_dir)
+    expected = reference(texts, pairs, padding="max_length", max_length=64, return_tensors="np")
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        shutil.copy(minilm.tokenizer_dir / name, tmp_path / name)
+    for directory in (minilm.tokenizer_dir, tmp_path):
+        encoded = Tokenizer(directory, minilm.config.vocab_size).encode(texts, pairs, max_length=64)
+        np.testing.assert_array_equal(encoded.input_ids, expected["input_ids"])
+        np.testing.assert_array_equal(encoded.token_type_ids, expected["token_type_ids"])
+        np.testing.assert_array_equal(encoded.attention_mask, expected["attention_mask"])
