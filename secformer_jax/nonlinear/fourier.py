@@ -30,7 +30,7 @@ def sine_series(u: jax.Array, series: SineSeries) -> jax.Array:
 
     Formula: s_k = sin(k theta), theta = 2 pi u / period, by s_(k+1) = 2 cos(theta) s_k - s_(k-1) (Chebyshev).
     Source: SecFormer (Luo et al., Findings of ACL 2024), Pi_Sin, of which this is the function computed.
-    Domain: all u in plaintext; error of rounding only (below 1e-5 in float32 for |u| <= 2 periods).
+    Domain: all u in plaintext; error of rounding only (below 1e-4 in float32 for |u| <= 2 periods).
     Cost: one sine, one cosine and K - 1 multiplications. mpc replaces it with one masked opening and no multiplication.
     """
     theta = u * (2.0 * math.pi / series.period)

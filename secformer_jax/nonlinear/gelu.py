@@ -31,7 +31,7 @@ def gelu_quad(x: jax.Array) -> jax.Array:
     """MPCFormer's quadratic stand-in, for models distilled with it.
 
     Formula: 0.125 x^2 + 0.25 x + 0.5 = 0.125 (x + 1)^2 + 0.375.
-    Source: MPCFormer (Li et al., ICLR 2023), section 4.1, "Quad"; the constants of its training code.
+    Source: MPCFormer (Li et al., ICLR 2023), "Quad"; the constants of its training code.
     Domain: all x, after distillation; against GeLU the max error is 0.561 for |x| <= 2 and grows as x^2/8 outside.
     Cost: one square.
     """
@@ -42,7 +42,7 @@ def gelu_puma(x: jax.Array) -> jax.Array:
     """Puma's piecewise polynomials.
 
     Formula: 0 (x < -4); a cubic on [-4, -1.95); a sextic on [-1.95, 3]; x (x > 3).
-    Source: Puma (Dong et al., 2023), section 4.1, "Protocol for secure GeLU".
+    Source: Puma (Dong et al., arXiv 2307.12533), secure GeLU.
     Domain: all x (in fixed point |x| < 64); max error 0.0199, at x = 3.
     Cost: 3 comparisons, 4 multiplications, 3 products with a bit.
 
@@ -68,7 +68,7 @@ def gelu_fourier_segmented(x: jax.Array, sine_series: SineFunction = fourier.sin
     """SecFormer's GeLU: a sine series for erf, cut at abs(u) = 1.7.
 
     Formula: x/2 (1 + s(u)), u = x/sqrt 2; s(u) = -1 (u < -1.7), sum b_k sin(2 pi k u/20) (|u| <= 1.7), 1 (u > 1.7).
-    Source: SecFormer (Luo et al., Findings of ACL 2024), section 3.2, its GeLU protocol; coefficients of its equation.
+    Source: SecFormer (Luo et al., Findings of ACL 2024), its GeLU protocol; the coefficients as published.
     Domain: all x; max error 0.0195, at |x| = 2.404 (the cut).
     Cost: 2 comparisons, 1 multiplication, 2 products with a bit, and the series: one masked opening under MPC.
 

@@ -37,9 +37,9 @@ def softmax_puma(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """Puma's softmax: a power instead of the exponential.
 
     Formula: as exact, with exp(x) replaced by 0 (x < -14), (1 + x/32)^32 (x >= -14).
-    Source: Puma (Dong et al., 2023), section 4.2, "Protocol for secure softmax", t = 5.
+    Source: Puma (Dong et al., arXiv 2307.12533), secure softmax, t = 5.
     Domain: scores that differ by less than 242; max error 0.0086 on the exponential. What the tails lose goes to the
-    large weights: up to 0.1 on one of 512 keys with normal scores of deviation 3, 0.03 on one of 8.
+    large weights: up to 0.1 on one of 512 keys with normal scores of deviation 3.
     Padded keys have weight exactly 0.
     Cost for n keys, a row: 2 n - 1 comparisons, 6 n multiplications, n products with a bit, one reciprocal.
 
@@ -56,7 +56,7 @@ def softmax_two_relu(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """MPCFormer's 2ReLU, for models distilled with it.
 
     Formula: m (relu(s) + 0.01) / sum m (relu(s) + 0.01).
-    Source: MPCFormer (Li et al., ICLR 2023), section 4.1, "2ReLU". The 0.01 keeps a row with no positive score a
+    Source: MPCFormer (Li et al., ICLR 2023), "2ReLU". The 0.01 keeps a row with no positive score a
     distribution.
     Domain: all scores, after distillation. Padded keys have weight exactly 0.
     Cost for n keys, a row: n comparisons, 2 n multiplications, n products with a bit, one reciprocal.
@@ -77,7 +77,7 @@ def softmax_two_quad(
     """MPCFormer's and SecFormer's 2Quad, for models distilled with it.
 
     Formula: m (s + c)^2 / sum m (s + c)^2, c = `shift`.
-    Source: MPCFormer (Li et al., ICLR 2023), section 4.1, "2Quad"; SecFormer section 3.2, c = 5.
+    Source: MPCFormer (Li et al., ICLR 2023), "2Quad"; SecFormer (Luo et al., Findings of ACL 2024), c = 5.
     Domain: all scores with s > -c where order matters, after distillation. Padded keys have weight exactly 0.
     Cost for n keys, a row: 3 n multiplications, no comparison, one reciprocal.
 
