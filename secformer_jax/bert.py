@@ -51,6 +51,7 @@ __all__ = [
     "one_hot_inside",
     "parameter_count",
     "parameter_shapes",
+    "part_of",
     "select_params",
 ]
 
@@ -270,6 +271,19 @@ def _initializer(config: BertConfig, head: str | None) -> Callable[[Array], Any]
     model = BertModel(config, functions) if head is None else build_model(config, functions, head)
     ids = jnp.zeros((2, 2), jnp.int32)
     return lambda rng: model.init(rng, ids, ids, jnp.ones((2, 2), jnp.float32))["params"]
+
+
+def part_of(name_stack: str) -> str:
+    """The part of the model that pays for an equation with this JAX name stack."""
+    scopes = name_stack.split("/")
+    for part in ("softmax", "gelu", "layer_norm"):
+        if part in scopes:
+            return part
+    if "embeddings" in scopes:
+        return "embedding"
+    if "attention" in scopes:
+        return "attention"
+    return "feed_forward" if "encoder" in scopes else "head"
 
 
 def init_params(config: BertConfig, head: str, rng: Array) -> dict[str, Any]:

@@ -15,13 +15,19 @@ import jax
 from secformer_jax import calibration as calibrate
 from secformer_jax.calibration import Calibration
 from secformer_jax.errors import UserError
-from secformer_jax.nonlinear import fourier, gelu, goldschmidt, softmax
-from secformer_jax.nonlinear.gelu import SineFunction
+from secformer_jax.nonlinear import gelu, goldschmidt, softmax
+from secformer_jax.nonlinear.fourier import SineSeries
 from secformer_jax.nonlinear.layer_norm import layer_norm, variance_unit
 
 Gelu = Callable[[jax.Array], jax.Array]
 Softmax = Callable[[jax.Array, jax.Array], jax.Array]
 LayerNorm = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Masking = Callable[[Callable, SineSeries], Callable]
+
+
+def unmasked(function: Callable, series: SineSeries) -> Callable:
+    """Leave a function that evaluates a series as it is: plaintext. Under MPC, `Masking` has it opened under masks."""
+    return function
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Place:
     length: int
     epsilon: float
     calibration: Calibration | None
-    sine_series: SineFunction
+    masking: Masking
 
     def range(self, quantity: str) -> calibrate.Range:
         """The calibrated range of a quantity here."""
@@ -104,7 +110,9 @@ GELU = _registry(
     Variant("exact", lambda place: gelu.gelu_exact),
     Variant("quad", lambda place: gelu.gelu_quad),
     Variant("puma", lambda place: gelu.gelu_puma),
-    Variant("fourier_segmented", lambda place: partial(gelu.gelu_fourier_segmented, sine_series=place.sine_series)),
+    Variant(
+        "fourier_segmented", lambda place: place.masking(gelu.gelu_fourier_segmented, gelu.SEGMENT_SERIES)
+    ),
 )
 SOFTMAX = _registry(
     Variant("exact", lambda place: softmax.softmax_exact),
@@ -154,11 +162,12 @@ def build(
     epsilon: float,
     length: int,
     calibration: Calibration | None = None,
-    sine_series: SineFunction = fourier.sine_series,
+    masking: Masking = unmasked,
 ) -> BertFunctions:
     """The functions for a BERT of this depth at this padded length.
 
-    `sine_series(v, series)` computes fourier_segmented's series; MPC passes its masked opening.
+    `masking(function, series)` wraps a function that evaluates a series through its argument `sine_series`: MPC's
+    masked opening comes in here.
     """
     calibrated = _calibrated(approximations)
     if calibrated and calibration is None:
@@ -168,7 +177,7 @@ def build(
         )
 
     def at(variant: Variant, name: str) -> Callable:
-        return variant.build(Place(name, length, epsilon, calibration, sine_series))
+        return variant.build(Place(name, length, epsilon, calibration, masking))
 
     return BertFunctions(
         embeddings_layer_norm=at(approximations.layer_norm, "embeddings.layer_norm"),

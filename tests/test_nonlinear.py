@@ -23,7 +23,7 @@ GELU_ERRORS = {
 
 
 def place(name: str, calibration=None, length: int = 32) -> presets.Place:
-    return presets.Place(name, length, 1e-12, calibration, fourier.sine_series)
+    return presets.Place(name, length, 1e-12, calibration, presets.unmasked)
 
 
 def softmax_functions(scores: np.ndarray, mask: np.ndarray) -> dict:

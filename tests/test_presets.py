@@ -1,5 +1,7 @@
 """Presets, overrides, and the functions built from them."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -86,6 +88,8 @@ def test_sine_series_hook():
         return fourier.sine_series(v, series)
 
     chosen = presets.preset("exact", gelu="fourier_segmented")
-    functions = presets.build(chosen, num_layers=1, epsilon=1e-12, length=4, sine_series=spy)
+    functions = presets.build(
+        chosen, num_layers=1, epsilon=1e-12, length=4, masking=lambda function, _: partial(function, sine_series=spy)
+    )
     functions.layers[0].gelu(jnp.ones((2, 3)))
     assert calls == [(2, 3)]

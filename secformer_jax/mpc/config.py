@@ -12,7 +12,7 @@ from ..errors import UserError
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "spu_configs"
 
-# Number of computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
+# Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
 FIELDS = ("FM64", "FM128")
 _RING_BITS = {"FM64": 64, "FM128": 128}
@@ -53,9 +53,7 @@ class MpcConfig:
         """SPU's runtime configuration; with `profile` it logs its costs by operation."""
         config = libspu.RuntimeConfig()
         if not config.ParseFromJsonString(json.dumps({**self.runtime, "enable_pphlo_profile": profile})):
-            raise UserError(
-                f"config {self.name}: SPU does not accept its runtime_config; see spu_configs/ for examples"
-            )
+            raise UserError(f"config {self.name}: SPU does not accept its runtime_config: see spu_configs/")
         return config
 
     def compiler_options(self) -> libspu.CompilerOptions:

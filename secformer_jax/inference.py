@@ -1,0 +1,226 @@
+"""Private BERT: a checkpoint, a choice of nonlinear functions and a protocol, joined into something that answers texts.
+
+from secformer_jax import checkpoint, presets
+from secformer_jax.inference import PrivateBert
+model = checkpoint.load("minilm")
+with PrivateBert(model, presets.preset("puma"), "2pc_semi2k") as private:
+    print(private.infer("A cat sleeps on the sofa.", "A kitten naps on the couch.").logits)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import enable_x64
+
+from . import bert, presets
+from .bert import BertConfig
+from .calibration import Calibration
+from .checkpoint import Checkpoint
+from .errors import UserError
+from .mpc import config as mpc_config
+from .mpc.dealer import Dealer
+from .mpc.engine import Engine, Result
+from .mpc.masked import MaskedSeries
+from .mpc.program import Program
+from .text import Encoded, Tokenizer, padded_length
+
+EMBEDDINGS = ("client", "inside")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the client learns, and what it cost.
+
+    Attributes:
+        logits: (texts, labels) from a classifier; (pairs,) cosines from a sentence encoder.
+        result: costs of this request.
+        compile_seconds: time to compile for this shape; 0 if it had been compiled before.
+        seq_length: the public padded length.
+    """
+
+    logits: np.ndarray
+    result: Result = field(repr=False)
+    compile_seconds: float
+    seq_length: int
+
+
+class Plaintext:
+    """The same model and functions without MPC: the reference, for any batch.
+
+    Args:
+        model: the checkpoint.
+        approximations: the nonlinear functions.
+        calibration: ranges of this model; needed by functions with deflation.
+    """
+
+    def __init__(
+        self, model: Checkpoint, approximations: presets.Approximations, *, calibration: Calibration | None = None
+    ) -> None:
+        self._model, self._head = model, request_head(model)
+        self._functions = partial(functions_for, model.config, approximations, calibration=calibration)
+        self._apply = jax.jit(self._run)
+
+    def _run(self, params: Any, ids: jax.Array, types: jax.Array, mask: jax.Array) -> Any:
+        model = bert.build_model(self._model.config, self._functions(length=ids.shape[1]), self._head)
+        return model.apply({"params": params}, ids, types, mask, output_intermediates=True)
+
+    def __call__(self, encoded: Encoded) -> np.ndarray:
+        """Logits (texts, labels), or cosines (pairs,) for a sentence encoder whose batch holds pairs of rows."""
+        return self.intermediates(encoded)[0]
+
+    def intermediates(self, encoded: Encoded) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Logits, and the model's named intermediates."""
+        inputs = encoded.input_ids, encoded.token_type_ids, encoded.attention_mask
+        logits, kept = self._apply(self._model.params, *inputs)
+        return np.asarray(logits), kept
+
+
+class PrivateBert:
+    """Serves one checkpoint under MPC; compiled once for each padded length and batch size.
+
+    Args:
+        model: the checkpoint.
+        approximations: the nonlinear functions, from `presets.preset`.
+        config: a configuration, its name in spu_configs/, or a path.
+        calibration: ranges of this model; needed by functions with deflation.
+        embedding: "client": the client shares one-hot rows; "inside": it shares ids, and the protocol compares them.
+        keep_weights: keep the openings of the weights between requests (SEMI2K).
+    """
+
+    def __init__(
+        self,
+        model: Checkpoint,
+        approximations: presets.Approximations,
+        config: mpc_config.MpcConfig | str | Path = "2pc_semi2k",
+        *,
+        calibration: Calibration | None = None,
+        embedding: str = "client",
+        keep_weights: bool = True,
+    ) -> None:
+        if embedding not in EMBEDDINGS:
+            raise UserError(f"unknown embedding {embedding!r}: choose one of {', '.join(EMBEDDINGS)}")
+        self.config = config if isinstance(config, mpc_config.MpcConfig) else mpc_config.load(config)
+        self._model, self._head, self._embedding = model, request_head(model), embedding
+        self._functions = partial(
+            functions_for,
+            model.config,
+            approximations,
+            calibration=calibration,
+            masking=partial(MaskedSeries, fraction_bits=self.config.fraction_bits),
+        )
+        # What is missing for these functions should be said before anything is shared.
+        self._functions(length=padded_length(1))
+        self._programs: dict[tuple, tuple[Program, Any]] = {}
+        self._dealer = Dealer()
+        self._engine = Engine(self.config, part_of=bert.part_of, keep_weights=keep_weights)
+        self.published_bytes = self._engine.publish(bert.select_params(model.params, model.config, self._head))
+
+    def __enter__(self) -> PrivateBert:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the computing parties."""
+        self._engine.close()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return Tokenizer(self._model.tokenizer_dir, self._model.config.vocab_size)
+
+    def infer(
+        self, text: str, text_pair: str | None = None, *, max_length: int | None = None, truncate: bool = False
+    ) -> Answer:
+        """Answer one text, or one pair of texts."""
+        return self(encode_request(self._model, self.tokenizer, text, text_pair, max_length, truncate))
+
+    def __call__(self, encoded: Encoded) -> Answer:
+        """Answer one encoded batch; dealer material is made for it and used up."""
+        vocab, types = self._model.config.vocab_size, self._model.config.type_vocab_size
+        inputs = (encoded.input_ids, encoded.token_type_ids, encoded.attention_mask)
+        if self._embedding == "client":
+            inputs = (one_hot(encoded.input_ids, vocab), one_hot(encoded.token_type_ids, types), inputs[2])
+        started = time.perf_counter()
+        fresh = encoded.input_ids.shape not in self._programs
+        program, material = self._program(encoded.input_ids.shape, inputs)
+        compile_seconds = time.perf_counter() - started if fresh else 0.0
+        result = self._engine.run(program, self._dealer.deal(material), *inputs)
+        return Answer(result.value, result, compile_seconds, encoded.input_ids.shape[1])
+
+    def _program(self, shape: tuple[int, int], inputs: tuple[np.ndarray, ...]) -> tuple[Program, Any]:
+        if shape not in self._programs:
+            lookup = bert.one_hot_inside if self._embedding == "inside" else bert.gather
+            functions = self._functions(length=shape[1])
+            model = bert.build_model(self._model.config, functions, self._head, lookup)
+            with enable_x64():
+                variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+
+            def forward(params, material, tokens, token_types, mask):
+                return model.apply({"params": params, "dealer": material}, tokens, token_types, mask)
+
+            material = variables.get("dealer", {})
+            self._programs[shape] = self._engine.compile(forward, material, *inputs), material
+        return self._programs[shape]
+
+
+def request_head(model: Checkpoint) -> str:
+    """The head that answers requests: the model's own, or the cosine of pairs for a sentence encoder."""
+    return "similarity" if model.head == "embedding" else model.head
+
+
+def functions_for(
+    config: BertConfig,
+    approximations: presets.Approximations,
+    *,
+    length: int,
+    calibration: Calibration | None = None,
+    masking: presets.Masking = presets.unmasked,
+) -> presets.BertFunctions:
+    """The functions of a model of this shape at this padded length."""
+    return presets.build(
+        approximations,
+        num_layers=config.num_hidden_layers,
+        epsilon=config.layer_norm_eps,
+        length=length,
+        calibration=calibration,
+        masking=masking,
+    )
+
+
+def encode_request(
+    model: Checkpoint,
+    tokenizer: Tokenizer,
+    text: str,
+    text_pair: str | None = None,
+    max_length: int | None = None,
+    truncate: bool = False,
+) -> Encoded:
+    """One request as the model's head takes it: a sentence encoder reads a pair as two rows, others as one.
+
+    Raises:
+        UserError: an empty or overlong text, or one text alone for a model without a classification head.
+    """
+    if request_head(model) == "similarity":
+        if text_pair is None:
+            raise UserError("this model has no classification head: give two texts (--text-pair) to compare them")
+        return tokenizer.encode([text, text_pair], None, max_length, truncate)
+    return tokenizer.encode([text], None if text_pair is None else [text_pair], max_length, truncate)
+
+
+def one_hot(ids: np.ndarray, rows: int) -> np.ndarray:
+    """One-hot rows (..., rows) as the client makes them."""
+    return np.asarray(jnp.asarray(ids)[..., None] == jnp.arange(rows), np.float32)
+
+
+Progress = Callable[[int, int], None]
