@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from spu import libspu
 from .config import MpcConfig
 from .dealer import Dealt
 from .profile import LogReader, Profile, parse
-from .program import Program, compile_program
+from .program import Program, Stage, compile_program
 
 _session = itertools.count()
 
@@ -84,6 +84,18 @@ class Parties:
         for runtime, piece in zip(self._runtimes, shares, strict=True):
             runtime.set_var(name, piece)
         return sum(len(chunk) for chunk in shares[0].share_chunks)
+
+    def run(self, stage: Stage) -> None:
+        """Run one stage on every party at once, then free what no later stage reads."""
+        executable = stage.executable()
+        self.each(lambda runtime: runtime.run(executable))
+        self.free(stage.frees)
+
+    def free(self, names: Iterable[str]) -> None:
+        """Forget variables."""
+        for runtime in self._runtimes:
+            for name in names:
+                runtime.del_var(name)
 
     def reconstruct(self, name: str) -> np.ndarray:
         """Reveal a variable to the client: every party sends it its share."""
@@ -184,13 +196,9 @@ class Engine:
             for name in undealt.keys() & set(stage.inputs):
                 offline_bytes += self._parties.share(name, material.take(undealt.pop(name)))
             offline_seconds += offline.seconds()
-            executable = stage.executable()
-            self._parties.each(lambda runtime, executable=executable: runtime.run(executable))
-            for name in stage.frees:
-                self._parties.each(lambda runtime, name=name: runtime.del_var(name))
+            self._parties.run(stage)
         flat = [self._parties.reconstruct(name) for name in program.output_names]
-        for name in set(program.output_names):
-            self._parties.each(lambda runtime, name=name: runtime.del_var(name))
+        self._parties.free(set(program.output_names))
         seconds = clock.seconds() - offline_seconds
         value = jax.tree.unflatten(program.output_tree, flat)
         return Result(value, parse(self._log.lines()), seconds, offline_bytes, offline_seconds, input_bytes)

@@ -8,6 +8,7 @@ multiplication of two secrets, one truncation.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,11 +80,10 @@ def open_sine_series(u: jax.Array, masks: SeriesMasks) -> jax.Array:
     """The masks' series at a secret u (any shape): one opening of 8 bytes a value, one truncation."""
     delta = masked_difference(u, masks.t, _period_bits(masks.series), masks.fraction_bits)
     theta = delta * (2 * math.pi / masks.series.period)
-    total = None
-    for k, (cosine, sine) in enumerate(harmonics(theta, len(masks.series.coefficients))):
-        # A public factor taken as an integer multiplies the mask without a truncation: one at the end serves all terms.
-        term = ring(sine) * masks.cos[k] + ring(cosine) * masks.sin[k]
-        total = term if total is None else total + term
+    factors = harmonics(theta, len(masks.series.coefficients))
+    # A public factor taken as an integer multiplies the mask without a truncation: one at the end serves all terms.
+    terms = [ring(sine) * masks.cos[k] + ring(cosine) * masks.sin[k] for k, (cosine, sine) in enumerate(factors)]
+    total = functools.reduce(jnp.add, terms)
     return real(total, u.dtype) * jnp.asarray(2.0**-masks.fraction_bits, u.dtype)
 
 
