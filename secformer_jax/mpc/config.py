@@ -14,8 +14,9 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "spu_configs"
 
 # Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
-FIELDS = ("FM64", "FM128")
-_RING_BITS = {"FM64": 64, "FM128": 128}
+# Masked openings drop the high bits of a 64-bit ring: in a wider one they would open more than a masked value.
+FIELDS = ("FM64",)
+FRACTION_BITS = range(8, 27)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ class MpcConfig:
         """SPU's runtime configuration; with `profile` it logs its costs by operation."""
         config = libspu.RuntimeConfig()
         if not config.ParseFromJsonString(json.dumps({**self.runtime, "enable_pphlo_profile": profile})):
-            raise UserError(f"config {self.name}: SPU does not accept its runtime_config: see spu_configs/")
+            refused = [
+                f"{key} {value!r}"
+                for key, value in self.runtime.items()
+                if not libspu.RuntimeConfig().ParseFromJsonString(json.dumps({key: value}))
+            ]
+            raise UserError(f"config {self.name}: SPU does not accept {', '.join(refused)} in its runtime_config")
         return config
 
     def compiler_options(self) -> libspu.CompilerOptions:
@@ -85,33 +91,38 @@ def load(path_or_name: str | Path) -> MpcConfig:
         device = document["devices"]["SPU"]["config"]
         runtime = dict(device["runtime_config"])
         addresses = tuple(device.get("spu_internal_addrs") or [document["nodes"][node] for node in device["node_ids"]])
+        compiler = dict(device.get("compiler_options", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"config {path} is not in SPU's layout ({error!r}): expected nodes, devices.SPU.config.runtime_config"
         ) from None
-    return _checked(MpcConfig(path.stem, addresses, runtime, dict(device.get("compiler_options", {}))))
+    return _checked(MpcConfig(path.stem, addresses, runtime, compiler))
 
 
 def _checked(config: MpcConfig) -> MpcConfig:
     protocol, field = config.runtime.get("protocol"), config.runtime.setdefault("field", "FM64")
-    if protocol not in PARTIES:
+    if not isinstance(protocol, str) or protocol not in PARTIES:
         raise UserError(f"config {config.name}: unknown protocol {protocol!r}, expected one of {', '.join(PARTIES)}")
     if field not in FIELDS:
-        raise UserError(f"config {config.name}: unknown field {field!r}, expected one of {', '.join(FIELDS)}")
+        raise UserError(f"config {config.name}: field {field!r} is not supported, expected {', '.join(FIELDS)}")
     if config.world_size != PARTIES[protocol]:
         raise UserError(
             f"config {config.name}: {protocol} runs with {PARTIES[protocol]} parties and the file lists "
             f"{config.world_size}: mend node_ids and spu_internal_addrs"
         )
     fraction_bits = config.runtime.setdefault("fxp_fraction_bits", 18)
-    if not isinstance(fraction_bits, int) or not 8 <= fraction_bits <= _RING_BITS[field] // 2 - 6:
+    if type(fraction_bits) is not int or fraction_bits not in FRACTION_BITS:
         raise UserError(
             f"config {config.name}: fxp_fraction_bits {fraction_bits!r} does not fit {field}, "
-            f"expected 8 to {_RING_BITS[field] // 2 - 6}"
+            f"expected {FRACTION_BITS[0]} to {FRACTION_BITS[-1]}"
         )
-    known = set(dir(libspu.CompilerOptions))
+    known = {option for option in dir(libspu.CompilerOptions) if not option.startswith("_")}
     unknown = sorted(set(config.compiler) - known)
     if unknown:
         raise UserError(f"config {config.name}: unknown compiler option {unknown[0]!r}; SPU's names are expected")
+    try:
+        config.compiler_options()
+    except TypeError:
+        raise UserError(f"config {config.name}: SPU does not accept its compiler_options: see spu_configs/") from None
     config.runtime_config()
     return config
