@@ -6,12 +6,13 @@ Places have the names of the model's parts: "embeddings.layer_norm", "layer.0.so
 under MPC they are computed like the others, and a value out of range there wraps just as well.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 from secformer_jax.errors import UserError
 
 FILE_NAME = "calibration.json"
-FORMAT = 1
+FORMAT = 2
 MARGIN = 1.5
 """Ranges are widened by this factor at both ends before constants are chosen: unseen sentences go somewhat beyond."""
 TOLERANCE = 2.0**-10
@@ -60,10 +61,12 @@ class Calibration:
 
     Quantities: gelu "input"; softmax "score" and "two_quad_mean" (mean over a row's real keys of (score + 5)^2);
     layer_norm "variance". A row sum of 2Quad with n real keys is n times a two_quad_mean, so ranges for any length
-    follow.
+    follow. They hold for the family of functions that they were measured with (`presets.family`): the ranges of exact
+    functions say nothing about a model under 2Quad.
     """
 
     fingerprint: str
+    family: str = ""
     sentences: int = 0
     max_length: int = 0
     places: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
@@ -77,16 +80,31 @@ class Calibration:
                 f"calibration has no range of {quantity} at {place}: run `secformer calibrate --model DIR` again"
             ) from None
 
+    def check(self, family: str, length: int) -> None:
+        """Refuse functions of another family, and a padded length beyond what was measured."""
+        if self.family and self.family != family:
+            raise UserError(f"calibration of {self.family} functions, and these are {family}: load that family")
+        if length > self.max_length:
+            raise UserError(
+                f"calibration up to {self.max_length} tokens, and this request is padded to {length}: run `secformer "
+                f"calibrate --model DIR --max-length {length}`"
+            )
+
 
 def update(
-    calibration: Calibration | None, intermediates: Mapping[str, np.ndarray], mask: np.ndarray, *, fingerprint: str = ""
+    calibration: Calibration | None,
+    intermediates: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+    *,
+    fingerprint: str = "",
+    family: str = "",
 ) -> Calibration:
     """The calibration with one more batch in it; None starts one for the model with this fingerprint.
 
     intermediates: the model's named intermediates (others than those listed in _MEASURES are passed over);
     mask (batch, length): 1 for real tokens.
     """
-    old = calibration or Calibration(fingerprint)
+    old = calibration or Calibration(fingerprint, family)
     mask = np.asarray(mask) != 0
     if not mask.any(axis=1).all():
         raise ValueError("a sentence without a real token")
@@ -101,17 +119,36 @@ def update(
                 ranges[quantity] = ranges[quantity].union(new) if quantity in ranges else new
     return Calibration(
         fingerprint=old.fingerprint,
+        family=old.family,
         sentences=old.sentences + mask.shape[0],
         max_length=max(old.max_length, mask.shape[1]),
         places=places,
     )
 
 
-def save(calibration: Calibration, path: str | os.PathLike[str]) -> Path:
-    """Writes calibration.json (into `path` if that is a folder), whole or not at all."""
+def save(calibrations: Iterable[Calibration], path: str | os.PathLike[str]) -> Path:
+    """Writes calibration.json (into `path` if that is a folder), whole or not at all.
+
+    It holds one set of ranges for each family of functions of one model; other families of the same model that are in
+    the file already stay.
+    """
     path = _file(path)
-    text = json.dumps({"format": FORMAT, **asdict(calibration)}, indent=1)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    calibrations = list(calibrations)
+    by_family = {each.family: each for each in calibrations}
+    fingerprints = {each.fingerprint for each in calibrations}
+    if len(fingerprints) != 1 or "" in by_family:
+        raise ValueError("calibrations of one model, each with its family, are needed")
+    with contextlib.suppress(UserError):
+        by_family = load_all(path, fingerprint=min(fingerprints)) | by_family
+    families = {}
+    for name, each in sorted(by_family.items()):
+        families[name] = asdict(each)
+        del families[name]["fingerprint"], families[name]["family"]
+    text = json.dumps({"format": FORMAT, "fingerprint": min(fingerprints), "families": families}, indent=1)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({error.strerror}): pass --calibration FILE") from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text + "\n")
@@ -123,8 +160,8 @@ def save(calibration: Calibration, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> Calibration:
-    """Reads calibration.json; with a fingerprint, refuses one that was made for another model."""
+def load_all(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> dict[str, Calibration]:
+    """Every family in a calibration.json; with a fingerprint, refuses one that was made for another model."""
     path = _file(path)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -133,26 +170,41 @@ def load(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> Cal
     except (OSError, ValueError) as error:
         raise UserError(f"calibration {path} can't be read ({error}): run `secformer calibrate` again") from None
     try:
-        found = stored.pop("format")
-        if found != FORMAT:
-            raise ValueError(f"format {found}, expected {FORMAT}")
-        places = {
-            str(place): {
-                str(quantity): Range(float(ends["low"]), float(ends["high"])) for quantity, ends in ranges.items()
-            }
-            for place, ranges in stored["places"].items()
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']}, expected {FORMAT}")
+        found = str(stored["fingerprint"])
+        calibrations = {
+            str(family): Calibration(
+                found, str(family), int(values["sentences"]), int(values["max_length"]), _places(values["places"])
+            )
+            for family, values in stored["families"].items()
         }
-        calibration = Calibration(
-            str(stored["fingerprint"]), int(stored["sentences"]), int(stored["max_length"]), places
-        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"calibration {path} is not valid ({error!r}): run `secformer calibrate` again") from None
-    if fingerprint is not None and calibration.fingerprint != fingerprint:
+    if fingerprint is not None and found != fingerprint:
         raise UserError(
-            f"calibration made for another model: {path} has fingerprint {calibration.fingerprint[:12]}, "
+            f"calibration made for another model: {path} has fingerprint {found[:12]}, "
             f"this model {fingerprint[:12]}; run `secformer calibrate --model {path.parent}`"
         )
-    return calibration
+    return calibrations
+
+
+def load(path: str | os.PathLike[str], *, fingerprint: str | None = None, family: str) -> Calibration:
+    """The ranges of one family of functions in a calibration.json; see `load_all`."""
+    calibrations = load_all(path, fingerprint=fingerprint)
+    if family not in calibrations:
+        raise UserError(
+            f"calibration {_file(path)} has no ranges of {family} functions, only {', '.join(calibrations) or 'none'}: "
+            f"run `secformer calibrate --model {_file(path).parent}`"
+        )
+    return calibrations[family]
+
+
+def _places(stored: Mapping) -> dict[str, dict[str, Range]]:
+    return {
+        str(place): {str(quantity): Range(float(ends["low"]), float(ends["high"])) for quantity, ends in ranges.items()}
+        for place, ranges in stored.items()
+    }
 
 
 def choose_reciprocal(q_range: Range, tolerance: float = TOLERANCE) -> tuple[float, int]:

@@ -10,7 +10,6 @@ with PrivateBert(model, presets.preset("puma"), "2pc_semi2k") as private:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 from jax.experimental import enable_x64
 
 from . import bert, presets
-from .bert import BertConfig
 from .calibration import Calibration
 from .checkpoint import Checkpoint
 from .errors import UserError
@@ -31,7 +29,21 @@ from .mpc.dealer import Dealer
 from .mpc.engine import Engine, Result
 from .mpc.masked import MaskedSeries
 from .mpc.program import Program
+from .plaintext import Plaintext, calibrate_model, encode_request, functions_for, load_calibration, request_head
 from .text import Encoded, Tokenizer, padded_length
+
+__all__ = [
+    "EMBEDDINGS",
+    "Answer",
+    "Plaintext",
+    "PrivateBert",
+    "calibrate_model",
+    "encode_request",
+    "functions_for",
+    "load_calibration",
+    "one_hot",
+    "request_head",
+]
 
 EMBEDDINGS = ("client", "inside")
 
@@ -51,37 +63,6 @@ class Answer:
     result: Result = field(repr=False)
     compile_seconds: float
     seq_length: int
-
-
-class Plaintext:
-    """The same model and functions without MPC: the reference, for any batch.
-
-    Args:
-        model: the checkpoint.
-        approximations: the nonlinear functions.
-        calibration: ranges of this model; needed by functions with deflation.
-    """
-
-    def __init__(
-        self, model: Checkpoint, approximations: presets.Approximations, *, calibration: Calibration | None = None
-    ) -> None:
-        self._model, self._head = model, request_head(model)
-        self._functions = partial(functions_for, model.config, approximations, calibration=calibration)
-        self._apply = jax.jit(self._run)
-
-    def _run(self, params: Any, ids: jax.Array, types: jax.Array, mask: jax.Array) -> Any:
-        model = bert.build_model(self._model.config, self._functions(length=ids.shape[1]), self._head)
-        return model.apply({"params": params}, ids, types, mask, output_intermediates=True)
-
-    def __call__(self, encoded: Encoded) -> np.ndarray:
-        """Logits (texts, labels), or cosines (pairs,) for a sentence encoder whose batch holds pairs of rows."""
-        return self.intermediates(encoded)[0]
-
-    def intermediates(self, encoded: Encoded) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Logits, and the model's named intermediates."""
-        inputs = encoded.input_ids, encoded.token_type_ids, encoded.attention_mask
-        logits, kept = self._apply(self._model.params, *inputs)
-        return np.asarray(logits), kept
 
 
 class PrivateBert:
@@ -158,7 +139,7 @@ class PrivateBert:
         result = self._engine.run(program, self._dealer.deal(material), *inputs)
         return Answer(result.value, result, compile_seconds, encoded.input_ids.shape[1])
 
-    def _program(self, shape: tuple[int, int], inputs: tuple[np.ndarray, ...]) -> tuple[Program, Any]:
+    def _program(self, shape: tuple[int, ...], inputs: tuple[np.ndarray, ...]) -> tuple[Program, Any]:
         if shape not in self._programs:
             lookup = bert.one_hot_inside if self._embedding == "inside" else bert.gather
             functions = self._functions(length=shape[1])
@@ -174,53 +155,6 @@ class PrivateBert:
         return self._programs[shape]
 
 
-def request_head(model: Checkpoint) -> str:
-    """The head that answers requests: the model's own, or the cosine of pairs for a sentence encoder."""
-    return "similarity" if model.head == "embedding" else model.head
-
-
-def functions_for(
-    config: BertConfig,
-    approximations: presets.Approximations,
-    *,
-    length: int,
-    calibration: Calibration | None = None,
-    masking: presets.Masking = presets.unmasked,
-) -> presets.BertFunctions:
-    """The functions of a model of this shape at this padded length."""
-    return presets.build(
-        approximations,
-        num_layers=config.num_hidden_layers,
-        epsilon=config.layer_norm_eps,
-        length=length,
-        calibration=calibration,
-        masking=masking,
-    )
-
-
-def encode_request(
-    model: Checkpoint,
-    tokenizer: Tokenizer,
-    text: str,
-    text_pair: str | None = None,
-    max_length: int | None = None,
-    truncate: bool = False,
-) -> Encoded:
-    """One request as the model's head takes it: a sentence encoder reads a pair as two rows, others as one.
-
-    Raises:
-        UserError: an empty or overlong text, or one text alone for a model without a classification head.
-    """
-    if request_head(model) == "similarity":
-        if text_pair is None:
-            raise UserError("this model has no classification head: give two texts (--text-pair) to compare them")
-        return tokenizer.encode([text, text_pair], None, max_length, truncate)
-    return tokenizer.encode([text], None if text_pair is None else [text_pair], max_length, truncate)
-
-
 def one_hot(ids: np.ndarray, rows: int) -> np.ndarray:
     """One-hot rows (..., rows) as the client makes them."""
     return np.asarray(jnp.asarray(ids)[..., None] == jnp.arange(rows), np.float32)
-
-
-Progress = Callable[[int, int], None]

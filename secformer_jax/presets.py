@@ -67,11 +67,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a nonlinear function: `build(place)` is the function for that place."""
+    """One way to compute a nonlinear function.
+
+    Attributes:
+        name: as on the command line.
+        build: the function for a place.
+        needs_calibration: whether `build` asks the place for ranges.
+        family: the variant without constants that computes the same, up to its error: ranges are measured with it.
+    """
 
     name: str
     build: Callable[[Place], Callable]
     needs_calibration: bool = False
+    family: str = "exact"
 
 
 @dataclass(frozen=True)
@@ -108,18 +116,16 @@ def _registry(*variants: Variant) -> Mapping[str, Variant]:
 
 GELU = _registry(
     Variant("exact", lambda place: gelu.gelu_exact),
-    Variant("quad", lambda place: gelu.gelu_quad),
+    Variant("quad", lambda place: gelu.gelu_quad, family="quad"),
     Variant("puma", lambda place: gelu.gelu_puma),
-    Variant(
-        "fourier_segmented", lambda place: place.masking(gelu.gelu_fourier_segmented, gelu.SEGMENT_SERIES)
-    ),
+    Variant("fourier_segmented", lambda place: place.masking(gelu.gelu_fourier_segmented, gelu.SEGMENT_SERIES)),
 )
 SOFTMAX = _registry(
     Variant("exact", lambda place: softmax.softmax_exact),
     Variant("puma", lambda place: softmax.softmax_puma),
-    Variant("two_relu", lambda place: softmax.softmax_two_relu),
-    Variant("two_quad", lambda place: softmax.softmax_two_quad),
-    Variant("two_quad_goldschmidt", _two_quad_goldschmidt, needs_calibration=True),
+    Variant("two_relu", lambda place: softmax.softmax_two_relu, family="two_relu"),
+    Variant("two_quad", lambda place: softmax.softmax_two_quad, family="two_quad"),
+    Variant("two_quad_goldschmidt", _two_quad_goldschmidt, needs_calibration=True, family="two_quad"),
 )
 LAYER_NORM = _registry(
     Variant("exact", lambda place: partial(layer_norm, epsilon=place.epsilon)),
@@ -150,6 +156,19 @@ def preset(
     return chosen
 
 
+def family(approximations: Approximations) -> str:
+    """The family of functions whose ranges these need, as calibration.json names it: "exact/two_quad", GeLU first."""
+    return f"{approximations.gelu.family}/{approximations.softmax.family}"
+
+
+def families() -> dict[str, Approximations]:
+    """Every family, and the functions to measure its ranges with: no constants, and exact LayerNorm."""
+    gelus = dict.fromkeys(variant.family for variant in GELU.values())
+    softmaxes = dict.fromkeys(variant.family for variant in SOFTMAX.values())
+    pairs = ((GELU[one], SOFTMAX[other]) for one in gelus for other in softmaxes)
+    return {family(chosen): chosen for chosen in (Approximations(*pair, LAYER_NORM["exact"]) for pair in pairs)}
+
+
 def needs_calibration(approximations: Approximations) -> bool:
     """Whether `build` needs the ranges of the model."""
     return bool(_calibrated(approximations))
@@ -175,6 +194,9 @@ def build(
             f"{' and '.join(calibrated)}: needs this model's ranges, and there is no {calibrate.FILE_NAME} beside it; "
             "run `secformer calibrate --model DIR`"
         )
+
+    if calibrated and calibration is not None:
+        calibration.check(family(approximations), length)
 
     def at(variant: Variant, name: str) -> Callable:
         return variant.build(Place(name, length, epsilon, calibration, masking))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.experimental import enable_x64
 
-from secformer_jax.calibration import Range, choose_reciprocal, choose_rsqrt, load, save, update
+from secformer_jax.calibration import Range, choose_reciprocal, choose_rsqrt, load, load_all, save, update
 from secformer_jax.errors import UserError
 from secformer_jax.nonlinear import goldschmidt
 
@@ -62,32 +62,64 @@ def test_not_finite_is_refused():
 
 
 def test_save_and_load(tmp_path):
-    seen = update(None, *batch(), fingerprint="abc")
-    path = save(seen, tmp_path)
+    exact = update(None, *batch(), fingerprint="abc", family="exact/exact")
+    quad = update(None, *batch(3.0), fingerprint="abc", family="quad/two_quad")
+    path = save([exact, quad], tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
-    assert load(path) == load(tmp_path, fingerprint="abc") == seen
+    assert load(path, family="exact/exact") == exact
+    assert load(tmp_path, fingerprint="abc", family="quad/two_quad") == quad
+    with pytest.raises(UserError, match=r"no ranges of exact/two_quad functions, only exact/exact, quad/two_quad"):
+        load(path, family="exact/two_quad")
+
+
+def test_saving_keeps_other_families_of_the_same_model(tmp_path):
+    save([update(None, *batch(), fingerprint="abc", family="exact/exact")], tmp_path)
+    again = update(None, *batch(), fingerprint="abc", family="exact/two_quad")
+    save([again], tmp_path)
+    assert set(load_all(tmp_path)) == {"exact/exact", "exact/two_quad"}
+    other = update(None, *batch(), fingerprint="xyz", family="exact/two_quad")
+    assert load_all(save([other], tmp_path)) == {"exact/two_quad": other}
+    with pytest.raises(ValueError, match="one model"):
+        save([again, other], tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"calibration\.json can't be written"):
+        save([update(None, *batch(), fingerprint="abc", family="exact/exact")], tmp_path / "no" / "calibration.json")
 
 
 def test_bad_files(tmp_path):
     with pytest.raises(UserError, match="secformer calibrate"):
-        load(tmp_path)
-    path = save(update(None, *batch(), fingerprint="abc"), tmp_path / "calibration.json")
+        load_all(tmp_path)
+    seen = update(None, *batch(), fingerprint="abc", family="exact/exact")
+    path = save([seen], tmp_path / "calibration.json")
     with pytest.raises(UserError, match="another model"):
-        load(path, fingerprint="xyz")
+        load_all(path, fingerprint="xyz")
     stored = json.loads(path.read_text())
+    values = stored["families"]["exact/exact"]
+    bad = ({"layer.0.gelu": {"input": {"low": 2, "high": 1}}}, {"layer.0.gelu": 3})
     broken = [
         "{",
         "[]",
         "{}",
-        json.dumps({**stored, "format": 99}),
-        json.dumps({**stored, "places": {"layer.0.gelu": {"input": {"low": 2, "high": 1}}}}),
-        json.dumps({**stored, "places": {"layer.0.gelu": 3}}),
+        json.dumps({**stored, "format": 1}),
+        json.dumps({**stored, "families": []}),
+        *(json.dumps({**stored, "families": {"exact/exact": {**values, "places": places}}}) for places in bad),
     ]
     for text in broken:
         path.write_text(text)
         with pytest.raises(UserError, match=r"calibration\.json") as error:
-            load(path)
+            load_all(path)
         assert "\n" not in str(error.value)
+
+
+def test_check_refuses_another_family_and_a_greater_length():
+    seen = update(None, *batch(), family="exact/exact")
+    seen.check("exact/exact", 4)
+    with pytest.raises(UserError, match="of exact/exact functions, and these are quad/exact"):
+        seen.check("quad/exact", 4)
+    with pytest.raises(UserError, match=r"up to 4 tokens, .* padded to 8: .*--max-length 8"):
+        seen.check("exact/exact", 8)
 
 
 def test_a_missing_place_is_named():

@@ -1,5 +1,6 @@
 """Presets, overrides, and the functions built from them."""
 
+import dataclasses
 from functools import partial
 
 import jax.numpy as jnp
@@ -56,6 +57,25 @@ def test_needs_calibration():
     with pytest.raises(UserError, match=r"LayerNorm goldschmidt.*secformer calibrate --model"):
         presets.build(half, num_layers=2, epsilon=1e-12, length=4)
     assert not presets.needs_calibration(presets.preset("secformer", softmax="puma", layer_norm="exact"))
+
+
+def test_families():
+    names = {name: presets.family(chosen) for name, chosen in presets.PRESETS.items()}
+    assert names["puma"] == names["spu"] == "exact/exact"
+    assert (names["mpcformer"], names["secformer"]) == ("quad/two_quad", "exact/two_quad")
+    assert presets.family(presets.preset("secformer", softmax="puma")) == "exact/exact"
+    assert set(names.values()) < set(presets.families())
+    for name, chosen in presets.families().items():
+        assert presets.family(chosen) == name
+        assert not presets.needs_calibration(chosen)
+    for registry in (presets.GELU, presets.SOFTMAX):
+        assert all(registry[variant.family].family == variant.family for variant in registry.values())
+
+
+def test_ranges_of_another_family_are_refused():
+    ranges = dataclasses.replace(seen(), family="exact/exact")
+    with pytest.raises(UserError, match="exact/exact functions, and these are exact/two_quad"):
+        presets.build(presets.PRESETS["secformer"], num_layers=2, epsilon=1e-12, length=4, calibration=ranges)
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
