@@ -1,71 +1,49 @@
-"""Every variant over its whole stated domain, against float64 truth, and as it runs on SPU."""
+"""Every variant over its whole stated domain, against float64 truth."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sweeps
 from jax.experimental import enable_x64
 from scipy.special import erf
+from sweeps import masked_scores, rows_of_variance
 
-from secformer_jax import calibration as calibrate
 from secformer_jax import presets
 from secformer_jax.nonlinear import fourier, gelu, goldschmidt, softmax
 from secformer_jax.nonlinear.layer_norm import layer_norm, variance_unit
 
-SPU_TOLERANCE = 2.0**-9
-# max error against exact GeLU and the range of x where it holds
-GELU_ERRORS = {
-    "exact": (1e-12, 35.0),
-    "quad": (0.561, 2.0),
-    "puma": (0.01992, 35.0),
-    "fourier_segmented": (0.01949, 35.0),
-}
-
-
-def place(name: str, calibration=None, length: int = 32) -> presets.Place:
-    return presets.Place(name, length, 1e-12, calibration, presets.unmasked)
-
-
-def softmax_functions(scores: np.ndarray, mask: np.ndarray) -> dict:
-    """Every softmax variant, calibrated on these scores (rows, queries, keys) where it has to be."""
-    seen = calibrate.update(None, {"layer.0.attention_scores": scores[:, None]}, mask[:, 0])
-    return {name: variant.build(place("layer.0.softmax", seen)) for name, variant in presets.SOFTMAX.items()}
-
-
-def layer_norm_functions(x: np.ndarray) -> dict:
-    """Every LayerNorm variant, calibrated on these rows."""
-    seen = calibrate.update(None, {"embeddings.pre_layer_norm": x[None]}, np.ones((1, len(x))))
-    return {name: variant.build(place("embeddings.layer_norm", seen)) for name, variant in presets.LAYER_NORM.items()}
-
-
-def masked_scores(keys: int, deviation: float, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    scores = np.random.default_rng(keys).normal(size=(len(counts), 4, keys)) * deviation
-    mask = np.arange(keys) < np.array(counts)[:, None, None]
-    return scores.clip(-31, 31).astype(np.float32), mask.astype(np.float32)
-
-
-def rows_of_variance(low: float, high: float, hidden_size: int, rows: int = 24) -> np.ndarray:
-    deviations = np.sqrt(np.geomspace(low, high, rows))[:, None]
-    noise = np.random.default_rng(0).normal(size=(rows, hidden_size))
-    noise = (noise - noise.mean(1, keepdims=True)) / noise.std(1, keepdims=True)
-    return ((noise + 0.3) * deviations).astype(np.float32)
-
-
-def two_quad_truth(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    numerators = np.square(scores.astype(np.float64) + 5) * mask
-    return numerators / numerators.sum(-1, keepdims=True)
-
 
 @pytest.mark.parametrize("name", presets.GELU)
 def test_gelu_error(name):
-    bound, limit = GELU_ERRORS[name]
-    x = np.linspace(-limit, limit, 350_001)
+    stated = sweeps.ERRORS["gelu"][name]
+    x = np.linspace(-stated.limit, stated.limit, 640_001)
     with enable_x64():
-        error = np.abs(np.asarray(presets.GELU[name].build(place("layer.0.gelu"))(x)) - x / 2 * (1 + erf(x / 2**0.5)))
-    assert error.max() <= bound
-    assert error.max() > 0.99 * bound or name == "exact"
-    at = {"puma": 3.0, "fourier_segmented": 2.404}.get(name)
-    assert at is None or abs(abs(x[error.argmax()]) - at) < 1e-3
+        error = np.abs(np.asarray(sweeps.build("gelu", name, (x,))(x)) - stated.truth(x))
+    assert 0.99 * stated.bound < error.max() <= stated.bound or (name == "exact" and error.max() <= stated.bound)
+    assert stated.at is None or abs(abs(x[error.argmax()]) - stated.at) < 1e-3
+
+
+@pytest.mark.parametrize("name", presets.SOFTMAX)
+def test_softmax_error(name):
+    stated = sweeps.ERRORS["softmax"][name]
+    for keys in (32, 128, 512):
+        scores, mask = masked_scores(keys, 3.0, [2, keys // 3, keys])
+        found = np.asarray(sweeps.build("softmax", name, (scores, mask))(scores, mask))
+        assert np.abs(found - stated.truth(scores, mask)).max() < stated.bound
+
+
+@pytest.mark.parametrize("name", presets.LAYER_NORM)
+@pytest.mark.parametrize(("low", "high"), [(0.0038, 0.029), (0.14, 130.0)])
+def test_layer_norm_error(name, low, high):
+    stated = sweeps.ERRORS["layer_norm"][name]
+    for hidden_size in (384, 768, 1024):
+        x = rows_of_variance(low, high, hidden_size)
+        gamma = np.linspace(0.5, 1.5, hidden_size, dtype=np.float32)
+        beta = np.linspace(-1, 1, hidden_size, dtype=np.float32)
+        found = np.asarray(sweeps.build("layer_norm", name, (x,))(x, gamma, beta))
+        assert np.abs(found - stated.truth(x, gamma, beta)).max() < stated.bound
+        assert 16 <= variance_unit(hidden_size) < 32
 
 
 def test_gelu_exact_is_jax_gelu():
@@ -117,32 +95,13 @@ def test_sine_series_is_called_once_with_a_power_of_two_period():
 def test_softmax_mask(name, count):
     scores, mask = masked_scores(32, 4.0, [count, 32])
     scores[0, :, count:] = 31.0  # padding with the highest scores of all
-    weights = np.asarray(softmax_functions(scores, mask)[name](scores, mask))
+    weights = np.asarray(sweeps.build("softmax", name, (scores, mask))(scores, mask))
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-3 if "goldschmidt" in name else 1e-5)
     padded = weights[0, :, count:]
     assert padded.max(initial=0) < 1e-12 if name == "exact" else not padded.any()
-    alone = np.ascontiguousarray(scores[:1, :, :count])  # the same row without its padding
-    assert (
-        np.abs(
-            softmax_functions(alone, mask[:1, :, :count])[name](alone, mask[:1, :, :count]) - weights[0, :, :count]
-        ).max()
-        < 1e-3
-    )
-
-
-def test_softmax_against_float64():
-    for keys in (32, 128, 512):
-        scores, mask = masked_scores(keys, 3.0, [2, keys // 3, keys])
-        functions = softmax_functions(scores, mask)
-        exact = np.exp(scores.astype(np.float64)) * mask
-        exact /= exact.sum(-1, keepdims=True)
-        relu = (np.maximum(scores.astype(np.float64), 0) + 0.01) * mask
-        quad = two_quad_truth(scores, mask)
-        assert np.abs(functions["exact"](scores, mask) - exact).max() < 1e-6
-        assert np.abs(functions["puma"](scores, mask) - exact).max() < 0.1
-        assert np.abs(functions["two_relu"](scores, mask) - relu / relu.sum(-1, keepdims=True)).max() < 1e-6
-        assert np.abs(functions["two_quad"](scores, mask) - quad).max() < 1e-6
-        assert np.abs(functions["two_quad_goldschmidt"](scores, mask) - quad).max() < 2.0**-10
+    alone = np.ascontiguousarray(scores[:1, :, :count]), mask[:1, :, :count]  # the same row without its padding
+    found = np.asarray(sweeps.build("softmax", name, alone)(*alone))
+    assert np.abs(found - weights[0, :, :count]).max() < 1e-3
 
 
 def test_puma_exponential():
@@ -196,39 +155,20 @@ def test_goldschmidt_is_the_textbook_iteration(steps):
         np.testing.assert_allclose(p * q, 1 - (1 - q / eta) ** (2**steps), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0038, 0.029), (0.14, 130.0)])
-def test_layer_norm(low, high):
-    for hidden_size in (384, 768, 1024):
-        x = rows_of_variance(low, high, hidden_size)
-        gamma, beta = (
-            np.linspace(0.5, 1.5, hidden_size, dtype=np.float32),
-            np.linspace(-1, 1, hidden_size, dtype=np.float32),
-        )
-        wide = x.astype(np.float64)
-        normal = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-12)
-        for name, function in layer_norm_functions(x).items():
-            bound = 1e-5 if name == "exact" else 2.0**-9
-            assert np.abs(function(x, gamma, beta) - (normal * gamma + beta)).max() < bound
-    assert 16 <= variance_unit(hidden_size) < 32
-
-
 def test_layer_norm_goldschmidt_outside_its_range():
     x = rows_of_variance(0.14, 1.0, 384)
-    function = layer_norm_functions(x)["goldschmidt"]
+    function = sweeps.build("layer_norm", "goldschmidt", (x,))
     ones, zeros = np.ones(384, np.float32), np.zeros(384, np.float32)
     assert np.abs(function(x * 0.05, ones, zeros) - layer_norm(x, ones, zeros)).max() > 0.1
     assert not np.abs(function(x * 5, ones, zeros) - layer_norm(x, ones, zeros)).max() < 0.1
 
 
 def everything():
-    scores, mask = masked_scores(8, 2.0, [3, 8])
-    x = rows_of_variance(0.5, 2.0, 16)
-    for name, variant in presets.GELU.items():
-        yield f"gelu {name}", variant.build(place("layer.0.gelu")), (x,)
-    for name, function in softmax_functions(scores, mask).items():
-        yield f"softmax {name}", function, (scores, mask)
-    for name, function in layer_norm_functions(x).items():
-        yield f"layer_norm {name}", function, (x, np.ones(16, np.float32), np.zeros(16, np.float32))
+    x, ones = rows_of_variance(0.5, 2.0, 16), np.ones(16, np.float32)
+    small = {"gelu": (x,), "softmax": masked_scores(8, 2.0, [3, 8]), "layer_norm": (x, ones, 0 * ones)}
+    for function, variants in sweeps.VARIANTS.items():
+        for name in variants:
+            yield f"{function} {name}", sweeps.build(function, name, small[function]), small[function]
 
 
 def test_gradients_jit_vmap_and_types():
@@ -242,63 +182,3 @@ def test_gradients_jit_vmap_and_types():
         with enable_x64():
             assert function(*arguments).dtype == jnp.float32, name
             assert function(*(a.astype(np.float64) for a in arguments)).dtype == jnp.float64, name
-
-
-@pytest.fixture(scope="module")
-def on_spu():
-    """Runs a function on two parties in simulation: SEMI2K, FM64, 18 fraction bits."""
-    spu = pytest.importorskip("spu")
-    simulation = pytest.importorskip("spu.utils.simulation")
-    config = spu.RuntimeConfig(protocol=spu.ProtocolKind.SEMI2K, field=spu.FieldType.FM64, fxp_fraction_bits=18)
-
-    def run(function, *arguments, exp_mode=spu.RuntimeConfig.ExpMode.EXP_PADE):
-        config.fxp_exp_mode = exp_mode
-        return np.asarray(simulation.sim_jax(simulation.Simulator(2, config), function)(*arguments))
-
-    return run
-
-
-@pytest.mark.parametrize("name", presets.GELU)
-def test_gelu_on_spu(on_spu, name):
-    x = np.linspace(-30, 30, 6001, dtype=np.float32)
-    function = presets.GELU[name].build(place("layer.0.gelu"))
-    assert np.abs(on_spu(function, x) - function(x)).max() <= SPU_TOLERANCE
-
-
-@pytest.mark.parametrize("keys", [32, 128, 512])
-@pytest.mark.parametrize("name", presets.SOFTMAX)
-def test_softmax_on_spu(on_spu, name, keys):
-    for deviation in (2.0, 8.0):
-        scores, mask = masked_scores(keys, deviation, [2, keys // 4, keys])
-        function = softmax_functions(scores, mask)[name]
-        found = on_spu(function, scores, mask)
-        assert np.abs(found - function(scores, mask)).max() <= SPU_TOLERANCE
-        assert np.abs(found * (1 - mask)).max() <= 2.0**-16
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0038, 0.029), (0.14, 130.0)])
-@pytest.mark.parametrize("name", presets.LAYER_NORM)
-def test_layer_norm_on_spu(on_spu, name, low, high):
-    for hidden_size in (384, 768):
-        x = rows_of_variance(low, high, hidden_size)
-        gamma, beta = np.ones(hidden_size, np.float32), np.zeros(hidden_size, np.float32)
-        function = layer_norm_functions(x)[name]
-        assert np.abs(on_spu(function, x, gamma, beta) - function(x, gamma, beta)).max() <= SPU_TOLERANCE
-
-
-def test_fixed_point_loses_what_is_not_scaled(on_spu):
-    """The textbook order, 1/q of an unscaled row sum, has an error of several units in the few that 1/q has."""
-    q = np.array([6000.0, 9000.0, 12800.0], np.float32)
-    found = on_spu(lambda q: goldschmidt.reciprocal(q, deflation=10_000.0, steps=8), q)
-    assert np.abs(found * q - 1).max() > 0.005
-
-
-def test_spu_default_exp_needs_a_moderate_mask_offset(on_spu):
-    default = pytest.importorskip("spu").RuntimeConfig.ExpMode.EXP_DEFAULT
-    x = np.array([-318.0, -softmax.MASK_OFFSET, -600.0, -1000.0], np.float32)
-    found = on_spu(jnp.exp, x, exp_mode=default)
-    assert not found[:2].any()
-    assert np.abs(found[2:]).min() > 1e6
-    scores, mask = masked_scores(512, 3.0, [2, 512])
-    exact = softmax.softmax_exact
-    assert SPU_TOLERANCE < np.abs(on_spu(exact, scores, mask, exp_mode=default) - exact(scores, mask)).max() < 0.012
