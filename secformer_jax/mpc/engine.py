@@ -186,8 +186,11 @@ class Engine:
         """
         self._log.lines()
         clock = _Clock()
+        read = {name for stage in program.stages for name in stage.inputs} | set(program.output_names)
         input_bytes = sum(
-            self._parties.share(f"input{i}", np.asarray(leaf)) for i, leaf in enumerate(jax.tree.leaves(inputs))
+            self._parties.share(f"input{i}", np.asarray(leaf))
+            for i, leaf in enumerate(jax.tree.leaves(inputs))
+            if f"input{i}" in read
         )
         undealt = {f"material{i}": i for i in range(len(material))}
         offline_bytes, offline_seconds = 0, 0.0
@@ -198,7 +201,7 @@ class Engine:
             offline_seconds += offline.seconds()
             self._parties.run(stage)
         flat = [self._parties.reconstruct(name) for name in program.output_names]
-        self._parties.free(set(program.output_names))
+        self._parties.free(set(program.output_names) - {name for name, _ in self._weights})
         seconds = clock.seconds() - offline_seconds
         value = jax.tree.unflatten(program.output_tree, flat)
         return Result(value, parse(self._log.lines()), seconds, offline_bytes, offline_seconds, input_bytes)
