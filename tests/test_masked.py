@@ -1,0 +1,193 @@
+"""Pi_Sin: one opening for all harmonics, an opened value that says nothing, and masks that serve once."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import enable_x64
+from scipy.stats import chi2_contingency, chisquare
+
+pytest.importorskip("spu")
+
+from secformer_jax.mpc import config
+from secformer_jax.mpc.dealer import Dealer, Dealt, MaterialReusedError, Randomness
+from secformer_jax.mpc.engine import Engine
+from secformer_jax.mpc.masked import MaskedSeries, SeriesMasks, harmonics, masked_difference
+from secformer_jax.nonlinear import fourier, gelu
+
+FRACTION_BITS = 18
+SERIES = gelu.SEGMENT_SERIES
+PERIOD_BITS = 5
+SINE = MaskedSeries(lambda u, sine_series: sine_series(u, SERIES), SERIES, FRACTION_BITS)
+OPENINGS = 100_000
+
+
+def masks_for(series: MaskedSeries, shape: tuple[int, ...]) -> SeriesMasks:
+    with enable_x64():
+        return jax.eval_shape(lambda: series.material(shape))
+
+
+@pytest.fixture(scope="module", params=["2pc_semi2k", "3pc_aby3", "2pc_cheetah", "1pc_ref2k"])
+def engine(request):
+    with Engine(config.load(request.param)) as engine:
+        engine.publish({})
+        yield engine
+
+
+def evaluate(engine: Engine, x: np.ndarray, dealt: Dealt | None = None):
+    masks = masks_for(SINE, x.shape)
+    program = engine.compile(lambda weights, masks, x: SINE(x, material=masks), masks, x)
+    return program, engine.run(program, dealt or Dealer().deal(masks), x)
+
+
+def test_one_opening_for_seven_harmonics(engine):
+    assert len(SERIES.coefficients) == 7
+    x = np.linspace(-3, 3, 500, dtype=np.float32)
+    program, result = evaluate(engine, x)
+    code = "".join(stage.code.decode() for stage in program.stages)
+    assert code.count("custom_call @spu.reveal") == 1
+    assert not any(operation in code for operation in ("pphlo.less", "pphlo.greater", "pphlo.select", "pphlo.dot"))
+    opening = result.profile.by_operation["custom_call: spu.reveal"]
+    if engine.config.protocol != "REF2K":
+        assert (opening.send_bytes, opening.send_actions) == (8 * x.size, 1)
+    if engine.config.protocol == "SEMI2K":  # the opening and the truncation are all that is sent
+        assert (result.profile.total.send_bytes, result.profile.total.send_actions) == (16 * x.size, 2)
+
+
+def test_error_over_three_periods(engine):
+    x = (np.rint(np.linspace(-48, 48, 3001) * 2**18) / 2**18).astype(np.float32)
+    _, result = evaluate(engine, x)
+    with enable_x64():
+        truth = np.asarray(fourier.sine_series(x.astype(np.float64), SERIES))
+    assert np.abs(result.value - truth).max() < 2.0**-12
+
+
+def test_harmonics():
+    theta = np.linspace(-np.pi, np.pi, 1001)
+    with enable_x64():
+        for k, (cosine, sine) in enumerate(harmonics(theta, 7), 1):
+            np.testing.assert_allclose(cosine, np.cos(k * theta), atol=1e-12)
+            np.testing.assert_allclose(sine, np.sin(k * theta), atol=1e-12)
+
+
+def test_the_period_has_to_be_a_power_of_two():
+    with pytest.raises(ValueError, match=r"power of two, got 20"):
+        Dealer().deal(masks_for(MaskedSeries(gelu.gelu_exact, fourier.SECFORMER_SINE, 18), (2,))).take(0)
+
+
+@pytest.fixture(scope="module")
+def open_constant():
+    """Opens one constant many times over on two parties, each time with its own mask: the ring elements opened."""
+    masks = masks_for(SINE, (OPENINGS,))
+    half = 2 ** (PERIOD_BITS + FRACTION_BITS - 1)
+    with Engine(config.load("2pc_semi2k")) as engine:
+        engine.publish({})
+        difference = partial(masked_difference, period_bits=PERIOD_BITS, fraction_bits=FRACTION_BITS)
+        constants = np.zeros(OPENINGS, np.float32)
+        program = engine.compile(lambda weights, masks, x: difference(x, masks.t), masks, constants)
+
+        def open_constant(x: float) -> np.ndarray:
+            values = engine.run(program, Dealer().deal(masks), constants + np.float32(x)).value
+            found = np.rint(values * 2.0**FRACTION_BITS).astype(np.int64)
+            assert found.min() >= -half and found.max() < half
+            return found
+
+        yield open_constant
+
+
+def accepted(p_values: Callable[[], list[float]]) -> bool:
+    """Whether every p > 0.001, on a second draw if not on the first: chance alone fails one in a million."""
+    return any(min(p_values()) > 0.001 for _ in range(2))
+
+
+def counts(opened: np.ndarray, shift: int) -> np.ndarray:
+    """How often each value of the six bits from `shift` up was opened."""
+    return np.bincount(((opened >> shift) & 63).astype(np.int64), minlength=64)
+
+
+SHIFTS = (PERIOD_BITS + FRACTION_BITS - 6, 9, 0)  # the highest six bits, six in the middle, the lowest six
+
+
+@pytest.mark.parametrize("x", [0.0, 0.7, -1000.25])
+def test_the_opened_value_is_uniform(open_constant, x):
+    def p_values() -> list[float]:
+        opened = open_constant(x)
+        return [chisquare(counts(opened, shift)).pvalue for shift in SHIFTS]
+
+    assert accepted(p_values)
+
+
+@pytest.mark.parametrize("other", [0.7, -1000.25])
+def test_two_inputs_are_indistinguishable(open_constant, other):
+    def p_values() -> list[float]:
+        pair = open_constant(0.0), open_constant(other)
+        return [chi2_contingency([counts(opened, shift) for opened in pair]).pvalue for shift in SHIFTS]
+
+    assert accepted(p_values)
+
+
+def test_chi_square_would_notice():
+    """A mask that misses one value in fifty, and one that is used again."""
+    masks = Randomness().bits((OPENINGS,), 23)
+    assert not accepted(lambda: [chisquare(counts(masks[masks < 0.98 * 2**23], SHIFTS[0])).pvalue])
+    once = Randomness().bits((1,), 23)
+    repeated = np.stack([counts(np.repeat(once + shift, 1000), SHIFTS[0]) for shift in (0, 2**22)])
+    assert not accepted(lambda: [chi2_contingency(repeated[:, repeated.any(0)]).pvalue])
+
+
+def test_masks_serve_once(engine):
+    x = np.linspace(-1, 1, 10, dtype=np.float32)
+    dealt = Dealer().deal(masks_for(SINE, x.shape))
+    program, _ = evaluate(engine, x, dealt)
+    with pytest.raises(MaterialReusedError, match="one request only"):
+        engine.run(program, dealt, x)
+
+
+def test_every_leaf_is_taken_once():
+    dealt = Dealer().deal([masks_for(SINE, (4,)), masks_for(SINE, (2, 3))])
+    assert len(dealt) == 6
+    leaves = [dealt.take(i) for i in (5, 0, 3, 1, 4, 2)]
+    assert [leaf.shape for leaf in leaves] == [(7, 2, 3), (4,), (2, 3), (7, 4), (7, 2, 3), (7, 4)]
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.int64)}
+    for leaf in range(6):
+        with pytest.raises(MaterialReusedError):
+            dealt.take(leaf)
+
+
+def test_masks_are_the_harmonics_of_t():
+    masks = masks_for(SINE, (1000,)).deal(Randomness())
+    assert masks.t.min() >= 0 and masks.t.max() < 2 ** (PERIOD_BITS + FRACTION_BITS)
+    angle = masks.t * 2.0**-FRACTION_BITS * 2 * np.pi / SERIES.period
+    for k, b in enumerate(SERIES.coefficients, 1):
+        np.testing.assert_allclose(masks.cos[k - 1] * 2.0**-18, b * np.cos(k * angle), rtol=0, atol=2.0**-18)
+        np.testing.assert_allclose(masks.sin[k - 1] * 2.0**-18, b * np.sin(k * angle), rtol=0, atol=2.0**-18)
+
+
+def test_two_deals_differ():
+    spec = masks_for(SINE, (100,))
+    dealer = Dealer()
+    first, second, other = (each.deal(spec).take(0) for each in (dealer, dealer, Dealer()))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("bits", [1, 6, 23, 64])
+def test_randomness_is_uniform(bits):
+    width = min(bits, 6)
+
+    def p_values() -> list[float]:
+        drawn = Randomness().bits((2, OPENINGS // 2), bits)
+        assert drawn.dtype == np.int64 and drawn.shape == (2, OPENINGS // 2)
+        assert bits == 64 or (drawn.min() >= 0 and drawn.max() < 2**bits)
+        shifted = [(drawn.ravel() >> shift) & (2**width - 1) for shift in (0, bits - width)]
+        return [chisquare(np.bincount(values, minlength=2**width)).pvalue for values in shifted]
+
+    assert accepted(p_values)
+
+
+def test_randomness_differs_between_instances_and_calls():
+    one, two = Randomness(), Randomness()
+    draws = [source.bits((100,)) for source in (one, one, two)]
+    assert not any(np.intersect1d(draws[i], draws[j]).size for i, j in ((0, 1), (0, 2), (1, 2)))

@@ -1,0 +1,126 @@
+"""The shape of the code: who may import whom, how long a file may be, and nothing patched from outside."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "secformer_jax"
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+MAX_LINES = 310
+PLAIN = ("bert", "bert_layers", "calibration", "checkpoint", "errors", "presets", "tasks", "text")
+"""What trains and answers in plaintext, on machines without SPU."""
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_by(path: Path) -> set[str]:
+    """Full names of the modules (and of what may be modules) that a file imports, inside functions too."""
+    package = path.relative_to(ROOT).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            source = ".".join((*base, *([node.module] if node.module else [])))
+            found |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    return found
+
+
+IMPORTS = {module_name(path): imported_by(path) for path in FILES}
+
+
+def imports(name: str, *roots: str) -> set[str]:
+    """What a module imports from under any of these."""
+    return {found for found in IMPORTS[name] if any(found == root or found.startswith(f"{root}.") for root in roots)}
+
+
+def test_files_are_found():
+    assert {f"{PACKAGE}.{name}" for name in PLAIN} < set(IMPORTS)
+    assert f"{PACKAGE}.mpc.engine" in IMPORTS and f"{PACKAGE}.nonlinear.gelu" in IMPORTS
+    assert f"{PACKAGE}.mpc.config" in IMPORTS[f"{PACKAGE}.mpc.engine"]  # relative imports are understood
+
+
+@pytest.mark.parametrize("name", [name for name in IMPORTS if name.startswith(f"{PACKAGE}.nonlinear")])
+def test_nonlinear_needs_jax_only(name):
+    own = imports(name, f"{PACKAGE}.nonlinear") | {PACKAGE}
+    others = {found.split(".")[0] for found in IMPORTS[name] - own}
+    assert others <= {"jax", "numpy", "scipy"} | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_only_mpc_imports_spu(name):
+    assert name.startswith(f"{PACKAGE}.mpc") or not imports(name, "spu", "sml")
+
+
+@pytest.mark.parametrize("name", [name for name in IMPORTS if name.startswith(f"{PACKAGE}.mpc")])
+def test_mpc_takes_any_function(name):
+    allowed = {PACKAGE, *imports(name, f"{PACKAGE}.mpc", f"{PACKAGE}.nonlinear", f"{PACKAGE}.errors")}
+    assert imports(name, PACKAGE) <= allowed
+
+
+# What a later module for training is called, it never needs MPC.
+@pytest.mark.parametrize("name", [*PLAIN, "plaintext", "finetune", "distill", "training"])
+def test_plaintext_and_training_never_import_mpc(name):
+    for module in (found for found in IMPORTS if f"{found}.".startswith(f"{PACKAGE}.{name}.")):
+        assert not imports(module, f"{PACKAGE}.mpc", f"{PACKAGE}.inference", f"{PACKAGE}.cli", "spu")
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_nothing_imports_experiments_or_tests(name):
+    assert not imports(name, "experiments", "tests", "sweeps", "conftest")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_nothing_is_patched(path):
+    assert not patches(path.read_text())
+
+
+def test_patches_are_found():
+    assert patches("import jax\njax.nn.gelu = print") == ["jax.nn.gelu"]
+    assert patches("from spu import utils as u\nsetattr(u, 'x', 1)") == ["u"]
+    assert patches("from flax import linen\ndel linen.Dense\nlinen.x += 1") == ["linen.Dense", "linen.x"]
+    assert not patches("import jax\nx = jax.nn\nx[0] = jax.numpy")
+
+
+def patches(source: str) -> list[str]:
+    """Where a file changes an attribute of something that it imports."""
+    tree, names, found = ast.parse(source), set(), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and _root(node) in names:
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("setattr", "delattr"):
+            found += [ast.unparse(node.args[0])] if _root(node.args[0]) in names else []
+    return found
+
+
+def _root(node: ast.AST) -> str:
+    """The name that a chain of attributes and indices starts from."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def test_imports_without_spu():
+    modules = ["", *(f".{name}" for name in (*PLAIN, "nonlinear.gelu", "plaintext") if f"{PACKAGE}.{name}" in IMPORTS)]
+    code = "import sys, importlib; sys.modules['spu'] = None\n"
+    code += f"for name in {modules}: importlib.import_module('{PACKAGE}' + name)\n"
+    code += "assert not any(name.startswith(('spu.', 'secformer_jax.mpc')) for name in sys.modules)\n"
+    code += "try: import secformer_jax.mpc.engine\nexcept ImportError: print('no spu')\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "no spu"
