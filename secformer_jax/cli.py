@@ -1,0 +1,214 @@
+"""`secformer`: private BERT inference from the command line. Options only; `commands` does the work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from secformer_jax.commands import calibrate as calibrate_command
+from secformer_jax.commands import compare as compare_command
+from secformer_jax.commands import evaluate as evaluate_command
+from secformer_jax.commands import infer as infer_command
+from secformer_jax.commands.common import Choice, Protocol
+from secformer_jax.errors import UserError
+from secformer_jax.reports import Reporter
+
+app = typer.Typer(
+    help="Private BERT inference under secure multi-party computation.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option("--model", help="A Hugging Face BERT folder, a hub id, or minilm.")]
+Preset = Annotated[str, typer.Option("--preset", help="exact, spu, puma, mpcformer or secformer.")]
+Gelu = Annotated[str | None, typer.Option("--gelu", help="Another GeLU than the preset's.")]
+Softmax = Annotated[str | None, typer.Option("--softmax", help="Another softmax than the preset's.")]
+LayerNorm = Annotated[str | None, typer.Option("--layer-norm", help="Another LayerNorm than the preset's.")]
+Config = Annotated[str, typer.Option("--config", help="A file in SPU's layout, or the name of one in spu_configs/.")]
+MaxLength = Annotated[int | None, typer.Option("--max-length", help="Public padded length; the least that fits.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are longer than the padded length.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")]
+CalibrationFile = Annotated[
+    str | None, typer.Option("--calibration", help="The calibration file; calibration.json in the model's folder.")
+]
+Embedding = Annotated[
+    str, typer.Option("--embedding", help="client: the client makes the one-hot; inside: the protocol makes it.")
+]
+NoKeepWeights = Annotated[bool, typer.Option("--no-keep-weights", help="Open the masked weights anew in each request.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
+TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
+
+
+@app.command()
+def infer(
+    model: Model,
+    text: Texts = None,
+    text_pair: TextPairs = None,
+    preset: Preset = "puma",
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    config: Config = "2pc_semi2k",
+    calibration: CalibrationFile = None,
+    max_length: MaxLength = None,
+    truncate: Truncate = False,
+    embedding: Embedding = "client",
+    no_keep_weights: NoKeepWeights = False,
+    compare: Annotated[bool, typer.Option("--compare", help="The plaintext answer beside it.")] = False,
+    json: Json = False,
+) -> None:
+    """Classify a text, or compare two, under MPC."""
+    reporter = Reporter(json)
+    entries = infer_command.run(
+        reporter,
+        model=model,
+        texts=text or [],
+        text_pairs=text_pair or [],
+        choice=Choice(preset, gelu, softmax, layer_norm),
+        protocol=Protocol(config, embedding, not no_keep_weights),
+        calibration=calibration,
+        max_length=max_length,
+        truncate=truncate,
+        compare=compare,
+    )
+    reporter.results(entries)
+
+
+@app.command()
+def compare(
+    model: Annotated[str | None, typer.Option("--model", help="As for infer.")] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="Random weights: tiny, minilm, bert-base or bert-large.")
+    ] = None,
+    presets: Annotated[str, typer.Option("--presets", help="Comma-separated.")] = "spu,puma,mpcformer,secformer",
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    text: Texts = None,
+    text_pair: TextPairs = None,
+    config: Config = "2pc_semi2k",
+    calibration: CalibrationFile = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Public padded length; 128.")] = None,
+    truncate: Truncate = False,
+    embedding: Embedding = "client",
+    no_keep_weights: NoKeepWeights = False,
+    json: Json = False,
+) -> None:
+    """Costs and errors of several presets on the same model, input and protocol."""
+    reporter = Reporter(json)
+    entries = compare_command.run(
+        reporter,
+        model=model,
+        shape=shape,
+        choices=compare_command.choices_of(presets, Choice("", gelu, softmax, layer_norm)),
+        protocol=Protocol(config, embedding, not no_keep_weights),
+        calibration=calibration,
+        texts=[*(text or [])[:1], *(text_pair or [])[:1]],
+        max_length=max_length,
+        truncate=truncate,
+    )
+    reporter.results(entries)
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="Only the ranges that this preset needs; all by default.")
+    ] = None,
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A text file, one sentence a line, or a pair with a tab.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="Where to write; calibration.json in the model's folder.")
+    ] = None,
+    max_length: Annotated[int, typer.Option("--max-length", help="The greatest padded length to serve.")] = 128,
+    json: Json = False,
+) -> None:
+    """Measure the ranges of a model's values, from which approximations get their constants."""
+    if preset is None and (gelu or softmax or layer_norm):
+        raise UserError("--gelu, --softmax and --layer-norm change a preset: pass --preset as well")
+    reporter = Reporter(json)
+    entries = calibrate_command.run(
+        reporter,
+        model=model,
+        choice=None if preset is None else Choice(preset, gelu, softmax, layer_norm),
+        data=data,
+        calibration=calibration,
+        max_length=max_length,
+    )
+    reporter.results(entries)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    task: Annotated[list[str], typer.Option("--task", help="STS-B, SST-2, ...; give it again for more.")],
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="GLUE's TSV files, a folder for each task.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="plaintext; emulated (fixed point, one party); simulated (--config).")
+    ] = "plaintext",
+    preset: Preset = "exact",
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    config: Config = "2pc_semi2k",
+    calibration: CalibrationFile = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first examples of each task.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples in a request.")] = 16,
+    max_length: MaxLength = None,
+    truncate: Truncate = False,
+    embedding: Embedding = "client",
+    json: Json = False,
+) -> None:
+    """A model's metric on the dev splits of GLUE tasks."""
+    reporter = Reporter(json)
+    entries = evaluate_command.run(
+        reporter,
+        model=model,
+        names=task,
+        data_dir=data_dir,
+        runtime=runtime,
+        choice=Choice(preset, gelu, softmax, layer_norm),
+        protocol=Protocol(config, embedding),
+        calibration=calibration,
+        limit=limit,
+        batch_size=batch_size,
+        max_length=max_length,
+        truncate=truncate,
+    )
+    reporter.results(entries)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; a mistake of the user's is one line on standard error and 2."""
+    try:
+        command = typer.main.get_command(app)
+        return command.main(list(arguments) or ["--help"], prog_name="secformer", standalone_mode=False) or 0
+    except (UserError, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        print("secformer:", " ".join(message.split()), file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("secformer: stopped", file=sys.stderr)
+        return 130
+
+
+def main() -> None:
+    """Entry point of the command `secformer`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The commands of `secformer`, one file each; `cli` reads their options."""

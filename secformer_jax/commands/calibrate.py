@@ -1,0 +1,82 @@
+"""`secformer calibrate`: measure a model's ranges and write them beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from secformer_jax import calibration as calibrations
+from secformer_jax import presets
+from secformer_jax.calibration import Calibration, Range
+from secformer_jax.checkpoint import Checkpoint, load
+from secformer_jax.commands.common import Choice, checked_length, read_lines
+from secformer_jax.errors import UserError
+from secformer_jax.plaintext import calibrate_model, calibration_sentences, request_head
+from secformer_jax.reports import Entry, Reporter
+from secformer_jax.text import PADDED_LENGTHS, Encoded, Tokenizer
+
+
+def run(
+    reporter: Reporter,
+    *,
+    model: str,
+    choice: Choice | None,
+    data: Path | None,
+    calibration: str | None,
+    max_length: int,
+) -> list[Entry]:
+    """Measure every family of functions, or that of one choice alone."""
+    families = None if choice is None else [presets.family(choice.approximations())]
+    lines = calibration_sentences() if data is None else read_lines(data)
+    loaded = load(model)
+    checked_length(max_length, loaded)
+    if max_length < PADDED_LENGTHS[0]:
+        raise UserError(f"--max-length {max_length}: the shortest padded length is {PADDED_LENGTHS[0]}, pass that")
+    encoded = encode_lines(loaded, lines, max_length)
+    with reporter.progress("measuring ranges") as progress:
+        measured = calibrate_model(loaded, encoded, families, progress=progress)
+    path = calibrations.save(measured, calibration or loaded.path)
+    reporter.say(f"{len(encoded.input_ids)} sentences, up to {max_length} tokens; written to {path}")
+    quantities = tuple(_widest(measured[0]))
+    reporter.table(
+        "Ranges over all layers, by family of functions (GeLU/softmax)",
+        ("family", *quantities),
+        [(each.family, *(f"{low.low:.3g} to {low.high:.3g}" for low in _widest(each).values())) for each in measured],
+    )
+    return [
+        {
+            "family": each.family,
+            "sentences": each.sentences,
+            "max_length": each.max_length,
+            "ranges": {name: [widest.low, widest.high] for name, widest in _widest(each).items()},
+            "path": str(path),
+        }
+        for each in measured
+    ]
+
+
+def encode_lines(model: Checkpoint, lines: Sequence[str], max_length: int) -> Encoded:
+    """Texts one a line, cut and padded to one length; the two halves of a line with a tab are a pair."""
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    fields = [line.split("\t") for line in lines]
+    singles, pairs = [line[0] for line in fields if len(line) == 1], [line for line in fields if len(line) > 1]
+    if request_head(model) == "similarity":  # It reads the two texts of a pair as two rows.
+        singles, pairs = [text for line in fields for text in line], []
+    batches = []
+    if singles:
+        batches.append(tokenizer.encode(singles, None, max_length, truncate=True))
+    if pairs:
+        first, second = [line[0] for line in pairs], [line[1] for line in pairs]
+        batches.append(tokenizer.encode(first, second, max_length, truncate=True))
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    return Encoded(*(np.concatenate([getattr(batch, name) for batch in batches]) for name in names))
+
+
+def _widest(calibration: Calibration) -> Mapping[str, Range]:
+    widest: dict[str, Range] = {}
+    for ranges in calibration.places.values():
+        for quantity, found in ranges.items():
+            widest[quantity] = widest[quantity].union(found) if quantity in widest else found
+    return widest

@@ -1,0 +1,96 @@
+"""What the commands share: the choice of functions, and the way to a running private model."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secformer_jax import presets
+from secformer_jax.calibration import Calibration
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from secformer_jax.inference import PrivateBert
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A preset, with any of its three parts replaced, by name."""
+
+    preset: str
+    gelu: str | None = None
+    softmax: str | None = None
+    layer_norm: str | None = None
+
+    def approximations(self) -> presets.Approximations:
+        """The functions themselves."""
+        return presets.preset(self.preset, gelu=self.gelu, softmax=self.softmax, layer_norm=self.layer_norm)
+
+    def entry(self) -> dict[str, Any]:
+        """The preset and the three variants, for JSON."""
+        chosen = self.approximations()
+        variants = {field.name: getattr(chosen, field.name).name for field in dataclasses.fields(chosen)}
+        return {"preset": self.preset, **variants}
+
+    def __str__(self) -> str:
+        parts = (("GeLU", self.gelu), ("softmax", self.softmax), ("LayerNorm", self.layer_norm))
+        replaced = ", ".join(f"{part} {name}" for part, name in parts if name is not None)
+        return f"{self.preset} with {replaced}" if replaced else self.preset
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How the private model runs: a configuration's name or path, and two choices of `PrivateBert`."""
+
+    config: str = "2pc_semi2k"
+    embedding: str = "client"
+    keep_weights: bool = True
+
+    def check(self) -> None:
+        """Refuse a bad configuration before a model is read."""
+        _spu()
+        from secformer_jax.mpc import config
+
+        config.load(self.config)
+
+    def start(self, model: Checkpoint, choice: Choice, calibration: Calibration | None) -> PrivateBert:
+        """Start the computing parties and share the weights among them."""
+        _spu()
+        from secformer_jax.inference import PrivateBert
+
+        return PrivateBert(
+            model,
+            choice.approximations(),
+            self.config,
+            calibration=calibration,
+            embedding=self.embedding,
+            keep_weights=self.keep_weights,
+        )
+
+
+def _spu() -> None:
+    if importlib.util.find_spec("spu") is None:
+        raise UserError("spu is not installed, and private runs need it: pip install 'secformer_jax[mpc]'")
+
+
+def checked_length(max_length: int | None, model: Checkpoint) -> None:
+    """Refuse a padded length that the model has no positions for."""
+    positions = model.config.max_position_embeddings
+    if max_length is not None and not 3 <= max_length <= positions:
+        raise UserError(f"--max-length {max_length}, and this model takes 3 to {positions} tokens: pass one of those")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(f"{path} can't be read ({reason}): pass a text file with one sentence a line") from None
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise UserError(f"{path} is empty: one sentence a line was expected")
+    return lines
