@@ -10,7 +10,7 @@ from spu import libspu
 
 from ..errors import UserError
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "spu_configs"
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "spu_configs"
 
 # Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
