@@ -1,0 +1,157 @@
+"""One engine: shares the weights once, compiles once, serves many, and says what it cost and nothing else."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+from random_bert import random_checkpoint, random_request
+
+from secformer_jax import bert, presets
+
+pytest.importorskip("spu")
+
+from secformer_jax.inference import Answer, PrivateBert
+from secformer_jax.mpc import config
+from secformer_jax.mpc.dealer import Dealer
+from secformer_jax.mpc.engine import Engine
+from secformer_jax.mpc.profile import log_file, parse
+
+PROTOCOLS = ("2pc_semi2k", "3pc_aby3", "2pc_cheetah", "1pc_ref2k")
+# Linear layers dominate: 2 x 12 x 128^2 weights, and 8 tokens.
+WIDE = bert.BertConfig(
+    vocab_size=128,
+    hidden_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=512,
+    max_position_embeddings=32,
+    initializer_range=0.05,
+)
+LENGTH = 8
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_results_are_reconstructed_right(name):
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(6, 3)).astype(np.float32)}
+    x, n = rng.normal(size=(5, 6)).astype(np.float32) * 100, np.arange(-4, 4, dtype=np.int32)
+    with Engine(config.load(name)) as engine:
+        copies = 2 if name == "3pc_aby3" else 1
+        assert engine.publish(weights) == pytest.approx(6 * 3 * 8 * copies, abs=16)  # and a few bytes about its shape
+        program = engine.compile(lambda w, _, x, n: {"y": x @ w["w"], "same": x, "n": n * n, "flag": n > 0}, {}, x, n)
+        result = engine.run(program, Dealer().deal({}), x, n)
+    assert set(result.value) == {"y", "same", "n", "flag"}
+    np.testing.assert_allclose(result.value["same"], x, rtol=0, atol=2.0**-17)
+    np.testing.assert_allclose(result.value["y"], x @ weights["w"], rtol=0, atol=2.0**-8)
+    np.testing.assert_array_equal(result.value["n"], n * n)
+    np.testing.assert_array_equal(result.value["flag"], n > 0)
+    assert result.offline_bytes == 0 and result.seconds > 0
+    # An int32 takes as much of the ring as any other value.
+    assert result.input_bytes == pytest.approx((x.size + n.size) * 8 * copies, abs=32)
+
+
+def three_requests(keep_weights: bool) -> tuple[list[Answer], mock.Mock, mock.Mock]:
+    """Three different texts of one length; what was shared and what was compiled for them."""
+    model = random_checkpoint(WIDE)
+    with PrivateBert(model, presets.preset("puma"), keep_weights=keep_weights) as private:
+        engine, parties = private._engine, private._engine._parties
+        with (
+            mock.patch.object(engine, "compile", wraps=engine.compile) as compiled,
+            mock.patch.object(parties, "share", wraps=parties.share) as shared,
+        ):
+            answers = [private(random_request(WIDE, seed, texts=1, length=LENGTH)) for seed in range(3)]
+    return answers, compiled, shared
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return three_requests(keep_weights=True)
+
+
+def test_compile_and_weight_sharing_happen_once(kept):
+    answers, compiled, shared = kept
+    assert compiled.call_count == 1
+    assert answers[0].compile_seconds > 0 and [a.compile_seconds for a in answers[1:]] == [0, 0]
+    assert [call.args[0] for call in shared.call_args_list] == ["input0", "input1", "input2"] * 3
+    assert len({answer.logits.tobytes() for answer in answers}) == 3  # each was really computed
+
+
+def test_kept_weights_save_bytes(kept):
+    first, second, third = (answer.result.profile.total.send_bytes for answer in kept[0])
+    anew = [answer.result.profile.total.send_bytes for answer in three_requests(keep_weights=False)[0]]
+    assert anew[0] == anew[1] == anew[2]
+    assert second == third
+    assert second <= 0.7 * anew[1]
+    assert second <= 0.7 * first  # the opening itself is paid once
+
+
+def test_profile(kept):
+    answer = kept[0][1]
+    profile = answer.result.profile
+    assert set(profile.by_part) == {
+        "embedding",
+        "attention",
+        "softmax",
+        "gelu",
+        "layer_norm",
+        "feed_forward",
+        "head",
+    }
+    assert {"dot", "dot_general", "less", "rsqrt", "reciprocal", "tanh"} & set(profile.by_operation)
+    for unit in ("send_bytes", "send_actions"):
+        total = getattr(profile.total, unit)
+        assert total > 0
+        assert sum(getattr(cost, unit) for cost in profile.by_part.values()) == total
+        assert sum(getattr(cost, unit) for cost in profile.by_operation.values()) == total
+    assert 0 < profile.total.seconds <= answer.result.seconds
+    assert answer.seq_length == LENGTH
+
+
+def test_profile_of_another_party():
+    x = np.ones((4, 4), np.float32)
+    for rank in (0, 1):
+        with Engine(config.load("2pc_semi2k"), profiled_rank=rank) as engine:
+            engine.publish({})
+            result = engine.run(engine.compile(lambda w, m, x: x * x, {}, x), Dealer().deal({}), x)
+        assert result.profile.total.send_bytes > 0
+        assert list(result.profile.by_part) == ["all"]
+
+
+def test_parse_a_log():
+    lines = (
+        "[info] [api.cc:209] [Profiling] SPU execution gelu completed, input processing took 1e-06s, execution took "
+        "0.25s, output processing took 1e-06s, total time 0.26s.",
+        "[info] - pphlo.multiply, executed 7 times, duration 0.125s, send bytes 400 recv bytes 400, send actions 4, ",
+        "[info] Link details: total send bytes 400, recv bytes 400, send actions 4",
+        "something else",
+    )
+    profile = parse([*lines, *lines])
+    assert (profile.total.seconds, profile.total.send_bytes, profile.total.send_actions) == (0.52, 800, 8)
+    assert profile.by_part["gelu"] == profile.total
+    assert profile.by_operation["multiply"].send_bytes == 800
+    assert parse([]).total.seconds == 0
+
+
+def test_nothing_secret_is_logged():
+    secret, weight = 13.40625, 29.53125  # exact with 18 fraction bits
+    with Engine(config.load("2pc_semi2k")) as engine:
+        engine.publish({"w": np.full(3, weight, np.float32)})
+        x = np.full(3, secret, np.float32)
+        program = engine.compile(lambda w, m, x: w["w"] * x + x, {}, x)
+        (found,) = {float(value) for value in engine.run(program, Dealer().deal({}), x).value}
+    log = log_file().read_text()
+    assert "SPU execution" in log
+    values = secret, weight, found, secret * weight
+    for text in (text for value in values for text in (f"{value:.4f}", f"{value:g}", str(round(value * 2**18)))):
+        assert text not in log
+    assert log_file().stat().st_mode & 0o077 == 0 or log_file().parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_closed_engine_serves_no_more():
+    x = np.ones(3, np.float32)
+    engine = Engine(config.load("1pc_ref2k"))
+    engine.publish({})
+    program = engine.compile(lambda w, m, x: x, {}, x)
+    engine.close()
+    with pytest.raises((RuntimeError, ValueError)):
+        engine.run(program, Dealer().deal({}), x)
