@@ -106,6 +106,6 @@ def test_a_node_that_is_not_listed(tmp_path):
 
 
 def test_unknown_name():
-    with pytest.raises(UserError, match="no config file 4pc_magic: .*2pc_semi2k") as refused:
+    with pytest.raises(UserError, match=r"no config file 4pc_magic: .*2pc_semi2k") as refused:
         config.load("4pc_magic")
     assert "\n" not in str(refused.value)
