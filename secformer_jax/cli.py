@@ -19,6 +19,8 @@ from secformer_jax.commands.common import Choice, Protocol
 from secformer_jax.errors import UserError
 from secformer_jax.reports import Reporter
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="Private BERT inference under secure multi-party computation.",
     add_completion=False,
@@ -196,14 +198,16 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; a mistake of the user's is one line on standard error and 2."""
     try:
         command = typer.main.get_command(app)
-        return command.main(list(arguments) or ["--help"], prog_name="secformer", standalone_mode=False) or 0
+        code = command.main(list(arguments) or ["--help"], prog_name="secformer", standalone_mode=False) or 0
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print("secformer:", " ".join(message.split()), file=sys.stderr)
         return 2
     except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         print("secformer: stopped", file=sys.stderr)
-        return 130
+    return code
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Nothing here needs spu.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -107,8 +107,29 @@ def encode_request(
     if request_head(model) == "similarity":
         if text_pair is None:
             raise UserError("this model has no classification head: give two texts (--text-pair) to compare them")
-        return tokenizer.encode([text, text_pair], None, max_length, truncate)
-    return tokenizer.encode([text], None if text_pair is None else [text_pair], max_length, truncate)
+        return encode(model, tokenizer, [text, text_pair], None, max_length, truncate)
+    return encode(model, tokenizer, [text], None if text_pair is None else [text_pair], max_length, truncate)
+
+
+def encode(
+    model: Checkpoint,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int | None,
+    truncate: bool,
+) -> Encoded:
+    """Encode a batch; without a padded length given, the least that fits, within the positions of the model."""
+    positions = model.config.max_position_embeddings
+    if max_length is None:
+        encoded = tokenizer.encode(texts, pairs, None, truncate)
+        if encoded.input_ids.shape[1] <= positions:
+            return encoded
+        longest = int(encoded.attention_mask.sum(axis=1).max())
+        if longest > positions and not truncate:
+            raise UserError(f"sequence of {longest} tokens, and the model has {positions} positions: pass --truncate")
+        max_length = positions
+    return tokenizer.encode(texts, pairs, max_length, truncate)
 
 
 def load_calibration(

@@ -15,7 +15,7 @@ from secformer_jax.calibration import Calibration
 from secformer_jax.checkpoint import Checkpoint, load
 from secformer_jax.commands.common import Choice, Protocol, checked_length
 from secformer_jax.errors import UserError
-from secformer_jax.plaintext import Plaintext, load_calibration, request_head
+from secformer_jax.plaintext import Plaintext, encode, load_calibration, request_head
 from secformer_jax.reports import Entry, Reporter
 from secformer_jax.tasks import Examples, Task
 from secformer_jax.text import Encoded, Tokenizer, padded_length
@@ -72,7 +72,7 @@ def run(
     tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config.vocab_size)
     entries = []
     for task, examples in read:
-        encoded = encode(loaded, tokenizer, examples, max_length, truncate)
+        encoded = encode_examples(loaded, tokenizer, examples, max_length, truncate)
         spent = Spent()
         with (
             reporter.progress(f"{task.name}, {len(examples)} examples, {runtime}") as progress,
@@ -118,15 +118,15 @@ def _in_task_order(task: Task, model: Checkpoint, logits: np.ndarray) -> np.ndar
     return logits
 
 
-def encode(
+def encode_examples(
     model: Checkpoint, tokenizer: Tokenizer, examples: Examples, max_length: int | None, truncate: bool
 ) -> Encoded:
     """All examples at one length; a sentence encoder takes the two texts of an example as rows 2i and 2i + 1."""
     if request_head(model) == "similarity":
         assert examples.pairs is not None
         texts = [text for pair in zip(examples.texts, examples.pairs, strict=True) for text in pair]
-        return tokenizer.encode(texts, None, max_length, truncate)
-    return tokenizer.encode(examples.texts, examples.pairs, max_length, truncate)
+        return encode(model, tokenizer, texts, None, max_length, truncate)
+    return encode(model, tokenizer, examples.texts, examples.pairs, max_length, truncate)
 
 
 def predict(
@@ -140,7 +140,8 @@ def predict(
     """Logits of all examples, in their order, batch by batch of equal length."""
     rows = len(encoded.input_ids) // count
     tokens = encoded.attention_mask.sum(axis=1).astype(int).reshape(count, rows).max(axis=1)
-    lengths = np.array([max_length or padded_length(int(n)) for n in tokens])
+    longest = encoded.input_ids.shape[1]
+    lengths = np.array([max_length or min(padded_length(int(n)), longest) for n in tokens])
     batch_size = min(batch_size, count)
     logits: dict[int, np.ndarray] = {}
     for length in np.unique(lengths):
