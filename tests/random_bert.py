@@ -7,7 +7,7 @@ import numpy as np
 
 from secformer_jax import bert, calibration, presets
 from secformer_jax.checkpoint import Checkpoint
-from secformer_jax.inference import Plaintext
+from secformer_jax.plaintext import Plaintext
 from secformer_jax.text import Encoded
 
 

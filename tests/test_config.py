@@ -6,6 +6,9 @@ import json
 import pytest
 
 from secformer_jax.errors import UserError
+
+pytest.importorskip("spu")
+
 from secformer_jax.mpc import config
 
 SHIPPED = {"1pc_ref2k": "REF2K", "2pc_semi2k": "SEMI2K", "2pc_cheetah": "CHEETAH", "3pc_aby3": "ABY3"}
