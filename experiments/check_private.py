@@ -43,6 +43,7 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help="pairs in one request")] = 4,
 ) -> None:
     """Compare, print, and write the result file whole or not at all."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     model = checkpoint.load("minilm")
     tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
     examples = tasks.read(tasks.find("STS-B"), data_dir, "dev", pairs)
@@ -56,7 +57,8 @@ def main(
             for protocol in PROTOCOLS:
                 results.append(check(model, preset, protocol, requests, exact, lambda: progress.advance(bar)))
     console.print(table(results))
-    write({"pairs": len(examples), "max_length": max_length, "pairs_a_request": batch, "results": results})
+    settings = {"commit": commit or None, "pairs": len(examples), "max_length": max_length, "pairs_a_request": batch}
+    write({**settings, "results": results})
     raise typer.Exit(int(max(result["max_abs_error"] for result in results) > TOLERANCE))
 
 
@@ -111,12 +113,10 @@ def table(results: list[dict]) -> Table:
 
 def write(record: dict[str, Any]) -> None:
     """The result file, with what the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     options = f"--pairs {record['pairs']} --max-length {record['max_length']} --batch {record['pairs_a_request']}"
     record = {
         "command": f"python {Path(__file__).relative_to(ROOT)} --data-dir GLUE {options}",
         "date": datetime.date.today().isoformat(),
-        "commit": commit or None,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": reports.versions(),
         **record,
