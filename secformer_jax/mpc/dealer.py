@@ -7,6 +7,7 @@ such nodes, abstract at first (shapes only); the dealer turns each into ring ele
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -25,8 +26,13 @@ class Material(flax.struct.PyTreeNode):
     A subclass has int64 leaves (ring elements, shared additively) and static fields that say what they hold.
     """
 
-    def deal(self, randomness: Randomness) -> Any:
-        """A copy of this node whose leaves are fresh int64 numpy arrays; the shapes are this node's own."""
+    def deal(self, randomness: Randomness, resident: Mapping[str, np.ndarray]) -> Any:
+        """A copy of this node whose leaves are fresh int64 numpy arrays; the shapes are this node's own.
+
+        Args:
+            randomness: the dealer's generator.
+            resident: the masks of the weights, by name, for products of a fresh mask with one of those.
+        """
         raise NotImplementedError
 
 
@@ -49,6 +55,12 @@ class Dealer:
 
     def __init__(self) -> None:
         self._randomness = Randomness()
+        self._resident: dict[str, np.ndarray] = {}
+
+    def mask_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        """Uniform masks for weights that stay: made once, for the model owner, and remembered for their products."""
+        self._resident = {name: self._randomness.bits(shape) for name, shape in shapes.items()}
+        return self._resident
 
     def deal(self, spec: Any) -> Dealt:
         """Material for one request, filled lazily.
@@ -56,14 +68,14 @@ class Dealer:
         Args:
             spec: a pytree of abstract `Material` nodes, as `jax.eval_shape` of the model's init gives them.
         """
-        return Dealt(spec, self._randomness)
+        return Dealt(spec, self._randomness, self._resident)
 
 
 class Dealt:
     """One request's material: each leaf can be taken once, and its node is filled when the first is taken."""
 
-    def __init__(self, spec: Any, randomness: Randomness) -> None:
-        self._randomness = randomness
+    def __init__(self, spec: Any, randomness: Randomness, resident: Mapping[str, np.ndarray]) -> None:
+        self._randomness, self._resident = randomness, resident
         self._nodes = jax.tree.leaves(spec, is_leaf=_is_material)
         self._owner = [i for i, node in enumerate(self._nodes) for _ in jax.tree.leaves(node)]
         self._filled: dict[int, dict[int, np.ndarray]] = {}
@@ -84,7 +96,7 @@ class Dealt:
         owner = self._owner[leaf]
         if owner not in self._filled:
             first = self._owner.index(owner)
-            leaves = jax.tree.leaves(self._nodes[owner].deal(self._randomness))
+            leaves = jax.tree.leaves(self._nodes[owner].deal(self._randomness, self._resident))
             self._filled[owner] = dict(enumerate(leaves, first))
         return self._filled[owner].pop(leaf)
 

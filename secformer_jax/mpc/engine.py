@@ -21,7 +21,7 @@ from spu import libspu
 from .config import MpcConfig
 from .dealer import Dealt
 from .profile import LogReader, Profile, parse
-from .program import Program, Stage, compile_program
+from .program import OFFLINE, ONLINE, SETUP, Input, Program, Stage, compile_program
 
 _session = itertools.count()
 
@@ -34,8 +34,9 @@ class Result:
         value: the function's result, revealed to the client.
         profile: bytes, messages and seconds inside SPU, in total, by part and by operation.
         seconds: wall time from the shared input to the revealed result, the dealer's own time left out.
-        offline_bytes: dealer material that one party received for this request.
-        offline_seconds: time that the dealer took for it.
+        offline_bytes: dealer material that one party received for this request, and what it sent ahead of it.
+        offline_seconds: time for dealing it, and for the parties' work ahead of the input.
+        setup: cost of what runs once, before the program's first request; empty afterwards.
         input_bytes: share of the input that the client sent to one party.
     """
 
@@ -45,6 +46,7 @@ class Result:
     offline_bytes: int
     offline_seconds: float
     input_bytes: int
+    setup: Profile
 
 
 class _Clock:
@@ -78,9 +80,10 @@ class Parties:
         """Run an action on every party at once and return the results by rank."""
         return list(self._pool.map(action, self._runtimes))
 
-    def share(self, name: str, array: np.ndarray) -> int:
-        """Share an array among the parties under a variable name; returns the bytes that one party receives."""
-        shares = self._io.make_shares(np.ascontiguousarray(array), libspu.Visibility.VIS_SECRET)
+    def share(self, name: str, array: np.ndarray, *, secret: bool = True) -> int:
+        """Give the parties an array under a variable name, as shares or in clear; returns the bytes for one party."""
+        visibility = libspu.Visibility.VIS_SECRET if secret else libspu.Visibility.VIS_PUBLIC
+        shares = self._io.make_shares(np.ascontiguousarray(array), visibility)
         for runtime, piece in zip(self._runtimes, shares, strict=True):
             runtime.set_var(name, piece)
         return sum(len(chunk) for chunk in shares[0].share_chunks)
@@ -129,8 +132,9 @@ class Engine:
         self._log = LogReader()
         self._part_of, self._keep_weights = part_of, keep_weights
         self._parties = Parties(config, profiled_rank)
-        self._weights: list[tuple[str, jax.ShapeDtypeStruct]] = []
+        self._weights: list[tuple[Input, jax.ShapeDtypeStruct]] = []
         self._weights_tree: Any = None
+        self._set_up: list[Program] = []
 
     def __enter__(self) -> Engine:
         return self
@@ -142,17 +146,23 @@ class Engine:
         """End the parties; the shared weights are gone."""
         self._parties.close()
 
-    def publish(self, weights: Any) -> int:
-        """Share the weights among the parties, once; returns the bytes that one party receives."""
+    def publish(self, weights: Any, *, public: Callable[[str], bool] = lambda path: False) -> int:
+        """Share the weights among the parties, once; returns the bytes that one party receives.
+
+        Args:
+            weights: a pytree of arrays.
+            public: whether the leaf at a path (as `jax.tree_util.keystr` writes it) is given in clear: values that
+                are already masked.
+        """
         leaves, self._weights_tree = jax.tree_util.tree_flatten_with_path(weights)
-        self._weights = [
-            (f"weights{jax.tree_util.keystr(path)}", jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-            for path, leaf in leaves
-        ]
-        return sum(
-            self._parties.share(name, np.asarray(leaf))
-            for (name, _), (_, leaf) in zip(self._weights, leaves, strict=True)
-        )
+        sent = 0
+        for path, leaf in leaves:
+            key = jax.tree_util.keystr(path)
+            # Keeping openings is SPU's make_cached_var; the weights themselves stay in the runtime in any case.
+            variable = Input(f"weights{key}", SETUP, not public(key), cached=self._keep_weights and not public(key))
+            self._weights.append((variable, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)))
+            sent += self._parties.share(variable.name, np.asarray(leaf), secret=variable.secret)
+        return sent
 
     def compile(self, function: Callable, material: Any, *inputs: Any) -> Program:
         """Compile function(weights, material, *inputs) for the published weights and the shapes of the rest.
@@ -163,20 +173,10 @@ class Engine:
             inputs: arrays or ShapeDtypeStructs; all secret.
         """
         weights = jax.tree.unflatten(self._weights_tree, [spec for _, spec in self._weights])
-        names = [name for name, _ in self._weights]
-        names += [f"material{i}" for i in range(len(jax.tree.leaves(material)))]
-        names += [f"input{i}" for i in range(len(jax.tree.leaves(inputs)))]
-        resident = frozenset(name for name, _ in self._weights)
-        return compile_program(
-            function,
-            (weights, material, *inputs),
-            names,
-            self.config,
-            part_of=self._part_of,
-            # Keeping openings is SPU's make_cached_var; the weights themselves stay in the runtime in any case.
-            resident=resident,
-            cached=resident if self._keep_weights else frozenset(),
-        )
+        variables = [variable for variable, _ in self._weights]
+        variables += [Input(f"material{i}", OFFLINE) for i in range(len(jax.tree.leaves(material)))]
+        variables += [Input(f"input{i}", ONLINE) for i in range(len(jax.tree.leaves(inputs)))]
+        return compile_program(function, (weights, material, *inputs), variables, self.config, part_of=self._part_of)
 
     def run(self, program: Program, material: Dealt, *inputs: Any) -> Result:
         """Serve one request; the material is used up.
@@ -185,6 +185,23 @@ class Engine:
             MaterialReusedError: the material has served before.
         """
         self._log.lines()
+        setup = Profile()
+        if not any(program is done for done in self._set_up):
+            self._set_up.append(program)
+            self._run_phase(program, SETUP)
+            setup = parse(self._log.lines())
+        clock = _Clock()
+        undealt = {f"material{i}": i for i in range(len(material))}
+
+        def deal(stage: Stage) -> tuple[int, float]:
+            clock = _Clock()
+            names = undealt.keys() & set(stage.inputs)
+            return sum(self._parties.share(n, material.take(undealt.pop(n))) for n in sorted(names)), clock.seconds()
+
+        dealt = self._run_phase(program, OFFLINE, deal)
+        ahead = parse(self._log.lines())
+        offline_seconds = clock.seconds()
+
         clock = _Clock()
         read = {name for stage in program.stages for name in stage.inputs} | set(program.output_names)
         input_bytes = sum(
@@ -192,16 +209,28 @@ class Engine:
             for i, leaf in enumerate(jax.tree.leaves(inputs))
             if f"input{i}" in read
         )
-        undealt = {f"material{i}": i for i in range(len(material))}
-        offline_bytes, offline_seconds = 0, 0.0
-        for stage in program.stages:
-            offline = _Clock()
-            for name in undealt.keys() & set(stage.inputs):
-                offline_bytes += self._parties.share(name, material.take(undealt.pop(name)))
-            offline_seconds += offline.seconds()
-            self._parties.run(stage)
+        # Material that serves online directly is dealt just before its stage, to bound memory; its time is offline's.
+        late = self._run_phase(program, ONLINE, deal)
         flat = [self._parties.reconstruct(name) for name in program.output_names]
-        self._parties.free(set(program.output_names) - {name for name, _ in self._weights})
-        seconds = clock.seconds() - offline_seconds
-        value = jax.tree.unflatten(program.output_tree, flat)
-        return Result(value, parse(self._log.lines()), seconds, offline_bytes, offline_seconds, input_bytes)
+        self._parties.free(set(program.output_names) - {variable.name for variable, _ in self._weights})
+        return Result(
+            value=jax.tree.unflatten(program.output_tree, flat),
+            profile=parse(self._log.lines()),
+            seconds=clock.seconds() - late[1],
+            offline_bytes=dealt[0] + late[0] + ahead.total.send_bytes,
+            offline_seconds=offline_seconds + late[1],
+            input_bytes=input_bytes,
+            setup=setup,
+        )
+
+    def _run_phase(
+        self, program: Program, phase: int, deal: Callable[[Stage], tuple[int, float]] = lambda stage: (0, 0.0)
+    ) -> tuple[int, float]:
+        """Run a phase's stages; returns the bytes that were dealt for them to one party, and the dealer's seconds."""
+        dealt_bytes, seconds = 0, 0.0
+        for stage in program.stages:
+            if stage.phase == phase:
+                dealt = deal(stage)
+                dealt_bytes, seconds = dealt_bytes + dealt[0], seconds + dealt[1]
+                self._parties.run(stage)
+        return dealt_bytes, seconds

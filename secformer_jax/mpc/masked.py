@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import flax.struct
@@ -35,7 +35,7 @@ class SeriesMasks(Material):
     series: SineSeries = flax.struct.field(pytree_node=False)
     fraction_bits: int = flax.struct.field(pytree_node=False)
 
-    def deal(self, randomness: Randomness) -> SeriesMasks:
+    def deal(self, randomness: Randomness, resident: Mapping[str, np.ndarray]) -> SeriesMasks:
         """Fresh masks; see Material."""
         period_bits = _period_bits(self.series)
         t = randomness.bits(self.t.shape, period_bits + self.fraction_bits)
@@ -84,7 +84,7 @@ def open_sine_series(u: jax.Array, masks: SeriesMasks) -> jax.Array:
     # A public factor taken as an integer multiplies the mask without a truncation: one at the end serves all terms.
     terms = [ring(sine) * masks.cos[k] + ring(cosine) * masks.sin[k] for k, (cosine, sine) in enumerate(factors)]
     total = functools.reduce(jnp.add, terms)
-    return real(total, u.dtype) * jnp.asarray(2.0**-masks.fraction_bits, u.dtype)
+    return real(truncate(total), u.dtype)
 
 
 def masked_difference(x: jax.Array, t: jax.Array, period_bits: int, fraction_bits: int) -> jax.Array:
@@ -105,6 +105,16 @@ def harmonics(theta: jax.Array, count: int) -> list[tuple[jax.Array, jax.Array]]
         (c0, s0), (c1, s1) = result[-2:]
         result.append((2 * cosine * c1 - c0, 2 * cosine * s1 - s0))
     return result[1:]
+
+
+def truncate(x: jax.Array) -> jax.Array:
+    """Ring elements divided by 2^fraction_bits, within one unit: SPU's own truncation, for abs(x) < 2^62.
+
+    That is a multiplication by the smallest fixed-point number, which has ring element 1. As a literal it would be
+    caught by an optimisation of SPU that first multiplies by 2^17: that overflows from 2^45 on and costs twice as much.
+    """
+    unit = lax.bitcast_convert_type(lax.iota(jnp.int64, 2)[1:], jnp.float64)
+    return ring(real(x, jnp.float64) * unit.reshape((1,) * x.ndim))
 
 
 def ring(x: jax.Array) -> jax.Array:

@@ -23,11 +23,29 @@ from spu.utils import frontend
 from .config import MpcConfig
 
 
+SETUP, OFFLINE, ONLINE = range(3)
+"""When an equation can run: from the weights alone, from dealer material too, or only once a request is there."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A runtime variable that the program reads: its name, the earliest phase that has it, and who may see it.
+
+    With `cached`, SPU keeps the openings of this value, and of what is computed from such values alone (SEMI2K).
+    """
+
+    name: str
+    phase: int
+    secret: bool = True
+    cached: bool = False
+
+
 @dataclass(frozen=True)
 class Stage:
     """One SPU executable: its code and the runtime variables that it reads, writes and is the last to use."""
 
     part: str
+    phase: int
     code: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -42,7 +60,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled function: stages in order, the names of its inputs' leaves, and the shape of its result."""
+    """A compiled function: stages in order of their phases, the names of its inputs' leaves, and its result's shape.
+
+    The set-up stages run once; what they leave in the runtime serves every request.
+    """
 
     stages: tuple[Stage, ...]
     input_names: tuple[str, ...]
@@ -53,7 +74,7 @@ class Program:
         """SHA-256 over the code and the variables of every stage: equal for parties that compiled the same program."""
         sha = hashlib.sha256()
         for stage in self.stages:
-            sha.update(repr((stage.part, stage.inputs, stage.outputs, stage.frees)).encode())
+            sha.update(repr((stage.part, stage.phase, stage.inputs, stage.outputs, stage.frees)).encode())
             sha.update(stage.code)
         return sha.hexdigest()
 
@@ -61,77 +82,79 @@ class Program:
 def compile_program(
     function: Callable,
     arguments: Sequence,
-    names: Sequence[str],
+    inputs: Sequence[Input],
     config: MpcConfig,
     *,
     part_of: Callable[[str], str],
-    resident: frozenset[str] = frozenset(),
-    cached: frozenset[str] = frozenset(),
 ) -> Program:
     """Trace, split and compile a pure function.
 
     Args:
         function: takes `arguments` (pytrees), returns a pytree of arrays.
-        arguments: pytrees of arrays or ShapeDtypeStructs; each leaf is a secret input.
-        names: one name for each leaf, in flattening order: the runtime's variables.
+        arguments: pytrees of arrays or ShapeDtypeStructs.
+        inputs: one for each leaf, in flattening order.
         config: protocol and compiler options.
         part_of: maps an equation's name stack to the part of the model that pays for it.
-        resident: names of inputs that stay in the runtime between runs.
-        cached: those of them whose openings SPU keeps between runs (SEMI2K; elsewhere it changes nothing).
     """
     leaves, tree = jax.tree.flatten(tuple(arguments))
     with enable_x64():
         closed, shape = jax.make_jaxpr(lambda *flat: function(*jax.tree.unflatten(tree, flat)), return_shape=True)(
             *[jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         )
-        return _Splitter(closed, list(names), config, part_of, resident, cached).program(jax.tree.structure(shape))
+        return _Splitter(closed, inputs, config, part_of).program(jax.tree.structure(shape))
 
 
 class _Splitter:
     """Cuts a traced function into stages and compiles each distinct one once."""
 
-    def __init__(self, closed, names, config, part_of, resident, cached) -> None:
+    def __init__(self, closed, inputs: Sequence[Input], config, part_of) -> None:
         jaxpr = closed.jaxpr
         self._consts = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-        self._names: dict[Any, str] = dict(zip(jaxpr.invars, names, strict=True))
-        self._inputs = tuple(names)
+        self._names: dict[Any, str] = dict(zip(jaxpr.invars, [i.name for i in inputs], strict=True))
+        self._inputs = tuple(i.name for i in inputs)
         self._outvars = list(jaxpr.outvars)
         self._eqns = _live(jaxpr)
+        self._phases = _phases(self._eqns, dict(zip(jaxpr.invars, [i.phase for i in inputs], strict=True)))
         self._config, self._part_of = config, part_of
-        self._resident, self._cached = resident, cached
-        self._secret = {name: True for name in names}
+        self._secret = {i.name: i.secret for i in inputs}
+        self._cached = {i.name for i in inputs if i.cached}
+        self._kept = {i.name for i in inputs if i.phase == SETUP}
         self._compiled: dict[Any, tuple[bytes, list[bool]]] = {}
 
     def program(self, output_tree) -> Program:
         groups = self._groups()
-        last_use = {var: index for index, (_, eqns) in enumerate(groups) for var in _read(eqns)}
+        last_use = {var: index for index, (_, _, eqns) in enumerate(groups) for var in _read(eqns)}
         last_use.update({var: len(groups) for var in self._outvars if isinstance(var, core.Var)})
         stages = []
-        for index, (part, eqns) in enumerate(groups):
+        for index, (phase, part, eqns) in enumerate(groups):
             written = {var for eqn in eqns for var in eqn.outvars}
             invars = [v for v in _read(eqns) if v not in written and v not in self._consts]
             outvars = [v for eqn in eqns for v in eqn.outvars if last_use.get(v, -1) > index]
-            code, secret = self._compile(part, eqns, invars, outvars)
+            code, secret = self._compile(eqns, invars, outvars)
             for var, is_secret in zip(outvars, secret, strict=True):
                 name = self._names.setdefault(var, f"v{len(self._names)}")
                 self._secret[name] = is_secret
-            frees = [self._names[v] for v in invars if last_use[v] == index and self._names[v] not in self._resident]
-            stages.append(Stage(part, code, self._name(invars), self._name(outvars), tuple(frees)))
+                if phase == SETUP:
+                    self._kept.add(name)
+                    if invars and all(self._names[v] in self._cached for v in invars):
+                        self._cached.add(name)
+            frees = [self._names[v] for v in invars if last_use[v] == index and self._names[v] not in self._kept]
+            stages.append(Stage(part, phase, code, self._name(invars), self._name(outvars), tuple(frees)))
         return Program(tuple(stages), self._inputs, self._name(self._outvars), output_tree)
 
     def _name(self, variables) -> tuple[str, ...]:
         return tuple(self._names[variable] for variable in variables)
 
-    def _groups(self) -> list[tuple[str, list]]:
-        groups: list[tuple[str, list]] = []
-        for eqn in self._eqns:
+    def _groups(self) -> list[tuple[int, str, list]]:
+        groups: list[tuple[int, str, list]] = []
+        for phase, eqn in sorted(zip(self._phases, self._eqns, strict=True), key=lambda pair: pair[0]):
             part = self._part_of(str(eqn.source_info.name_stack))
-            if not groups or groups[-1][0] != part:
-                groups.append((part, []))
-            groups[-1][1].append(eqn)
+            if not groups or groups[-1][:2] != (phase, part):
+                groups.append((phase, part, []))
+            groups[-1][2].append(eqn)
         return groups
 
-    def _compile(self, part, eqns, invars, outvars) -> tuple[bytes, list[bool]]:
+    def _compile(self, eqns, invars, outvars) -> tuple[bytes, list[bool]]:
         constvars = [v for v in _read(eqns) if v in self._consts]
         consts = [np.asarray(self._consts[v]) for v in constvars]
         jaxpr = core.Jaxpr(constvars, invars, outvars, eqns)
@@ -173,6 +196,23 @@ def _live(jaxpr) -> list:
             needed.update(v for v in eqn.invars if isinstance(v, core.Var))
             live.append(eqn)
     return live[::-1]
+
+
+def _phases(eqns, known: dict[Any, int]) -> list[int]:
+    """The earliest phase in which each equation can run; one of constants alone runs with what uses it first."""
+    constant = -1
+    phases = []
+    for eqn in eqns:
+        phases.append(max((known.get(v, constant) for v in eqn.invars if isinstance(v, core.Var)), default=constant))
+        known.update(dict.fromkeys(eqn.outvars, phases[-1]))
+    first_use: dict[Any, int] = {}
+    for index in reversed(range(len(eqns))):
+        if phases[index] == constant:
+            phases[index] = min((first_use.get(v, ONLINE) for v in eqns[index].outvars), default=ONLINE)
+        for v in eqns[index].invars:
+            if isinstance(v, core.Var):
+                first_use[v] = min(first_use.get(v, ONLINE), phases[index])
+    return phases
 
 
 def _output_secrecy(code: str, count: int) -> list[bool]:

@@ -1,0 +1,148 @@
+"""Fourier series of a function of one variable on a bounded domain: what one masked opening evaluates.
+
+Any smooth function on an interval has a smooth periodic extension beyond it, so a series of few harmonics fits it
+there. Outside the interval the series follows that extension: it stays bounded and is not the function.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Function = Callable[[np.ndarray], np.ndarray]
+_GRID = 3000
+_LAWSON_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Series:
+    """constant + sum_k cos[k] cos(h_k w x) + sin[k] sin(h_k w x), w = 2 pi/period, h_k = harmonics[k].
+
+    Attributes:
+        period: a power of two (possibly below 1), so that a masked opening is reduced by a shift.
+        low, high: the domain that it was fitted on.
+        error: largest error there, absolute, or relative where the fit was relative.
+    """
+
+    period: float
+    constant: float
+    harmonics: tuple[int, ...]
+    cos: tuple[float, ...]
+    sin: tuple[float, ...]
+    low: float
+    high: float
+    error: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The series in plaintext, differentiable; same shape and type as x."""
+        angle = x[..., None] * jnp.asarray(
+            [2 * math.pi * h / self.period for h in self.harmonics], x.dtype
+        )
+        terms = jnp.cos(angle) @ jnp.asarray(self.cos, x.dtype) + jnp.sin(angle) @ jnp.asarray(self.sin, x.dtype)
+        return terms + jnp.asarray(self.constant, x.dtype)
+
+
+def fit(
+    function: Function,
+    low: float,
+    high: float,
+    *,
+    period: float,
+    harmonics: Sequence[int],
+    even: bool = False,
+    relative: bool = False,
+    ridge: float = 1e-7,
+) -> Series:
+    """Fit a series to a function on [low, high], near the smallest largest error.
+
+    Weighted least squares with Lawson's reweighting. The ridge term keeps coefficients small: they multiply the
+    rounding of the masks.
+
+    Args:
+        function: vectorised, float64.
+        low, high: the domain; its width must be below the period.
+        period: a power of two.
+        harmonics: multiples of 2 pi/period to use.
+        even: cosines alone.
+        relative: minimise the error relative to the function.
+        ridge: weight of the coefficients' squares, relative to the function's scale.
+    """
+    centre, half = (high + low) / 2, (high - low) / 2
+    x = centre - half * np.cos(np.linspace(0, math.pi, _GRID))
+    y = function(x)
+    scale = np.abs(y) if relative else np.full_like(y, np.abs(y).max())
+    angle = np.outer(x, 2 * math.pi / period * np.asarray(harmonics))
+    basis = np.concatenate([np.ones((_GRID, 1)), np.cos(angle)] + ([] if even else [np.sin(angle)]), axis=1)
+    rows, target = basis / scale[:, None], y / scale
+    penalty = ridge * np.eye(basis.shape[1]) / np.abs(y).max() * math.sqrt(_GRID)
+    weight, best, best_error = np.ones(_GRID), np.zeros(basis.shape[1]), math.inf
+    for _ in range(_LAWSON_ROUNDS):
+        root = np.sqrt(weight)[:, None]
+        stacked = np.concatenate([rows * root, penalty])
+        solution = np.linalg.lstsq(stacked, np.concatenate([target * root[:, 0], np.zeros(len(penalty))]), rcond=None)[0]
+        miss = np.abs(rows @ solution - target)
+        if miss.max() < best_error:
+            best, best_error = solution, miss.max()
+        weight = weight * (miss / miss.max() + 0.05)
+        weight = weight / weight.mean()
+    count = len(harmonics)
+    error = best_error if relative else best_error * float(scale[0])
+    sines = np.zeros(count) if even else best[1 + count :]
+    return Series(
+        float(period), float(best[0]), tuple(int(h) for h in harmonics), tuple(best[1 : 1 + count].tolist()),
+        tuple(sines.tolist()), float(low), float(high), float(error),
+    )  # fmt: skip
+
+
+def power_of_two(value: float) -> float:
+    """The smallest power of two that is at least this value."""
+    return 2.0 ** math.ceil(math.log2(value))
+
+
+@functools.lru_cache(maxsize=256)
+def fit_reciprocal(low: float, high: float, tolerance: float = 2.0**-11) -> Series:
+    """1/x on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
+    return _fewest(lambda x: 1 / x, low, high, tolerance)
+
+
+@functools.lru_cache(maxsize=256)
+def fit_rsqrt(low: float, high: float, tolerance: float = 2.0**-11) -> Series:
+    """x^(-1/2) on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
+    return _fewest(lambda x: x**-0.5, low, high, tolerance)
+
+
+def _fewest(function: Function, low: float, high: float, tolerance: float) -> Series:
+    period = power_of_two((high - low) * 1.15)
+    series = None
+    for count in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192):
+        series = fit(function, low, high, period=period, harmonics=range(1, count + 1), relative=True)
+        if series.error <= tolerance:
+            break
+    assert series is not None
+    return series
+
+
+@functools.lru_cache(maxsize=256)
+def fit_gelu_tail(reach: float, tolerance: float = 1e-3) -> Series:
+    """h(x) = gelu(x) - x/2 = x/2 erf(x/sqrt 2) on abs(x) <= reach: odd cosines alone.
+
+    The periodic extension of h is a smoothed triangle wave, which is odd about a quarter of its period: so even
+    harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends.
+    """
+    period = power_of_two(2 * (reach + 3.5))
+    for count in range(2, 40):
+        harmonics = range(1, 2 * count, 2)
+        series = fit(_gelu_tail, 0.0, reach, period=period, harmonics=harmonics, even=True)
+        if series.error <= tolerance:
+            return series
+    return series
+
+
+def _gelu_tail(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf)(x / math.sqrt(2)) * x / 2
