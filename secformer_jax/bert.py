@@ -227,22 +227,27 @@ class BertForSentenceEmbedding(BertWithHead):
         return jnp.einsum("bn,bnh->bh", mask, hidden) * (1 / mask.sum(axis=1))[:, None]
 
 
-class BertForSentencePair(BertWithHead):
-    """Cosine of the mean-pooled embeddings of two texts, in rows 2i and 2i+1 of the batch: (batch / 2,).
+def cosine_of_pairs(hidden: Array, mask: Array) -> Array:
+    """Cosines (batch / 2,) of the mean-pooled embeddings of the texts in rows 2i and 2i+1 of the batch.
 
     The sum over the tokens needs no division by their number, which cancels. It is divided by the public sqrt(length),
     so that its squared norm (count^2 / length times the mean's own) keeps well inside fixed point at both
     ends. One rsqrt for each text, not one of the product, whose range would be the square of that.
     """
+    mask = mask.astype(hidden.dtype) * (1 / math.sqrt(hidden.shape[1]))
+    pooled = jnp.einsum("bn,bnh->bh", mask, hidden)
+    units = pooled * jax.lax.rsqrt(jnp.sum(pooled * pooled, axis=1))[:, None]
+    pairs = units.reshape(-1, 2, units.shape[1])
+    first, second = (jax.lax.index_in_dim(pairs, i, axis=1, keepdims=False) for i in (0, 1))
+    return jnp.sum(first * second, axis=1)
+
+
+class BertForSentencePair(BertWithHead):
+    """`cosine_of_pairs`: the similarity of two texts."""
 
     def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
-        """Sum over the tokens, scale to length 1, inner product."""
-        mask = mask.astype(hidden.dtype) * (1 / math.sqrt(hidden.shape[1]))
-        pooled = jnp.einsum("bn,bnh->bh", mask, hidden)
-        units = pooled * jax.lax.rsqrt(jnp.sum(pooled * pooled, axis=1))[:, None]
-        pairs = units.reshape(-1, 2, units.shape[1])
-        first, second = (jax.lax.index_in_dim(pairs, i, axis=1, keepdims=False) for i in (0, 1))
-        return jnp.sum(first * second, axis=1)
+        """Pool, scale to length 1, inner product."""
+        return cosine_of_pairs(hidden, mask)
 
 
 HEADS: dict[str, type[BertWithHead]] = {

@@ -23,7 +23,6 @@ class Weight(flax.struct.PyTreeNode):
 
     mask: jax.Array
     opened: jax.Array
-    bits: int = flax.struct.field(pytree_node=False)
 
     @property
     def ring(self) -> jax.Array:
@@ -60,7 +59,9 @@ class WeightProducts(Material):
 
     def times(self, key: str, opening: jax.Array, weight: Weight) -> jax.Array:
         """The product of the opened value with a weight, untruncated; the part of the mask can run ahead of time."""
-        multiply = jnp.multiply if dict(zip(sorted(self.products), self.kinds, strict=True))[key][0] == "scale" else matmul
+        multiply = (
+            jnp.multiply if dict(zip(sorted(self.products), self.kinds, strict=True))[key][0] == "scale" else matmul
+        )
         return multiply(opening, weight.ring) + (multiply(self.a, weight.opened) + self.products[key])
 
 
@@ -76,7 +77,7 @@ class ProductMasks(Material):
     def abstract(cls, product: str, a: tuple[int, ...], b: tuple[int, ...]) -> ProductMasks:
         """Shapes for a product in `PRODUCTS`."""
         x, y = jnp.zeros(a, jnp.int64), jnp.zeros(b, jnp.int64)
-        return cls(x, y, jax.eval_shape(PRODUCTS[product], x, y), product)
+        return cls(x, y, jnp.zeros(jax.eval_shape(PRODUCTS[product], x, y).shape, jnp.int64), product)
 
     def deal(self, randomness: Randomness, resident) -> ProductMasks:
         """Fresh masks; see Material."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +41,14 @@ class Series:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The series in plaintext, differentiable; same shape and type as x."""
-        angle = x[..., None] * jnp.asarray(
-            [2 * math.pi * h / self.period for h in self.harmonics], x.dtype
-        )
+        angle = x[..., None] * jnp.asarray([2 * math.pi * h / self.period for h in self.harmonics], x.dtype)
         terms = jnp.cos(angle) @ jnp.asarray(self.cos, x.dtype) + jnp.sin(angle) @ jnp.asarray(self.sin, x.dtype)
         return terms + jnp.asarray(self.constant, x.dtype)
+
+    def scaled(self, factor: float) -> Series:
+        """The same series times a positive factor; a relative error stays what it is."""
+        cos, sin = tuple(factor * c for c in self.cos), tuple(factor * s for s in self.sin)
+        return replace(self, constant=factor * self.constant, cos=cos, sin=sin)
 
 
 def fit(
@@ -85,7 +88,9 @@ def fit(
     for _ in range(_LAWSON_ROUNDS):
         root = np.sqrt(weight)[:, None]
         stacked = np.concatenate([rows * root, penalty])
-        solution = np.linalg.lstsq(stacked, np.concatenate([target * root[:, 0], np.zeros(len(penalty))]), rcond=None)[0]
+        solution = np.linalg.lstsq(stacked, np.concatenate([target * root[:, 0], np.zeros(len(penalty))]), rcond=None)[
+            0
+        ]
         miss = np.abs(rows @ solution - target)
         if miss.max() < best_error:
             best, best_error = solution, miss.max()

@@ -1,0 +1,249 @@
+"""BERT by masked openings: the same function as `bert.BertModel` with gelu, 2Quad and LayerNorm, in few messages.
+
+Every nonlinear function is a series or a product of openings; nothing is compared. A value that serves several
+products is opened once. Values carry explicit scales (`scales`); weights come folded (`weights`).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from ..bert import BertConfig, cosine_of_pairs
+from ..bert_layers import Pooler, dense
+from ..mpc.dealer import Material, Randomness
+from ..mpc.fixed import Fixed, TruncationPair, opened, truncated
+from ..mpc.products import WeightProducts
+from ..mpc.series import OpenedSeries
+from ..nonlinear.series import Series
+from . import scales
+from .attention import two_quad_context
+from .block import Block, row_series
+from .plan import LayerPlan, Plan
+
+
+class SquareAndScale(Material):
+    """Masks for the sum of x's squares over the last axis, and for the product of x with one number a row."""
+
+    a: jax.Array
+    squares: jax.Array
+    b: jax.Array
+    ab: jax.Array
+
+    @classmethod
+    def abstract(cls, shape: tuple[int, ...]) -> SquareAndScale:
+        """Shapes for x."""
+        zeros, row = jnp.zeros(shape, jnp.int64), jnp.zeros((*shape[:-1], 1), jnp.int64)
+        return cls(zeros, row, row, zeros)
+
+    def deal(self, randomness: Randomness, resident) -> SquareAndScale:
+        """Fresh masks; see Material."""
+        a, b = randomness.bits(self.a.shape), randomness.bits(self.b.shape)
+        return self.replace(a=a, squares=np.sum(a * a, axis=-1, keepdims=True), b=b, ab=a * b)
+
+    def square_sum(self, e: jax.Array) -> jax.Array:
+        """The sum of squares, from x - a opened."""
+        return jnp.sum(e * (e + 2 * self.a), axis=-1, keepdims=True) + self.squares
+
+    def scaled(self, e: jax.Array, row: jax.Array, row_e: jax.Array) -> jax.Array:
+        """x times the row's number, from both openings."""
+        return e * row + (self.a * row_e + self.ab)
+
+
+class LayerNorm(Block):
+    """x (var x)^(-1/2) for x without its mean; gamma and beta are the readers' part. 5 messages."""
+
+    inverse_deviation: Series
+
+    @nn.compact
+    def __call__(self, x: Fixed) -> Fixed:
+        """Normalise the last axis: from CENTRED to HIDDEN fraction bits."""
+        with jax.named_scope("layer_norm"):
+            row = (*x.shape[:-1], 1)
+            # The sum of squares is read as a number between one and two variances: a change of scale.
+            bits = 2 * x.bits + x.shape[-1].bit_length() - 1
+            masks = self.material("masks", lambda: SquareAndScale.abstract(x.shape))
+            series = self.material("series", lambda: row_series(self.inverse_deviation, row, bits, scales.RSQRT))
+            pair = self.material("pair", lambda: TruncationPair.abstract(row, scales.ROW_TRUNCATION))
+            [e] = opened([x.ring - masks.a])
+            [opening] = opened([series.masked(Fixed(masks.square_sum(e), bits))])
+            inverse = series.finish(opening)
+            [opening] = opened([pair.masked(inverse)])
+            inverse = pair.finish(opening, inverse)
+            [inverse_e] = opened([inverse.ring - masks.b])
+            product = Fixed(masks.scaled(e, inverse.ring, inverse_e), x.bits + inverse.bits)
+            return truncated([product], scales.TRUNCATION)[0]
+
+
+class Attention(Block):
+    """2Quad attention and the residual sum: hidden states to the input of the next LayerNorm. 10 messages."""
+
+    config: BertConfig
+    plan: LayerPlan
+
+    @nn.compact
+    def __call__(self, x: Fixed, weights: jax.Array) -> Fixed:
+        """x (batch, length, hidden) normalised; weights as `two_quad_context` takes them."""
+        c, (batch, length, width) = self.config, x.shape
+        qkv, qkv_bias = self.weight("qkv_kernel", width, 3 * width), self.weight("qkv_bias", 3 * width)
+        residual = Residual(name="residual")
+        masks = self.material(
+            "input",
+            lambda: WeightProducts.abstract(
+                x.shape, qkv=("matmul", self.mask_name("qkv_kernel"), (width, 3 * width)), **residual.products(width)
+            ),
+        )
+        [e] = opened([x.ring - masks.a])
+        summed = residual(e, masks, width)
+        raw = masks.times("qkv", e, qkv) + qkv_bias.ring
+        [raw_truncated] = truncated([Fixed(raw, scales.TRUNCATION)], scales.TRUNCATION)
+
+        def heads(index: int, bits: int) -> Fixed:
+            part = raw_truncated.ring[..., index * width : (index + 1) * width]
+            return Fixed(part.reshape(batch, length, -1, c.head_dim).transpose(0, 2, 1, 3), bits)
+
+        context = two_quad_context(
+            self, heads(0, scales.QUERY), heads(1, scales.KEY), heads(2, scales.VALUE), weights, self.plan
+        )
+        merged = Fixed(context.ring.transpose(0, 2, 1, 3).reshape(x.shape), context.bits)
+        return truncated([summed + project(self, merged, width, scales.SUM)], scales.TRUNCATION)[0]
+
+
+class FeedForward(Block):
+    """gelu(x W + b) W + b and the residual sum, to the input of the next LayerNorm. 4 messages."""
+
+    config: BertConfig
+    plan: LayerPlan
+
+    @nn.compact
+    def __call__(self, x: Fixed) -> Fixed:
+        """x (batch, length, hidden) normalised."""
+        width, inner = self.config.hidden_size, self.config.intermediate_size
+        kernel, bias = self.weight("in_kernel", width, inner), self.weight("in_bias", inner)
+        residual = Residual(name="residual")
+        masks = self.material(
+            "input",
+            lambda: WeightProducts.abstract(
+                x.shape, inner=("matmul", self.mask_name("in_kernel"), (width, inner)), **residual.products(width)
+            ),
+        )
+        [e] = opened([x.ring - masks.a])
+        summed = residual(e, masks, width)
+        before = Fixed(masks.times("inner", e, kernel) + bias.ring, scales.FEED_IN)
+        with jax.named_scope("gelu"):
+            series = self.material(
+                "gelu",
+                lambda: OpenedSeries.abstract(
+                    self.plan.gelu,
+                    before.shape,
+                    bits=scales.FEED_IN,
+                    mask_bits=scales.GELU - scales.GELU_PUBLIC,
+                    public_bits=scales.GELU_PUBLIC,
+                ),
+            )
+            [opening] = opened([series.masked(before)])
+            # x/2 is x's own ring element read with one fraction bit more.
+            after = series.finish(opening) + Fixed(before.ring, scales.GELU)
+        total = summed + project(self, after, width, scales.FEED_OUT)
+        pair = self.material("pair", lambda: TruncationPair.abstract(x.shape, scales.FEED_OUT - scales.CENTRED))
+        [opening] = opened([pair.masked(total)])
+        return pair.finish(opening, total)
+
+
+class Residual(Block):
+    """gamma x + beta without its mean, and the block's own bias: from the same opening as the block's matmul."""
+
+    @nn.compact
+    def __call__(self, e: jax.Array, masks: WeightProducts, width: int) -> Fixed:
+        """At SUM fraction bits, untruncated."""
+        gamma, mean, bias = self.weight("gamma", width), self.weight("mean", width, 1), self.weight("bias", width)
+        return Fixed(masks.times("gamma", e, gamma) - masks.times("mean", e, mean) + bias.ring, scales.SUM)
+
+    def products(self, width: int) -> dict[str, tuple[str, str, tuple[int, ...]]]:
+        """What the input's mask has to be multiplied with."""
+        return {
+            "gamma": ("scale", self.mask_name("gamma"), (width,)),
+            "mean": ("matmul", self.mask_name("mean"), (width, 1)),
+        }
+
+
+def project(block: Block, x: Fixed, width: int, bits: int) -> Fixed:
+    """x times the output kernel, untruncated: one opening."""
+    kernel = block.weight("out_kernel", x.shape[-1], width)
+    masks = block.material(
+        "output",
+        lambda: WeightProducts.abstract(x.shape, out=("matmul", block.mask_name("out_kernel"), (x.shape[-1], width))),
+    )
+    [e] = opened([x.ring - masks.a])
+    return Fixed(masks.times("out", e, kernel), bits)
+
+
+class Embeddings(Block):
+    """Rows of the word and token type tables, and positions, without their mean. 2 messages."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, one_hot: jax.Array) -> Fixed:
+        """one_hot (batch, length, vocab_size + type_vocab_size): integers."""
+        c, rows = self.config, one_hot.shape[-1]
+        table, positions = (
+            self.weight("table", rows, c.hidden_size),
+            self.weight("positions", c.max_position_embeddings, c.hidden_size),
+        )
+        masks = self.material(
+            "input",
+            lambda: WeightProducts.abstract(
+                one_hot.shape, table=("matmul", self.mask_name("table"), (rows, c.hidden_size))
+            ),
+        )
+        [e] = opened([one_hot - masks.a])
+        total = Fixed(masks.times("table", e, table) + positions.ring[: one_hot.shape[1]], scales.SUM)
+        return truncated([total], scales.TRUNCATION)[0]
+
+
+class OpenedBert(Block):
+    """The whole model, with one of `bert.HEADS` on SPU's own arithmetic."""
+
+    config: BertConfig
+    plan: Plan
+    head: str
+    fraction_bits: int = 18
+
+    @nn.compact
+    def __call__(self, one_hot: jax.Array, key_weights: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Logits or cosines, as `bert.BertWithHead`.
+
+        Args:
+            one_hot: int64 (batch, length, vocab_size + type_vocab_size), see `inputs.one_hot`.
+            key_weights: int64 (batch, length), see `inputs.key_weights`.
+            attention_mask: float (batch, length) of 0 and 1.
+        """
+        c, plan = self.config, self.plan
+        with jax.named_scope("embeddings"):
+            x = Embeddings(c, name="embeddings")(one_hot)
+            x = LayerNorm(plan.embeddings_norm, name="embeddings_norm")(x)
+        weights = key_weights[:, None, None, :]
+        with jax.named_scope("encoder"):
+            for i, layer in enumerate(plan.layers):
+                with jax.named_scope("attention"):
+                    x = Attention(c, layer, name=f"layer_{i}_attention")(x, weights)
+                x = LayerNorm(layer.attention_norm, name=f"layer_{i}_attention_norm")(x)
+                x = FeedForward(c, layer, name=f"layer_{i}_feed_forward")(x)
+                x = LayerNorm(layer.output_norm, name=f"layer_{i}_output_norm")(x)
+        with jax.named_scope("head"):
+            gamma, beta = self.weight("gamma", c.hidden_size), self.weight("beta", c.hidden_size)
+            if self.head != "similarity":
+                x = Fixed(x.ring[:, :1], x.bits)
+            masks = self.material(
+                "last",
+                lambda: WeightProducts.abstract(x.shape, gamma=("scale", self.mask_name("gamma"), gamma.mask.shape)),
+            )
+            [e] = opened([x.ring - masks.a])
+            [hidden] = truncated([Fixed(masks.times("gamma", e, gamma) + beta.ring, scales.SUM)], scales.TRUNCATION)
+            values = hidden.real(self.fraction_bits)
+            if self.head == "similarity":
+                return cosine_of_pairs(values, attention_mask)
+            return dense(c, c.num_labels, "classifier")(Pooler(c, name="pooler")(values))

@@ -1,0 +1,52 @@
+"""Fraction bits of every value in the opened model, chosen so that truncations are few and nothing reaches 2^62.
+
+SPU truncates by 18 bits for 4 bytes a value (SEMI2K); by any other number it takes a dealer's pair and 8 bytes. So
+scales of weights, which are free to choose, are such that sums arrive where a truncation by 18 is the right one.
+"""
+
+TRUNCATION = 18
+"""Bits that SPU's own truncation drops."""
+
+HIDDEN = 12
+"""Hidden states after LayerNorm, before gamma and beta."""
+
+CENTRED = 15
+"""What goes into a LayerNorm, its mean already taken off."""
+
+SUM = CENTRED + TRUNCATION
+"""The sum of a block's output and the residual, before its truncation."""
+
+GAMMA = SUM - HIDDEN
+"""gamma, so that the residual arrives at the scale of the sum."""
+
+QUERY, KEY, VALUE = 14, 13, 12
+"""Queries, keys and values after their truncation."""
+
+SCORE = QUERY + KEY - TRUNCATION
+"""Attention scores after their truncation; their squares need none."""
+
+CONTEXT = 13
+"""The normalised context; the output weights bring it to SUM."""
+
+FEED_IN = 28
+"""The feed-forward values before GeLU, never truncated: they are opened modulo the period at this scale."""
+
+GELU = FEED_IN + 1
+"""GeLU's result: x/2 is then the same ring element as x at FEED_IN."""
+GELU_PUBLIC = 15
+
+FEED_OUT = 42
+"""The feed-forward output."""
+
+ROW_PUBLIC = 26
+"""Public factors of series with one value a row, where there are few and precision is free."""
+ROW_TRUNCATION = 36
+
+RSQRT = 15
+"""The inverse standard deviation."""
+
+RECIPROCAL = 12
+"""The inverse row sum of 2Quad, in units of the largest; fewer where the sum needs the room (see plan)."""
+
+LARGEST = 58
+"""Bits that a product may have below its integer part of a few bits: the ring has 64."""
