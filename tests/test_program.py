@@ -111,6 +111,18 @@ def test_a_returned_weight_and_an_unread_input(engine):
     assert not present(engine, "input0") and not present(engine, "input1")
 
 
+def test_what_two_programs_keep_does_not_mix(engine):
+    """Of a function of the weights alone, which is computed once and kept, each program keeps its own."""
+
+    def shifted(weights, material, x):
+        return x + jnp.tanh(weights["0"])[: x.shape[0]]
+
+    programs = {rows: engine.compile(shifted, {}, X[:rows]) for rows in (1, 3)}
+    for rows in (1, 3, 1, 3):
+        found = engine.run(programs[rows], Dealer().deal({}), X[:rows]).value
+        np.testing.assert_allclose(found, shifted(WEIGHTS, {}, X[:rows]), atol=0.01)
+
+
 def test_costs_by_part_add_up(engine, program):
     profile = run(engine, program).profile
     assert set(profile.by_part) == {"dense", "activation", "rest"}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -78,6 +78,18 @@ class Program:
             sha.update(stage.code)
         return sha.hexdigest()
 
+    def renamed(self, names: Set[str]) -> Program:
+        """The same program with these variables under names of its own: what it keeps in a runtime stays its own."""
+        own = {name: f"{name}@{self.digest()[:16]}" for name in names}
+
+        def rename(variables: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(own.get(name, name) for name in variables)
+
+        stages = tuple(
+            replace(stage, inputs=rename(stage.inputs), outputs=rename(stage.outputs)) for stage in self.stages
+        )
+        return replace(self, stages=stages, output_names=rename(self.output_names))
+
 
 def compile_program(
     function: Callable,
@@ -140,7 +152,8 @@ class _Splitter:
                         self._cached.add(name)
             frees = [self._names[v] for v in invars if last_use[v] == index and self._names[v] not in self._kept]
             stages.append(Stage(part, phase, code, self._name(invars), self._name(outvars), tuple(frees)))
-        return Program(tuple(stages), self._inputs, self._name(self._outvars), output_tree)
+        program = Program(tuple(stages), self._inputs, self._name(self._outvars), output_tree)
+        return program.renamed(self._kept.difference(self._inputs))
 
     def _name(self, variables) -> tuple[str, ...]:
         return tuple(self._names[variable] for variable in variables)

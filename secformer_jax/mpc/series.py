@@ -1,7 +1,7 @@
 """A Fourier series of a secret by one masked opening: SecFormer's Pi_Sin for any function of one variable.
 
 With t uniform in [0, P) and delta = x - t modulo P opened, the angle-sum identities make each harmonic of x a sum of
-public factors, cos and sin of h w delta, times shared masks, cos and sin of h w t: no comparison, no product of secrets.
+public factors, cos and sin of h w delta, times shared masks, cos and sin of h w t: no comparison, no secret product.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class OpenedSeries(Material):
         many = delta.size > 1 << 16
         total = self._by_recurrence(delta) if many else self._directly(delta)
         bits = self.mask_bits + self.public_bits
-        return Fixed(total + jnp.int64(round(self.series.constant * 2.0**bits)), bits)
+        constant = round(self.series.constant * 2.0**bits)
+        return Fixed(total + np.int64((constant + 2**63) % 2**64 - 2**63), bits)
 
     def _directly(self, delta: jax.Array) -> jax.Array:
         """Every harmonic's sine from its own polynomial: no error that grows with the harmonic."""
