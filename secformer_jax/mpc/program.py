@@ -22,7 +22,6 @@ from spu.utils import frontend
 
 from .config import MpcConfig
 
-
 SETUP, OFFLINE, ONLINE = range(3)
 """When an equation can run: from the weights alone, from dealer material too, or only once a request is there."""
 
