@@ -114,6 +114,7 @@ def costs(first: Answer, steady: Answer) -> Entry:
         "first_send_bytes": first.result.profile.total.send_bytes,
         "first_send_actions": first.result.profile.total.send_actions,
         "first_offline_bytes": first.result.offline_bytes,
+        "setup_send_bytes": first.result.setup.total.send_bytes,
         "by_part": _by_name(profile.by_part),
         "by_operation": _by_name(profile.by_operation),
         "peak_memory_bytes": peak_memory_bytes(),
