@@ -17,6 +17,7 @@ from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
 from secformer_jax.commands.common import Choice, Protocol
 from secformer_jax.errors import UserError
+from secformer_jax.presets import PRESETS
 from secformer_jax.reports import Reporter
 
 INTERRUPTED = 130
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option("--model", help="A Hugging Face BERT folder, a hub id, or minilm.")]
-Preset = Annotated[str, typer.Option("--preset", help="exact, spu, puma, mpcformer or secformer.")]
+Preset = Annotated[str, typer.Option("--preset", help=", ".join(PRESETS))]
 Gelu = Annotated[str | None, typer.Option("--gelu", help="Another GeLU than the preset's.")]
 Softmax = Annotated[str | None, typer.Option("--softmax", help="Another softmax than the preset's.")]
 LayerNorm = Annotated[str | None, typer.Option("--layer-norm", help="Another LayerNorm than the preset's.")]
