@@ -18,12 +18,16 @@ LENGTH = 32
 
 @dataclass(frozen=True)
 class Error:
-    """Max error against `truth` for arguments within `limit` of 0 (GeLU); `at` is where it is reached."""
+    """Max error against `truth`.
+
+    For GeLU: it holds for arguments within `limit` of 0 and is reached at `at`; on SPU `domain` is swept.
+    """
 
     bound: float
     truth: Callable
     limit: float = 0.0
     at: float | None = None
+    domain: float = 64.0
 
 
 def gelu_truth(x: np.ndarray) -> np.ndarray:
@@ -84,14 +88,15 @@ def rows_of_variance(low: float, high: float, hidden_size: int, rows: int = 24) 
     return ((noise + 0.3) * deviations).astype(np.float32)
 
 
-def arguments(function: str) -> Iterator[tuple[np.ndarray, ...]]:
-    """Inputs over the whole domain of a function: every variant meets them all.
+def arguments(function: str, variant: str) -> Iterator[tuple[np.ndarray, ...]]:
+    """Inputs over the whole domain of a variant.
 
-    GeLU: |x| <= 64, on the grid of 18 fraction bits. Softmax: 32 to 512 keys, 2 of them real up to all. LayerNorm:
+    GeLU: |x| up to its domain, on the grid of 18 fraction bits. Softmax: 32 to 512 keys, 2 of them real up to all. LayerNorm:
     the variances of real models, the small ones of embeddings and the wide ones of layers.
     """
     if function == "gelu":
-        yield ((np.rint(np.linspace(-64, 64, 100_001) * 2**18) / 2**18).astype(np.float32),)
+        x = np.linspace(-1, 1, 100_001) * ERRORS[function][variant].domain
+        yield ((np.rint(x * 2**18) / 2**18).astype(np.float32),)
     elif function == "softmax":
         for keys in (32, 128, 512):
             for deviation in (2.0, 8.0):

@@ -60,7 +60,7 @@ def in_float64(function, *arguments: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("function", "variant"), CASES)
 def test_error_on_spu(engine, function, variant):
     assert variant in sweeps.ERRORS[function], f"add {function} {variant} to sweeps.ERRORS"
-    for arguments in sweeps.arguments(function):
+    for arguments in sweeps.arguments(function, variant):
         found = run(engine, sweeps.build(function, variant, arguments, masking=MASKING), *arguments).value
         plain = sweeps.build(function, variant, arguments)
         # A comparison may see its argument two units off; where segments don't meet, that is the other segment.
