@@ -91,8 +91,8 @@ def rows_of_variance(low: float, high: float, hidden_size: int, rows: int = 24) 
 def arguments(function: str, variant: str) -> Iterator[tuple[np.ndarray, ...]]:
     """Inputs over the whole domain of a variant.
 
-    GeLU: |x| up to its domain, on the grid of 18 fraction bits. Softmax: 32 to 512 keys, 2 of them real up to all. LayerNorm:
-    the variances of real models, the small ones of embeddings and the wide ones of layers.
+    GeLU: |x| up to its domain, on the grid of 18 fraction bits. Softmax: 32 to 512 keys, 2 of them real up to all.
+    LayerNorm: the variances of real models, the small ones of embeddings and the wide ones of layers.
     """
     if function == "gelu":
         x = np.linspace(-1, 1, 100_001) * ERRORS[function][variant].domain
