@@ -13,7 +13,7 @@ from flax import linen as nn
 from secformer_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from secformer_jax.bert import BertConfig
+    from secformer_jax.bert_config import BertConfig
     from secformer_jax.presets import LayerFunctions
 
 Array = jax.Array

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import enable_x64
 
@@ -27,9 +26,10 @@ from .errors import UserError
 from .mpc import config as mpc_config
 from .mpc.dealer import Dealer
 from .mpc.engine import Engine, Result
-from .mpc.masked import MaskedSeries
 from .mpc.program import Program
+from .opened.serving import OpenedServing
 from .plaintext import Plaintext, calibrate_model, encode_request, functions_for, load_calibration, request_head
+from .serving import Serving, StandardServing, one_hot
 from .text import Encoded, Tokenizer, padded_length
 
 __all__ = [
@@ -90,20 +90,20 @@ class PrivateBert:
         if embedding not in EMBEDDINGS:
             raise UserError(f"unknown embedding {embedding!r}: choose one of {', '.join(EMBEDDINGS)}")
         self.config = config if isinstance(config, mpc_config.MpcConfig) else mpc_config.load(config)
-        self._model, self._head, self._embedding = model, request_head(model), embedding
-        self._functions = partial(
-            functions_for,
-            model.config,
-            approximations,
-            calibration=calibration,
-            masking=partial(MaskedSeries, fraction_bits=self.config.fraction_bits),
-        )
+        self._model = model
+        self._serving: Serving
+        if approximations.opened:
+            if embedding == "inside":
+                raise UserError("preset fast takes one-hot rows from the client: leave out --embedding inside")
+            self._serving = OpenedServing(model, calibration, self.config.fraction_bits)
+        else:
+            self._serving = StandardServing(model, approximations, calibration, self.config.fraction_bits, embedding)
         # What is missing for these functions should be said before anything is shared.
-        self._functions(length=padded_length(1))
-        self._programs: dict[tuple, tuple[Program, Any]] = {}
+        self._serving.model(padded_length(1))
+        self._programs: dict[tuple[int, ...], tuple[Program, Any]] = {}
         self._dealer = Dealer()
         self._engine = Engine(self.config, part_of=bert.part_of, keep_weights=keep_weights)
-        self.published_bytes = self._engine.publish(bert.select_params(model.params, model.config, self._head))
+        self.published_bytes = self._engine.publish(self._serving.weights(self._dealer), public=self._serving.is_public)
 
     def __enter__(self) -> PrivateBert:
         return self
@@ -128,10 +128,7 @@ class PrivateBert:
 
     def __call__(self, encoded: Encoded) -> Answer:
         """Answer one encoded batch; dealer material is made for it and used up."""
-        vocab, types = self._model.config.vocab_size, self._model.config.type_vocab_size
-        inputs = (encoded.input_ids, encoded.token_type_ids, encoded.attention_mask)
-        if self._embedding == "client":
-            inputs = (one_hot(encoded.input_ids, vocab), one_hot(encoded.token_type_ids, types), inputs[2])
+        inputs = self._serving.inputs(encoded)
         started = time.perf_counter()
         fresh = encoded.input_ids.shape not in self._programs
         program, material = self._program(encoded.input_ids.shape, inputs)
@@ -141,20 +138,12 @@ class PrivateBert:
 
     def _program(self, shape: tuple[int, ...], inputs: tuple[np.ndarray, ...]) -> tuple[Program, Any]:
         if shape not in self._programs:
-            lookup = bert.one_hot_inside if self._embedding == "inside" else bert.gather
-            functions = self._functions(length=shape[1])
-            model = bert.build_model(self._model.config, functions, self._head, lookup)
+            model = self._serving.model(shape[1])
             with enable_x64():
-                variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+                material = jax.eval_shape(model.init, jax.random.key(0), *inputs).get("dealer", {})
 
-            def forward(params, material, tokens, token_types, mask):
-                return model.apply({"params": params, "dealer": material}, tokens, token_types, mask)
+            def forward(weights, material, *inputs):
+                return model.apply({**weights, "dealer": material}, *inputs)
 
-            material = variables.get("dealer", {})
             self._programs[shape] = self._engine.compile(forward, material, *inputs), material
         return self._programs[shape]
-
-
-def one_hot(ids: np.ndarray, rows: int) -> np.ndarray:
-    """One-hot rows (..., rows) as the client makes them."""
-    return np.asarray(jnp.asarray(ids)[..., None] == jnp.arange(rows), np.float32)

@@ -16,16 +16,20 @@ from secformer_jax import calibration as calibrate
 from secformer_jax.calibration import Calibration
 from secformer_jax.errors import UserError
 from secformer_jax.nonlinear import gelu, goldschmidt, softmax
-from secformer_jax.nonlinear.fourier import SineSeries
+from secformer_jax.nonlinear import series as fourier
 from secformer_jax.nonlinear.layer_norm import layer_norm, variance_unit
 
 Gelu = Callable[[jax.Array], jax.Array]
 Softmax = Callable[[jax.Array, jax.Array], jax.Array]
 LayerNorm = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-Masking = Callable[[Callable, SineSeries], Callable]
+SERIES_MARGIN = 1.25
+"""A series' domain is its calibrated range widened by this factor: beyond it the result is wrong, not just coarser."""
+
+Shape = tuple[int, ...]
+Masking = Callable[[Callable, fourier.Series, Callable[..., Shape]], Callable]
 
 
-def unmasked(function: Callable, series: SineSeries) -> Callable:
+def unmasked(function: Callable, series: fourier.Series, shape_of: Callable[..., Shape]) -> Callable:
     """Leave a function that evaluates a series as it is: plaintext. Under MPC, `Masking` has it opened under masks."""
     return function
 
@@ -90,6 +94,11 @@ class Approximations:
     softmax: Variant
     layer_norm: Variant
 
+    @property
+    def opened(self) -> bool:
+        """Whether the whole model is computed by masked openings (package `opened`), and not function by function."""
+        return self == PRESETS["fast"]
+
 
 def _two_quad_goldschmidt(place: Place) -> Softmax:
     """2Quad divided by Goldschmidt: its y is g mean/deflation with g at least 0.63 (softmax.count_deflation)."""
@@ -110,6 +119,16 @@ def _layer_norm_goldschmidt(place: Place) -> LayerNorm:
     return layer_norm_goldschmidt
 
 
+def _same(shape: Shape, *_: Shape) -> Shape:
+    return shape
+
+
+def _gelu_fourier(place: Place) -> Gelu:
+    inputs = place.range("input")
+    tail = fourier.fit_gelu_tail(max(-inputs.low, inputs.high) * SERIES_MARGIN)
+    return place.masking(partial(gelu.gelu_fourier, tail=tail), tail, _same)
+
+
 def _registry(*variants: Variant) -> Mapping[str, Variant]:
     return {variant.name: variant for variant in variants}
 
@@ -118,7 +137,8 @@ GELU = _registry(
     Variant("exact", lambda place: gelu.gelu_exact),
     Variant("quad", lambda place: gelu.gelu_quad, family="quad"),
     Variant("puma", lambda place: gelu.gelu_puma),
-    Variant("fourier_segmented", lambda place: place.masking(gelu.gelu_fourier_segmented, gelu.SEGMENT_SERIES)),
+    Variant("fourier_segmented", lambda place: place.masking(gelu.gelu_fourier_segmented, gelu.SEGMENT_SERIES, _same)),
+    Variant("fourier", _gelu_fourier, needs_calibration=True),
 )
 SOFTMAX = _registry(
     Variant("exact", lambda place: softmax.softmax_exact),
@@ -139,6 +159,8 @@ PRESETS: Mapping[str, Approximations] = {
     "puma": Approximations(GELU["puma"], SOFTMAX["puma"], LAYER_NORM["exact"]),
     "mpcformer": Approximations(GELU["quad"], SOFTMAX["two_quad"], LAYER_NORM["exact"]),
     "secformer": Approximations(GELU["fourier_segmented"], SOFTMAX["two_quad_goldschmidt"], LAYER_NORM["goldschmidt"]),
+    # Under MPC these three are computed together, every reciprocal and root by masked opening: package `opened`.
+    "fast": Approximations(GELU["fourier"], SOFTMAX["two_quad"], LAYER_NORM["exact"]),
 }
 
 
@@ -185,7 +207,7 @@ def build(
 ) -> BertFunctions:
     """The functions for a BERT of this depth at this padded length.
 
-    `masking(function, series)` wraps a function that evaluates a series through its argument `sine_series`: MPC's
+    `masking(function, series, shape_of)` wraps a function that evaluates a series by its argument `evaluate`: MPC's
     masked opening comes in here.
     """
     calibrated = _calibrated(approximations)

@@ -58,6 +58,7 @@ ERRORS: dict[str, dict[str, Error]] = {
         "quad": Error(0.561, gelu_truth, 2.0),
         "puma": Error(0.01992, gelu_truth, 64.0, at=3.0),
         "fourier_segmented": Error(0.01949, gelu_truth, 64.0, at=2.404),
+        "fourier": Error(0.001, gelu_truth, 28.0, domain=28.0),
     },
     "softmax": {
         "exact": Error(1e-6, softmax_truth),

@@ -1,7 +1,6 @@
 """Pi_Sin: one opening for all harmonics, an opened value that says nothing, and masks that serve once."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import numpy as np
@@ -14,17 +13,19 @@ pytest.importorskip("spu")
 from secformer_jax.mpc import config
 from secformer_jax.mpc.dealer import Dealer, Dealt, MaterialReusedError, Randomness
 from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.masked import MaskedSeries, SeriesMasks, harmonics, masked_difference
-from secformer_jax.nonlinear import fourier, gelu
+from secformer_jax.mpc.fixed import fixed, opened, real
+from secformer_jax.mpc.masked import MaskedSeries
+from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.nonlinear import gelu
 
 FRACTION_BITS = 18
 SERIES = gelu.SEGMENT_SERIES
 PERIOD_BITS = 5
-SINE = MaskedSeries(lambda u, sine_series: sine_series(u, SERIES), SERIES, FRACTION_BITS)
+SINE = MaskedSeries(lambda u, evaluate: evaluate(u, SERIES), SERIES, lambda shape: shape, FRACTION_BITS)
 OPENINGS = 100_000
 
 
-def masks_for(series: MaskedSeries, shape: tuple[int, ...]) -> SeriesMasks:
+def masks_for(series: MaskedSeries, shape: tuple[int, ...]) -> OpenedSeries:
     with enable_x64():
         return jax.eval_shape(lambda: series.material(shape))
 
@@ -43,7 +44,7 @@ def evaluate(engine: Engine, x: np.ndarray, dealt: Dealt | None = None):
 
 
 def test_one_opening_for_seven_harmonics(engine):
-    assert len(SERIES.coefficients) == 7
+    assert len(SERIES.sin) == 7
     x = np.linspace(-3, 3, 500, dtype=np.float32)
     program, result = evaluate(engine, x)
     code = "".join(stage.code.decode() for stage in program.stages)
@@ -60,21 +61,15 @@ def test_error_over_three_periods(engine):
     x = (np.rint(np.linspace(-48, 48, 3001) * 2**18) / 2**18).astype(np.float32)
     _, result = evaluate(engine, x)
     with enable_x64():
-        truth = np.asarray(fourier.sine_series(x.astype(np.float64), SERIES))
+        truth = np.asarray(SERIES(x.astype(np.float64)))
     assert np.abs(result.value - truth).max() < 2.0**-12
-
-
-def test_harmonics():
-    theta = np.linspace(-np.pi, np.pi, 1001)
-    with enable_x64():
-        for k, (cosine, sine) in enumerate(harmonics(theta, 7), 1):
-            np.testing.assert_allclose(cosine, np.cos(k * theta), atol=1e-12)
-            np.testing.assert_allclose(sine, np.sin(k * theta), atol=1e-12)
 
 
 def test_the_period_has_to_be_a_power_of_two():
     with pytest.raises(ValueError, match=r"power of two, got 20"):
-        Dealer().deal(masks_for(MaskedSeries(gelu.gelu_exact, fourier.SECFORMER_SINE, 18), (2,))).take(0)
+        Dealer().deal(
+            masks_for(MaskedSeries(gelu.gelu_exact, gelu.SECFORMER_SINE, lambda shape: shape, 18), (2,))
+        ).take(0)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +79,13 @@ def open_constant():
     half = 2 ** (PERIOD_BITS + FRACTION_BITS - 1)
     with Engine(config.load("2pc_semi2k")) as engine:
         engine.publish({})
-        difference = partial(masked_difference, period_bits=PERIOD_BITS, fraction_bits=FRACTION_BITS)
+
+        def difference(x, masks):
+            [opening] = opened([masks.masked(fixed(x, FRACTION_BITS))])
+            return real(masks.delta(opening))
+
         constants = np.zeros(OPENINGS, np.float32)
-        program = engine.compile(lambda weights, masks, x: difference(x, masks.t), masks, constants)
+        program = engine.compile(lambda weights, masks, x: difference(x, masks), masks, constants)
 
         def open_constant(x: float) -> np.ndarray:
             values = engine.run(program, Dealer().deal(masks), constants + np.float32(x)).value
@@ -160,9 +159,9 @@ def test_masks_are_the_harmonics_of_t():
     masks = masks_for(SINE, (1000,)).deal(Randomness(), {})
     assert masks.t.min() >= 0 and masks.t.max() < 2 ** (PERIOD_BITS + FRACTION_BITS)
     angle = masks.t * 2.0**-FRACTION_BITS * 2 * np.pi / SERIES.period
-    for k, b in enumerate(SERIES.coefficients, 1):
-        np.testing.assert_allclose(masks.cos[k - 1] * 2.0**-18, b * np.cos(k * angle), rtol=0, atol=2.0**-18)
-        np.testing.assert_allclose(masks.sin[k - 1] * 2.0**-18, b * np.sin(k * angle), rtol=0, atol=2.0**-18)
+    for k, b in enumerate(SERIES.sin, 1):
+        np.testing.assert_allclose(masks.with_cos[k - 1] * 2.0**-18, b * np.sin(k * angle), rtol=0, atol=2.0**-18)
+        np.testing.assert_allclose(masks.with_sin[k - 1] * 2.0**-18, b * np.cos(k * angle), rtol=0, atol=2.0**-18)
 
 
 def test_two_deals_differ():

@@ -10,7 +10,6 @@ import pytest
 from secformer_jax import presets
 from secformer_jax.calibration import update
 from secformer_jax.errors import UserError
-from secformer_jax.nonlinear import fourier
 
 
 def seen(num_layers: int = 2):
@@ -33,6 +32,7 @@ def test_presets_are_the_published_choices():
         "puma": ("puma", "puma", "exact"),
         "mpcformer": ("quad", "two_quad", "exact"),
         "secformer": ("fourier_segmented", "two_quad_goldschmidt", "goldschmidt"),
+        "fast": ("fourier", "two_quad", "exact"),
     }
 
 
@@ -51,7 +51,7 @@ def test_unknown_names_list_the_valid_ones(part):
 
 def test_needs_calibration():
     needy = {name for name, chosen in presets.PRESETS.items() if presets.needs_calibration(chosen)}
-    assert needy == {"secformer"}
+    assert needy == {"secformer", "fast"}
     half = presets.preset("secformer", softmax="puma")
     assert presets.needs_calibration(half)
     with pytest.raises(UserError, match=r"LayerNorm goldschmidt.*secformer calibrate --model"):
@@ -105,11 +105,11 @@ def test_sine_series_hook():
 
     def spy(v, series):
         calls.append(v.shape)
-        return fourier.sine_series(v, series)
+        return series(v)
 
     chosen = presets.preset("exact", gelu="fourier_segmented")
     functions = presets.build(
-        chosen, num_layers=1, epsilon=1e-12, length=4, masking=lambda function, _: partial(function, sine_series=spy)
+        chosen, num_layers=1, epsilon=1e-12, length=4, masking=lambda function, *_: partial(function, evaluate=spy)
     )
     functions.layers[0].gelu(jnp.ones((2, 3)))
     assert calls == [(2, 3)]

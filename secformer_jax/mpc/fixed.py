@@ -17,7 +17,8 @@ from jax import lax
 from spu import experimental
 
 from .dealer import Material, Randomness
-from .masked import RING_BITS, real, ring, truncate
+
+RING_BITS = 64
 
 
 class Fixed(flax.struct.PyTreeNode):
@@ -47,7 +48,7 @@ class Fixed(flax.struct.PyTreeNode):
 
     def real(self, fraction_bits: int) -> jax.Array:
         """As an ordinary float32 of the runtime; needs at most its fraction bits."""
-        return real(self.at(fraction_bits).ring, jnp.float32)
+        return real(self.at(fraction_bits).ring).astype(jnp.float32)
 
 
 def fixed(x: jax.Array, fraction_bits: int) -> Fixed:
@@ -59,6 +60,27 @@ def truncated(values: Sequence[Fixed], fraction_bits: int) -> list[Fixed]:
     """Drop fraction_bits bits of each by SPU's truncation: one message for all (SEMI2K: 4 bytes a value)."""
     pieces = split(truncate(join([v.ring for v in values])), [v.shape for v in values])
     return [Fixed(piece, v.bits - fraction_bits) for piece, v in zip(pieces, values, strict=True)]
+
+
+def truncate(x: jax.Array) -> jax.Array:
+    """Ring elements divided by 2^fraction_bits, within one unit: SPU's own truncation, for abs(x) < 2^62.
+
+    That is a multiplication by the smallest fixed-point number, which has ring element 1. As a literal it would be
+    caught by an optimisation of SPU that first multiplies by 2^17: that overflows from 2^45 on and costs twice as much.
+    Never truncate a truncated value at once: the compiler would multiply the two numbers, to 0.
+    """
+    unit = real(lax.iota(jnp.int64, 2)[1:])
+    return ring(real(x) * unit.reshape((1,) * x.ndim))
+
+
+def ring(x: jax.Array) -> jax.Array:
+    """The ring elements behind fixed-point values: a reinterpretation, not a conversion."""
+    return lax.bitcast_convert_type(x.astype(jnp.float64), jnp.int64)
+
+
+def real(x: jax.Array) -> jax.Array:
+    """Ring elements read as the runtime's fixed-point values: the inverse of `ring`."""
+    return lax.bitcast_convert_type(x, jnp.float64)
 
 
 def opened(values: Sequence[jax.Array]) -> list[jax.Array]:

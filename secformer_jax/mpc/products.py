@@ -50,7 +50,7 @@ class WeightProducts(Material):
     def deal(self, randomness: Randomness, resident) -> WeightProducts:
         """Fresh masks; see Material."""
         a = randomness.bits(self.a.shape)
-        multiply = {"matmul": ring_matmul, "scale": np.multiply}
+        multiply: dict[str, Callable] = {"matmul": ring_matmul, "scale": np.multiply}
         products = {
             key: multiply[kind](a, resident[name])
             for key, (kind, name) in zip(sorted(self.products), self.kinds, strict=True)
@@ -104,7 +104,7 @@ def _context(p: jax.Array, v: jax.Array) -> jax.Array:
 
 
 PRODUCTS: dict[str, Bilinear] = {"scores": _scores, "context": _context, "elementwise": jnp.multiply}
-NUMPY_PRODUCTS = {
+NUMPY_PRODUCTS: dict[str, Callable] = {
     "scores": lambda q, k: ring_matmul(q, np.swapaxes(k, -1, -2)),
     "context": lambda p, v: ring_matmul(p, v),
     "elementwise": np.multiply,

@@ -41,7 +41,10 @@ class OpenedSeries(Material):
 
     @property
     def _modulus_bits(self) -> int:
-        return self.bits + int(math.log2(self.series.period))
+        period_bits = math.log2(self.series.period)
+        if not period_bits.is_integer():
+            raise ValueError(f"masked opening needs a period that is a power of two, got {self.series.period}")
+        return self.bits + int(period_bits)
 
     def deal(self, randomness: Randomness, resident) -> OpenedSeries:
         """Fresh masks; see Material."""
@@ -61,9 +64,13 @@ class OpenedSeries(Material):
         """What to open: x - t modulo the period, uniform whatever x is."""
         return opened_modulo(x.ring - self.t, self._modulus_bits)
 
+    def delta(self, opening: jax.Array) -> jax.Array:
+        """x - t modulo the period, from the opened value: a public integer with `bits` fraction bits."""
+        return signed_modulo(opening, self._modulus_bits)
+
     def finish(self, opening: jax.Array) -> Fixed:
         """The series at x, from the opened value; no message, untruncated."""
-        delta = signed_modulo(opening, self._modulus_bits)
+        delta = self.delta(opening)
         many = delta.size > 1 << 16
         total = self._by_recurrence(delta) if many else self._directly(delta)
         bits = self.mask_bits + self.public_bits

@@ -6,17 +6,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from secformer_jax.nonlinear import fourier
+from secformer_jax.nonlinear import series
 
-SineFunction = Callable[[jax.Array, fourier.SineSeries], jax.Array]
+Evaluate = Callable[[jax.Array, series.Series], jax.Array]
 
 _PUMA_CUBIC = (-0.011034134030615728, -0.11807612951181953, -0.42226581151983866, -0.5054031199708174)
 _PUMA_SEXTIC = (0.0018067462606141187, -0.037688200365904236, 0.3603292692789629, 0.5, 0.008526321541038084)
 
-_SINE_LIMIT = 1.7
-_SINE_RESCALE = 32.0 / fourier.SECFORMER_SINE.period
+SECFORMER_SINE = series.Series.sines(
+    20.0, (1.25772, -0.0299154, 0.382155, -0.0519123, 0.196033, -0.0624557, 0.118029), limit=1.7, error=0.0218
+)
+"""erf(u) for |u| <= 1.7, as published in SecFormer. (The exact 7th coefficient is 0.118092.)"""
 
-SEGMENT_SERIES = fourier.SineSeries(32.0, fourier.SECFORMER_SINE.coefficients).scaled(0.5)
+_SINE_RESCALE = 32.0 / SECFORMER_SINE.period
+
+SEGMENT_SERIES = series.Series.sines(32.0, SECFORMER_SINE.sin, SECFORMER_SINE.high * _SINE_RESCALE, 0.0218).scaled(0.5)
 """The series that `gelu_fourier_segmented` evaluates: SecFormer's with a period that is a power of two, and halved."""
 
 
@@ -67,7 +71,7 @@ def gelu_puma(x: jax.Array) -> jax.Array:
     )
 
 
-def gelu_fourier_segmented(x: jax.Array, sine_series: SineFunction = fourier.sine_series) -> jax.Array:
+def gelu_fourier_segmented(x: jax.Array, evaluate: Evaluate = series.evaluate) -> jax.Array:
     """SecFormer's GeLU: a sine series for erf, cut at abs(u) = 1.7.
 
     Formula: x/2 (1 + s(u)), u = x/sqrt 2; s(u) = -1 (u < -1.7), sum b_k sin(2 pi k u/20) (|u| <= 1.7), 1 (u > 1.7).
@@ -75,11 +79,23 @@ def gelu_fourier_segmented(x: jax.Array, sine_series: SineFunction = fourier.sin
     Domain: all x; max error 0.0195, at |x| = 2.404 (the cut).
     Cost: 2 comparisons, 1 multiplication, 2 products with a bit, and the series: one masked opening under MPC.
 
-    `sine_series(v, series)` is called once, with v = 32 u/20 and a series of period 32 (a power of two, so that a
+    `evaluate(v, series)` is called once, with v = 32 u/20 and a series of period 32 (a power of two, so that a
     masked opening is reduced by a shift); the coefficients come halved, because the series stands for s/2.
     """
-    limit = _SINE_LIMIT * _SINE_RESCALE
+    limit = SEGMENT_SERIES.high
     v = x * (_SINE_RESCALE * math.sqrt(0.5))
-    middle = 0.5 + sine_series(v, SEGMENT_SERIES)
+    middle = 0.5 + evaluate(v, SEGMENT_SERIES)
     half = jnp.where(v > limit, 1.0, jnp.where(v < -limit, 0.0, middle))
     return x * half
+
+
+def gelu_fourier(x: jax.Array, tail: series.Series, evaluate: Evaluate = series.evaluate) -> jax.Array:
+    """GeLU without a comparison: x/2 plus a series of odd cosines for x/2 erf(x/sqrt 2).
+
+    Formula: x/2 + tail(x), `tail` from series.fit_gelu_tail.
+    Source: ours, after SecFormer's Pi_Sin.
+    Domain: abs(x) <= tail.high, max error tail.error (0.001); beyond it the tail saturates near tail.high/2, so that
+    the result bends towards half of GeLU's slope and stays bounded by abs(x).
+    Cost: one masked opening under MPC; no comparison, no multiplication.
+    """
+    return 0.5 * x + evaluate(x, tail)

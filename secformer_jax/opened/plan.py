@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from ..bert import BertConfig
 from ..calibration import Calibration, Range
 from ..nonlinear.series import Series, fit_gelu_tail, fit_reciprocal, fit_rsqrt
+from ..presets import SERIES_MARGIN
 from . import scales
 
 SHIFT = 5.0
 """c of 2Quad."""
-
-MARGIN = 1.25
-"""Ranges are widened by this factor at both ends: unseen sentences go somewhat beyond those that were measured."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,12 @@ def make_plan(config: BertConfig, calibration: Calibration, length: int) -> Plan
     ratio = config.hidden_size / 2 ** (config.hidden_size.bit_length() - 1)
 
     def inverse_deviation(place: str) -> Series:
-        variance = calibration.range(place, "variance").widened(MARGIN).scaled(ratio)
+        variance = calibration.range(place, "variance").widened(SERIES_MARGIN).scaled(ratio)
         return fit_rsqrt(variance.low, variance.high).scaled(math.sqrt(ratio))
 
     layers = []
     for i in range(config.num_hidden_layers):
-        means = calibration.range(f"layer.{i}.softmax", "two_quad_mean").widened(MARGIN)
+        means = calibration.range(f"layer.{i}.softmax", "two_quad_mean").widened(SERIES_MARGIN)
         # The mask's integer round(length / keys) brings every row sum to length times the mean, within a third.
         sums = Range(means.low * length * 2 / 3, means.high * length * 4 / 3)
         sum_bits = math.ceil(math.log2(sums.high))
@@ -73,7 +71,7 @@ def make_plan(config: BertConfig, calibration: Calibration, length: int) -> Plan
                 sum_bits=sum_bits,
                 reciprocal_bits=min(scales.RECIPROCAL, room),
                 attention_norm=inverse_deviation(f"layer.{i}.attention.layer_norm"),
-                gelu=fit_gelu_tail(max(-inputs.low, inputs.high) * MARGIN),
+                gelu=fit_gelu_tail(max(-inputs.low, inputs.high) * SERIES_MARGIN),
                 output_norm=inverse_deviation(f"layer.{i}.output.layer_norm"),
             )
         )

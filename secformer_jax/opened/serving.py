@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from ..bert import BertConfig, select_params
+from ..bert import select_params
 from ..calibration import Calibration
+from ..checkpoint import Checkpoint
+from ..errors import UserError
 from ..mpc.dealer import Dealer
+from ..plaintext import request_head
 from ..text import Encoded
 from .model import OpenedBert
 from .plan import make_plan
 from .weights import prepare
 
 
-@dataclass(frozen=True)
 class OpenedServing:
-    """A checkpoint's parameters as the opened model's."""
+    """`OpenedBert` for a checkpoint; see `serving.Serving`."""
 
-    config: BertConfig
-    params: Mapping[str, Any]
-    head: str
-    calibration: Calibration
-    fraction_bits: int
+    def __init__(self, model: Checkpoint, calibration: Calibration | None, fraction_bits: int) -> None:
+        if calibration is None:
+            raise UserError("preset fast needs this model's ranges: run `secformer calibrate --model DIR`")
+        self._config, self._params, self._head = model.config, model.params, request_head(model)
+        self._calibration, self._fraction_bits = calibration, fraction_bits
 
     def weights(self, dealer: Dealer) -> dict[str, Any]:
         """What is published: the dealer's masks as shares, the masked weights in clear, the head as shares."""
-        weights = prepare(self.params, self.config)
+        weights = prepare(self._params, self._config)
         masks = dealer.mask_weights({name: weight.shape for name, weight in weights.items()})
         opened = {name: weight - masks[name] for name, weight in weights.items()}
-        selected = select_params(self.params, self.config, self.head)
+        selected = select_params(self._params, self._config, self._head)
         return {
             "masks": unflatten_dict(masks, sep="/"),
             "opened": unflatten_dict(opened, sep="/"),
-            "params": {name: tree for name, tree in _head(selected).items()},
+            "params": _head(selected),
         }
 
-    @staticmethod
-    def is_public(path: str) -> bool:
+    def is_public(self, path: str) -> bool:
         """Whether a published leaf is given in clear: weights minus uniform masks."""
         return path.startswith("['opened']")
 
@@ -50,8 +49,8 @@ class OpenedServing:
         """What the client shares: one-hot rows, key weights and the mask; see `OpenedBert`."""
         rows = np.concatenate(
             [
-                encoded.input_ids[..., None] == np.arange(self.config.vocab_size),
-                encoded.token_type_ids[..., None] == np.arange(self.config.type_vocab_size),
+                encoded.input_ids[..., None] == np.arange(self._config.vocab_size),
+                encoded.token_type_ids[..., None] == np.arange(self._config.type_vocab_size),
             ],
             axis=-1,
         )
@@ -61,11 +60,9 @@ class OpenedServing:
 
     def model(self, length: int) -> OpenedBert:
         """The Flax module for a padded length."""
-        return OpenedBert(self.config, make_plan(self.config, self.calibration, length), self.head, self.fraction_bits)
-
-    def material(self, length: int, inputs: tuple[np.ndarray, ...]) -> Any:
-        """Abstract dealer material for one request; call with jax_enable_x64 on."""
-        return jax.eval_shape(self.model(length).init, jax.random.key(0), *inputs)["dealer"]
+        return OpenedBert(
+            self._config, make_plan(self._config, self._calibration, length), self._head, self._fraction_bits
+        )
 
 
 def _head(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""How a checkpoint becomes what the engine takes: weights to publish, inputs to share, a module to compile."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from . import bert, presets
+from .calibration import Calibration
+from .checkpoint import Checkpoint
+from .mpc.dealer import Dealer
+from .mpc.masked import MaskedSeries
+from .plaintext import functions_for, request_head
+from .text import Encoded
+
+
+class Serving(Protocol):
+    """What `PrivateBert` needs of a way to compute a model."""
+
+    def weights(self, dealer: Dealer) -> dict[str, Any]:
+        """Flax collections to publish, as numpy arrays."""
+
+    def is_public(self, path: str) -> bool:
+        """Whether a published leaf is given in clear: weights minus uniform masks."""
+
+    def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
+        """What the client shares for one request, in the order of the module's arguments."""
+
+    def model(self, length: int) -> nn.Module:
+        """The module for a padded length."""
+
+
+class StandardServing:
+    """`bert.BertWithHead` on SPU's own arithmetic, any functions."""
+
+    def __init__(
+        self,
+        model: Checkpoint,
+        approximations: presets.Approximations,
+        calibration: Calibration | None,
+        fraction_bits: int,
+        embedding: str,
+    ) -> None:
+        self._model, self._head, self._embedding = model, request_head(model), embedding
+        self._functions = partial(
+            functions_for,
+            model.config,
+            approximations,
+            calibration=calibration,
+            masking=partial(MaskedSeries, fraction_bits=fraction_bits),
+        )
+
+    def weights(self, dealer: Dealer) -> dict[str, Any]:
+        """The parameters that the head reads."""
+        return {"params": bert.select_params(self._model.params, self._model.config, self._head)}
+
+    def is_public(self, path: str) -> bool:
+        """All weights are shared."""
+        return False
+
+    def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
+        """One-hot rows or ids, token types likewise, and the mask."""
+        ids, types, mask = encoded.input_ids, encoded.token_type_ids, encoded.attention_mask
+        if self._embedding == "inside":
+            return ids, types, mask
+        config = self._model.config
+        return one_hot(ids, config.vocab_size), one_hot(types, config.type_vocab_size), mask
+
+    def model(self, length: int) -> nn.Module:
+        """The model with its functions for this length."""
+        lookup = bert.one_hot_inside if self._embedding == "inside" else bert.gather
+        return bert.build_model(self._model.config, self._functions(length=length), self._head, lookup)
+
+
+def one_hot(ids: np.ndarray, rows: int) -> np.ndarray:
+    """One-hot rows (..., rows) as the client makes them."""
+    return np.asarray(jnp.asarray(ids)[..., None] == jnp.arange(rows), np.float32)
