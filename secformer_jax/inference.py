@@ -94,8 +94,9 @@ class PrivateBert:
         self._serving: Serving
         if approximations.opened:
             if embedding == "inside":
-                raise UserError("preset fast takes one-hot rows from the client: leave out --embedding inside")
-            self._serving = OpenedServing(model, calibration, self.config.fraction_bits)
+                raise UserError("this preset takes one-hot rows from the client: leave out --embedding inside")
+            exact = approximations.softmax.family == "exact"
+            self._serving = OpenedServing(model, calibration, self.config.fraction_bits, exact=exact)
         else:
             self._serving = StandardServing(model, approximations, calibration, self.config.fraction_bits, embedding)
         # What is missing for these functions should be said before anything is shared.

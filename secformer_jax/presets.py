@@ -97,7 +97,7 @@ class Approximations:
     @property
     def opened(self) -> bool:
         """Whether the whole model is computed by masked openings (package `opened`), and not function by function."""
-        return self == PRESETS["fast"]
+        return self in (PRESETS["fast"], PRESETS["drop-in"])
 
 
 def _two_quad_goldschmidt(place: Place) -> Softmax:
@@ -161,6 +161,8 @@ PRESETS: Mapping[str, Approximations] = {
     "secformer": Approximations(GELU["fourier_segmented"], SOFTMAX["two_quad_goldschmidt"], LAYER_NORM["goldschmidt"]),
     # Under MPC these three are computed together, every reciprocal and root by masked opening: package `opened`.
     "fast": Approximations(GELU["fourier"], SOFTMAX["two_quad"], LAYER_NORM["exact"]),
+    # The same with softmax itself, for checkpoints that were never distilled.
+    "drop-in": Approximations(GELU["fourier"], SOFTMAX["exact"], LAYER_NORM["exact"]),
 }
 
 

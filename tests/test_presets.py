@@ -33,6 +33,7 @@ def test_presets_are_the_published_choices():
         "mpcformer": ("quad", "two_quad", "exact"),
         "secformer": ("fourier_segmented", "two_quad_goldschmidt", "goldschmidt"),
         "fast": ("fourier", "two_quad", "exact"),
+        "drop-in": ("fourier", "exact", "exact"),
     }
 
 
@@ -51,7 +52,7 @@ def test_unknown_names_list_the_valid_ones(part):
 
 def test_needs_calibration():
     needy = {name for name, chosen in presets.PRESETS.items() if presets.needs_calibration(chosen)}
-    assert needy == {"secformer", "fast"}
+    assert needy == {"secformer", "fast", "drop-in"}
     half = presets.preset("secformer", softmax="puma")
     assert presets.needs_calibration(half)
     with pytest.raises(UserError, match=r"LayerNorm goldschmidt.*secformer calibrate --model"):

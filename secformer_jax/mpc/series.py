@@ -71,7 +71,7 @@ class OpenedSeries(Material):
     def finish(self, opening: jax.Array) -> Fixed:
         """The series at x, from the opened value; no message, untruncated."""
         delta = self.delta(opening)
-        many = delta.size > 1 << 16
+        many = delta.size > 1 << 13
         total = self._by_recurrence(delta) if many else self._directly(delta)
         bits = self.mask_bits + self.public_bits
         constant = round(self.series.constant * 2.0**bits)

@@ -56,6 +56,10 @@ class Series:
         cos, sin = tuple(factor * c for c in self.cos), tuple(factor * s for s in self.sin)
         return replace(self, constant=factor * self.constant, cos=cos, sin=sin)
 
+    def stretched(self, factor: float) -> Series:
+        """The series of x/factor, for a factor that is a power of two."""
+        return replace(self, period=self.period * factor, low=self.low * factor, high=self.high * factor)
+
 
 def evaluate(x: jax.Array, series: Series) -> jax.Array:
     """A series in plaintext; under MPC a masked opening takes this function's place."""
@@ -125,25 +129,32 @@ def power_of_two(value: float) -> float:
 @functools.lru_cache(maxsize=256)
 def fit_reciprocal(low: float, high: float, tolerance: float = 2.0**-11) -> Series:
     """1/x on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
-    return _fewest(lambda x: 1 / x, low, high, tolerance)
+    return _fewest(lambda x: 1 / x, low, high, tolerance, least=(high / low) ** 0.5)
 
 
 @functools.lru_cache(maxsize=256)
 def fit_rsqrt(low: float, high: float, tolerance: float = 2.0**-11) -> Series:
     """x^(-1/2) on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
-    return _fewest(lambda x: x**-0.5, low, high, tolerance)
+    return _fewest(lambda x: x**-0.5, low, high, tolerance, least=(high / low) ** 0.5)
 
 
-def _fewest(function: Function, low: float, high: float, tolerance: float) -> Series:
+def _fewest(
+    function: Function, low: float, high: float, tolerance: float, *, least: float, ridge: float = 1e-4
+) -> Series:
     period = power_of_two((high - low) * 1.15)
     series = None
-    # About as many harmonics as the square root of the range is wide: fewer than half of that never reach it.
-    for count in (c for c in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256) if c == 256 or c > (high / low) ** 0.5):
-        series = fit(function, low, high, period=period, harmonics=range(1, count + 1), relative=True, ridge=1e-4)
+    for count in (c for c in (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256) if c == 256 or c >= least):
+        series = fit(function, low, high, period=period, harmonics=range(1, count + 1), relative=True, ridge=ridge)
         if series.error <= tolerance:
             break
     assert series is not None
     return series
+
+
+@functools.lru_cache(maxsize=256)
+def fit_exponential(low: float, high: float, tolerance: float = 4e-5) -> Series:
+    """exp(x) on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
+    return _fewest(np.exp, low, high, tolerance, least=6, ridge=1e-6)
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,16 +1,19 @@
-"""2Quad attention for all heads at once, by openings: scores, squares with the mask inside, and the context."""
+"""Attention for all heads at once, by openings: scores, 2Quad with the mask inside, and the context."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..mpc.dealer import Material, Randomness
-from ..mpc.fixed import Fixed, TruncationPair, opened, truncated
+from ..mpc.fixed import Fixed, opened, truncated
 from ..mpc.products import ProductMasks
 from . import scales
-from .block import Block, row_series
+from .block import Block, narrowed, row_series
 from .plan import SHIFT, LayerPlan
 
 
@@ -43,45 +46,62 @@ class MaskedSquare(Material):
         return (e * e) * (d + self.b) + (2 * e) * (d * self.a + self.ab) + (d * self.square + self.square_b)
 
 
-def two_quad_context(
-    block: Block, query: Fixed, key: Fixed, value: Fixed, weights: jax.Array, plan: LayerPlan
-) -> Fixed:
-    """sum_j w_j (s_j + c)^2 v_j / sum_j w_j (s_j + c)^2, s = query key^T. 7 messages.
+class Keys(NamedTuple):
+    """What the client shares about which keys are real.
 
-    Args:
-        block: the module that holds the material.
-        query, key, value: (batch, heads, length, head_dim).
-        weights: secret integers (batch, 1, 1, length): 0 for padding, else the same number near length / keys, so
-            that the row sums have the same range for any number of keys; it cancels.
-        plan: public constants.
+    Attributes:
+        weights: integers (batch, length): 0 for padding, else one number near length / keys, so that a sum over the
+            keys has the same range for any number of them; it cancels in every softmax.
+        means: (batch, length): 0 for padding, else 1 / keys with scales.MEAN fraction bits.
     """
-    rows, keys = query.shape[:-1], value.shape[-2]
-    square_shape, row = (*rows, keys), (*rows, 1)
-    scores = block.material("scores", lambda: ProductMasks.abstract("scores", query.shape, key.shape))
-    square = block.material("square", lambda: MaskedSquare.abstract(square_shape, weights.shape))
-    context = block.material("context", lambda: ProductMasks.abstract("context", square_shape, value.shape))
-    scaling = block.material("scaling", lambda: ProductMasks.abstract("elementwise", value.shape, row))
-    sum_bits = 2 * scales.SCORE + plan.sum_bits
-    series = block.material("series", lambda: row_series(plan.reciprocal, row, sum_bits, plan.reciprocal_bits))
-    row_pair = block.material("row_pair", lambda: TruncationPair.abstract(row, scales.ROW_TRUNCATION))
-    bits = sum_bits + scales.VALUE + plan.reciprocal_bits
-    pair = block.material("pair", lambda: TruncationPair.abstract(value.shape, bits - scales.CONTEXT))
 
-    query_e, key_e, value_e = opened([query.ring - scores.a, key.ring - scores.b, value.ring - context.b])
+    weights: jax.Array
+    means: jax.Array
+
+
+Softmax = Callable[[Block, Fixed, Fixed, Keys, jax.Array, LayerPlan], tuple[Fixed, jax.Array]]
+"""(block, query, key, keys, also, plan) -> (numerators, the opening of `also`): softmax up to a factor for each row.
+
+`also` is a masked value that is opened in the first message.
+"""
+
+
+def attend(
+    softmax: Softmax, block: Block, query: Fixed, key: Fixed, value: Fixed, keys: Keys, plan: LayerPlan
+) -> Fixed:
+    """The normalised context, (batch, heads, length, head_dim) with CONTEXT fraction bits.
+
+    The row sums are divided out after the product with the values: head_dim numbers a row and not length. 4 messages
+    and the softmax's own.
+    """
+    row, square = (*query.shape[:-1], 1), (*query.shape[:-1], value.shape[-2])
+    context = block.material("context", lambda: ProductMasks.abstract("context", square, value.shape))
+    scaling = block.material("scaling", lambda: ProductMasks.abstract("elementwise", value.shape, row))
+    numerators, value_e = softmax(block, query, key, keys, value.ring - context.b, plan)
+    with jax.named_scope("softmax"):
+        # In units of 2^plan.sum_bits: a change of scale, not an operation.
+        sum_bits = numerators.bits + plan.sum_bits
+        series = block.material("series", lambda: row_series(plan.reciprocal, row, sum_bits, plan.reciprocal_bits))
+        total = Fixed(jnp.sum(numerators.ring, axis=-1, keepdims=True), sum_bits)
+        numerators_e, total_opening = opened([numerators.ring - context.a, series.masked(total)])
+        reciprocal = narrowed(block, "row_pair", series.finish(total_opening), scales.ROW_TRUNCATION)
+    sums = context.times(numerators_e, value.ring, value_e)
+    sums_e, reciprocal_e = opened([sums - scaling.a, reciprocal.ring - scaling.b])
+    result = Fixed(scaling.times(sums_e, reciprocal.ring, reciprocal_e), sum_bits + scales.VALUE + plan.reciprocal_bits)
+    return narrowed(block, "pair", result, result.bits - scales.CONTEXT)
+
+
+def two_quad(
+    block: Block, query: Fixed, key: Fixed, keys: Keys, also: jax.Array, plan: LayerPlan
+) -> tuple[Fixed, jax.Array]:
+    """w (s + c)^2 for the scores s: 3 messages; see `Softmax`."""
+    shape, weights = (*query.shape[:-1], key.shape[-2]), keys.weights[:, None, None, :]
+    scores = block.material("scores", lambda: ProductMasks.abstract("scores", query.shape, key.shape))
+    square = block.material("square", lambda: MaskedSquare.abstract(shape, weights.shape))
+    query_e, key_e, also_e = opened([query.ring - scores.a, key.ring - scores.b, also])
     product = Fixed(scores.times(query_e, key.ring, key_e), query.bits + key.bits)
     [score] = truncated([product], scales.TRUNCATION)
     with jax.named_scope("softmax"):
         shifted = score.ring + round(SHIFT * 2**score.bits)
         e, d = opened([shifted - square.a, weights - square.b])
-        numerators = square.finish(e, d)
-        # In units of 2^plan.sum_bits: a change of scale, not an operation.
-        total = Fixed(jnp.sum(numerators, axis=-1, keepdims=True), sum_bits)
-        numerators_e, total_opening = opened([numerators - context.a, series.masked(total)])
-        reciprocal = series.finish(total_opening)
-        [row_opening] = opened([row_pair.masked(reciprocal)])
-        reciprocal = row_pair.finish(row_opening, reciprocal)
-    sums = context.times(numerators_e, value.ring, value_e)
-    sums_e, reciprocal_e = opened([sums - scaling.a, reciprocal.ring - scaling.b])
-    result = Fixed(scaling.times(sums_e, reciprocal.ring, reciprocal_e), bits)
-    [opening] = opened([pair.masked(result)])
-    return pair.finish(opening, result)
+        return Fixed(square.finish(e, d), 2 * score.bits), also_e

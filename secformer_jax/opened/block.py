@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ..mpc.fixed import Fixed, TruncationPair, opened
 from ..mpc.products import Weight
 from ..mpc.series import OpenedSeries
 from ..nonlinear.series import Series
@@ -35,3 +36,10 @@ def row_series(series: Series, shape: tuple[int, ...], bits: int, result_bits: i
     """Abstract material for a series with one value a row, where precision is cheap."""
     mask_bits = result_bits + scales.ROW_TRUNCATION - scales.ROW_PUBLIC
     return OpenedSeries.abstract(series, shape, bits=bits, mask_bits=mask_bits, public_bits=scales.ROW_PUBLIC)
+
+
+def narrowed(block: Block, name: str, x: Fixed, dropped: int) -> Fixed:
+    """x with `dropped` fewer fraction bits, by a dealer's pair: one message of 8 bytes a value."""
+    pair = block.material(name, lambda: TruncationPair.abstract(x.shape, dropped))
+    [opening] = opened([pair.masked(x)])
+    return pair.finish(opening, x)

@@ -14,13 +14,13 @@ from flax import linen as nn
 from ..bert import BertConfig, cosine_of_pairs
 from ..bert_layers import Pooler, dense
 from ..mpc.dealer import Material, Randomness
-from ..mpc.fixed import Fixed, TruncationPair, opened, truncated
+from ..mpc.fixed import Fixed, opened, truncated
 from ..mpc.products import WeightProducts
 from ..mpc.series import OpenedSeries
 from ..nonlinear.series import Series
 from . import scales
-from .attention import two_quad_context
-from .block import Block, row_series
+from .attention import Keys, Softmax, attend
+from .block import Block, narrowed, row_series
 from .plan import LayerPlan, Plan
 
 
@@ -66,26 +66,24 @@ class LayerNorm(Block):
             bits = 2 * x.bits + x.shape[-1].bit_length() - 1
             masks = self.material("masks", lambda: SquareAndScale.abstract(x.shape))
             series = self.material("series", lambda: row_series(self.inverse_deviation, row, bits, scales.RSQRT))
-            pair = self.material("pair", lambda: TruncationPair.abstract(row, scales.ROW_TRUNCATION))
             [e] = opened([x.ring - masks.a])
             [opening] = opened([series.masked(Fixed(masks.square_sum(e), bits))])
-            inverse = series.finish(opening)
-            [opening] = opened([pair.masked(inverse)])
-            inverse = pair.finish(opening, inverse)
+            inverse = narrowed(self, "pair", series.finish(opening), scales.ROW_TRUNCATION)
             [inverse_e] = opened([inverse.ring - masks.b])
             product = Fixed(masks.scaled(e, inverse.ring, inverse_e), x.bits + inverse.bits)
             return truncated([product], scales.TRUNCATION)[0]
 
 
 class Attention(Block):
-    """2Quad attention and the residual sum: hidden states to the input of the next LayerNorm. 10 messages."""
+    """Attention and the residual sum: hidden states to the input of the next LayerNorm. 10 messages with 2Quad."""
 
     config: BertConfig
     plan: LayerPlan
+    softmax: Softmax
 
     @nn.compact
-    def __call__(self, x: Fixed, weights: jax.Array) -> Fixed:
-        """x (batch, length, hidden) normalised; weights as `two_quad_context` takes them."""
+    def __call__(self, x: Fixed, keys: Keys) -> Fixed:
+        """x (batch, length, hidden) normalised."""
         c, (batch, length, width) = self.config, x.shape
         qkv, qkv_bias = self.weight("qkv_kernel", width, 3 * width), self.weight("qkv_bias", 3 * width)
         residual = Residual(name="residual")
@@ -104,9 +102,8 @@ class Attention(Block):
             part = raw_truncated.ring[..., index * width : (index + 1) * width]
             return Fixed(part.reshape(batch, length, -1, c.head_dim).transpose(0, 2, 1, 3), bits)
 
-        context = two_quad_context(
-            self, heads(0, scales.QUERY), heads(1, scales.KEY), heads(2, scales.VALUE), weights, self.plan
-        )
+        query, key, value = heads(0, scales.QUERY), heads(1, scales.KEY), heads(2, scales.VALUE)
+        context = attend(self.softmax, self, query, key, value, keys, self.plan)
         merged = Fixed(context.ring.transpose(0, 2, 1, 3).reshape(x.shape), context.bits)
         return truncated([summed + project(self, merged, width, scales.SUM)], scales.TRUNCATION)[0]
 
@@ -147,9 +144,7 @@ class FeedForward(Block):
             # x/2 is x's own ring element read with one fraction bit more.
             after = series.finish(opening) + Fixed(before.ring, scales.GELU)
         total = summed + project(self, after, width, scales.FEED_OUT)
-        pair = self.material("pair", lambda: TruncationPair.abstract(x.shape, scales.FEED_OUT - scales.CENTRED))
-        [opening] = opened([pair.masked(total)])
-        return pair.finish(opening, total)
+        return narrowed(self, "pair", total, scales.FEED_OUT - scales.CENTRED)
 
 
 class Residual(Block):
@@ -210,26 +205,29 @@ class OpenedBert(Block):
     config: BertConfig
     plan: Plan
     head: str
+    softmax: Softmax
     fraction_bits: int = 18
 
     @nn.compact
-    def __call__(self, one_hot: jax.Array, key_weights: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    def __call__(
+        self, one_hot: jax.Array, key_weights: jax.Array, key_means: jax.Array, attention_mask: jax.Array
+    ) -> jax.Array:
         """Logits or cosines, as `bert.BertWithHead`.
 
         Args:
-            one_hot: int64 (batch, length, vocab_size + type_vocab_size), see `inputs.one_hot`.
-            key_weights: int64 (batch, length), see `inputs.key_weights`.
+            one_hot: int64 (batch, length, vocab_size + type_vocab_size).
+            key_weights, key_means: int64 (batch, length), see `Keys`.
             attention_mask: float (batch, length) of 0 and 1.
         """
         c, plan = self.config, self.plan
         with jax.named_scope("embeddings"):
             x = Embeddings(c, name="embeddings")(one_hot)
             x = LayerNorm(plan.embeddings_norm, name="embeddings_norm")(x)
-        weights = key_weights[:, None, None, :]
+        keys = Keys(key_weights, key_means)
         with jax.named_scope("encoder"):
             for i, layer in enumerate(plan.layers):
                 with jax.named_scope("attention"):
-                    x = Attention(c, layer, name=f"layer_{i}_attention")(x, weights)
+                    x = Attention(c, layer, self.softmax, name=f"layer_{i}_attention")(x, keys)
                 x = LayerNorm(layer.attention_norm, name=f"layer_{i}_attention_norm")(x)
                 x = FeedForward(c, layer, name=f"layer_{i}_feed_forward")(x)
                 x = LayerNorm(layer.output_norm, name=f"layer_{i}_output_norm")(x)

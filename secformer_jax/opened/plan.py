@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..bert import BertConfig
-from ..calibration import Calibration, Range
-from ..nonlinear.series import Series, fit_gelu_tail, fit_reciprocal, fit_rsqrt
+from ..calibration import Calibration
+from ..nonlinear.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
 from ..presets import SERIES_MARGIN
 from . import scales
 
 SHIFT = 5.0
 """c of 2Quad."""
+
+LARGEST_EXPONENT = 3.1
+"""What centred scores are divided down to before the exponential: its squares and their means then fit the ring."""
+
+
+@dataclass(frozen=True)
+class ExactPlan:
+    """Constants of the exact softmax.
+
+    Attributes:
+        squarings: exp(z) comes from exp(z / 2^squarings).
+        exponential: exp(z / 2^squarings) of centred scores.
+        first_mean, later_mean: 1/x for the means of its squares.
+    """
+
+    squarings: int
+    exponential: Series
+    first_mean: Series
+    later_mean: Series
 
 
 @dataclass(frozen=True)
@@ -25,6 +45,7 @@ class LayerPlan:
         reciprocal_bits: fraction bits of the result.
         attention_norm, output_norm: the inverse deviation, see `LayerNorm`.
         gelu: gelu(x) - x/2.
+        exact: what the exact softmax has besides; None for 2Quad.
     """
 
     reciprocal: Series
@@ -33,6 +54,7 @@ class LayerPlan:
     attention_norm: Series
     gelu: Series
     output_norm: Series
+    exact: ExactPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -43,13 +65,18 @@ class Plan:
     layers: tuple[LayerPlan, ...]
 
 
-def make_plan(config: BertConfig, calibration: Calibration, length: int) -> Plan:
+def make_plan(config: BertConfig, calibration: Calibration, length: int, *, exact: bool = False) -> Plan:
     """Constants for a model with these ranges, at this padded length.
+
+    Args:
+        config: the model's shape.
+        calibration: its ranges.
+        length: the padded length.
+        exact: for the exact softmax, not 2Quad.
 
     Raises:
         UserError: a place without a measured range.
     """
-
     # LayerNorm sums squares and reads the sum as this multiple of the variance: a change of scale.
     ratio = config.hidden_size / 2 ** (config.hidden_size.bit_length() - 1)
 
@@ -59,20 +86,55 @@ def make_plan(config: BertConfig, calibration: Calibration, length: int) -> Plan
 
     layers = []
     for i in range(config.num_hidden_layers):
-        means = calibration.range(f"layer.{i}.softmax", "two_quad_mean").widened(SERIES_MARGIN)
-        # The mask's integer round(length / keys) brings every row sum to length times the mean, within a third.
-        sums = Range(means.low * length * 2 / 3, means.high * length * 4 / 3)
-        sum_bits = math.ceil(math.log2(sums.high))
         inputs = calibration.range(f"layer.{i}.gelu", "input")
-        room = scales.LARGEST - 2 * scales.SCORE - scales.VALUE - sum_bits
+        softmax = _exact_softmax if exact else _two_quad
         layers.append(
             LayerPlan(
-                reciprocal=fit_reciprocal(sums.low / 2**sum_bits, sums.high / 2**sum_bits),
-                sum_bits=sum_bits,
-                reciprocal_bits=min(scales.RECIPROCAL, room),
                 attention_norm=inverse_deviation(f"layer.{i}.attention.layer_norm"),
                 gelu=fit_gelu_tail(max(-inputs.low, inputs.high) * SERIES_MARGIN),
                 output_norm=inverse_deviation(f"layer.{i}.output.layer_norm"),
+                **softmax(calibration, f"layer.{i}.softmax", length),
             )
         )
     return Plan(inverse_deviation("embeddings.layer_norm"), tuple(layers))
+
+
+def _two_quad(calibration: Calibration, place: str, length: int) -> dict[str, Any]:
+    means = calibration.range(place, "two_quad_mean").widened(SERIES_MARGIN)
+    return _reciprocal(means.low, means.high, length, 2 * scales.SCORE)
+
+
+def _exact_softmax(calibration: Calibration, place: str, length: int) -> dict[str, Any]:
+    scores = calibration.range(place, "centred_score")
+    low, high = scores.low * SERIES_MARGIN, scores.high * SERIES_MARGIN
+    squarings = max(2, math.ceil(math.log2(high / LARGEST_EXPONENT)))
+    parts = 2**squarings
+    exact = ExactPlan(
+        squarings,
+        # Each squaring doubles a relative error.
+        fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts),
+        fit_reciprocal(*_with_weights(1.0, math.exp(2 * high / parts)), tolerance=0.03),
+        fit_reciprocal(0.8, length * 1.2, tolerance=0.05),
+    )
+    return {
+        "exact": exact,
+        # The last square comes normalised but for the rough reciprocal's error.
+        **_reciprocal(0.8, 1.2, length, scales.EXPONENTIAL, weighted=False),
+    }
+
+
+def _with_weights(low: float, high: float) -> tuple[float, float]:
+    """The range of a mean whose weights are round(length / keys) and not length / keys: within a third."""
+    return low * 2 / 3, high * 4 / 3
+
+
+def _reciprocal(low: float, high: float, length: int, bits: int, weighted: bool = True) -> dict[str, Any]:
+    """The reciprocal of `length` times a mean in this range, as LayerPlan has it; bits: of the numerators."""
+    low, high = (length * x for x in (_with_weights(low, high) if weighted else (low, high)))
+    sum_bits = math.ceil(math.log2(high))
+    room = scales.LARGEST - bits - scales.VALUE - sum_bits
+    return {
+        "reciprocal": fit_reciprocal(low / 2**sum_bits, high / 2**sum_bits),
+        "sum_bits": sum_bits,
+        "reciprocal_bits": min(scales.RECIPROCAL, room),
+    }

@@ -50,3 +50,12 @@ RECIPROCAL = 12
 
 LARGEST = 58
 """Bits that a product may have below its integer part of a few bits: the ring has 64."""
+
+MEAN = 14
+"""The weights 1/keys of the mean that scores are centred by."""
+
+EXPONENTIAL = 20
+"""exp(z/8) and its normalised squares: squares of up to 512 keys, summed, stay below 2^61."""
+
+ROUGH = 12
+"""The inverse means of those squares, which need not be accurate."""

@@ -15,6 +15,9 @@ from ..errors import UserError
 from ..mpc.dealer import Dealer
 from ..plaintext import request_head
 from ..text import Encoded
+from . import scales
+from .attention import two_quad
+from .exact import exact_softmax
 from .model import OpenedBert
 from .plan import make_plan
 from .weights import prepare
@@ -23,11 +26,11 @@ from .weights import prepare
 class OpenedServing:
     """`OpenedBert` for a checkpoint; see `serving.Serving`."""
 
-    def __init__(self, model: Checkpoint, calibration: Calibration | None, fraction_bits: int) -> None:
+    def __init__(self, model: Checkpoint, calibration: Calibration | None, fraction_bits: int, *, exact: bool) -> None:
         if calibration is None:
-            raise UserError("preset fast needs this model's ranges: run `secformer calibrate --model DIR`")
+            raise UserError("this preset needs this model's ranges: run `secformer calibrate --model DIR`")
         self._config, self._params, self._head = model.config, model.params, request_head(model)
-        self._calibration, self._fraction_bits = calibration, fraction_bits
+        self._calibration, self._fraction_bits, self._exact = calibration, fraction_bits, exact
 
     def weights(self, dealer: Dealer) -> dict[str, Any]:
         """What is published: the dealer's masks as shares, the masked weights in clear, the head as shares."""
@@ -46,7 +49,7 @@ class OpenedServing:
         return path.startswith("['opened']")
 
     def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
-        """What the client shares: one-hot rows, key weights and the mask; see `OpenedBert`."""
+        """What the client shares: one-hot rows, key weights and means, and the mask; see `OpenedBert`."""
         rows = np.concatenate(
             [
                 encoded.input_ids[..., None] == np.arange(self._config.vocab_size),
@@ -55,14 +58,15 @@ class OpenedServing:
             axis=-1,
         )
         mask = encoded.attention_mask
-        weights = mask * np.rint(mask.shape[1] / mask.sum(axis=1, keepdims=True))
-        return rows.astype(np.int64), weights.astype(np.int64), mask
+        counts = mask.sum(axis=1, keepdims=True)
+        weights, means = mask * np.rint(mask.shape[1] / counts), mask * np.rint(2.0**scales.MEAN / counts)
+        return rows.astype(np.int64), weights.astype(np.int64), means.astype(np.int64), mask
 
     def model(self, length: int) -> OpenedBert:
         """The Flax module for a padded length."""
-        return OpenedBert(
-            self._config, make_plan(self._config, self._calibration, length), self._head, self._fraction_bits
-        )
+        plan = make_plan(self._config, self._calibration, length, exact=self._exact)
+        softmax = exact_softmax if self._exact else two_quad
+        return OpenedBert(self._config, plan, self._head, softmax, self._fraction_bits)
 
 
 def _head(params: Mapping[str, Any]) -> dict[str, Any]:
