@@ -2,9 +2,12 @@
 
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What SPU compiles is kept for this run alone: a test never meets the code of an earlier one.
+os.environ["SECFORMER_CACHE"] = tempfile.mkdtemp(prefix="secformer-cache-")
 
 import pytest
 

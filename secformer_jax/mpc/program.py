@@ -20,6 +20,7 @@ from jax.extend import core
 from spu import experimental, libspu
 from spu.utils import frontend
 
+from . import cache
 from .config import MpcConfig
 
 SETUP, OFFLINE, ONLINE = range(3)
@@ -174,24 +175,39 @@ class _Splitter:
         keep = [self._names[v] in self._cached for v in invars]
         key = (str(jaxpr), tuple(c.tobytes() for c in consts), tuple(visibility), tuple(keep))
         if key not in self._compiled:
-            flat = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))
-
-            def stage(*arguments):
-                kept = [experimental.make_cached_var(a) if k else a for a, k in zip(arguments, keep, strict=True)]
-                return flat(*kept)
-
-            executable, _ = frontend.compile(
-                frontend.Kind.JAX,
-                stage,
-                [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in invars],
-                {},
-                [f"in{i}" for i in range(len(invars))],
-                [libspu.Visibility.VIS_SECRET if s else libspu.Visibility.VIS_PUBLIC for s in visibility],
-                lambda flat_out: [f"out{i}" for i in range(len(flat_out))],
-                copts=self._config.compiler_options(),
-            )
-            self._compiled[key] = executable.code, _output_secrecy(executable.code.decode(), len(outvars))
+            name = cache.key(key, sorted(self._config.compiler.items())) if _printed_whole(jaxpr, key[0]) else None
+            code = cache.read(name) if name else None
+            if code is None:
+                code = self._spu_code(core.ClosedJaxpr(jaxpr, consts), visibility, keep)
+                if name:
+                    cache.write(name, code)
+            self._compiled[key] = code, _output_secrecy(code.decode(), len(outvars))
         return self._compiled[key]
+
+    def _spu_code(self, closed, secret: list[bool], keep: list[bool]) -> bytes:
+        flat = core.jaxpr_as_fun(closed)
+
+        def stage(*arguments):
+            kept = [experimental.make_cached_var(a) if k else a for a, k in zip(arguments, keep, strict=True)]
+            return flat(*kept)
+
+        executable, _ = frontend.compile(
+            frontend.Kind.JAX,
+            stage,
+            [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars],
+            {},
+            [f"in{i}" for i in range(len(secret))],
+            [libspu.Visibility.VIS_SECRET if s else libspu.Visibility.VIS_PUBLIC for s in secret],
+            lambda flat_out: [f"out{i}" for i in range(len(flat_out))],
+            copts=self._config.compiler_options(),
+        )
+        return executable.code
+
+
+def _printed_whole(jaxpr, text: str) -> bool:
+    """Whether the printed form says all: no constant inside a nested function, and no function by its address."""
+    inner = [p for eqn in jaxpr.eqns for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)]
+    return " at 0x" not in text and all(not p.consts and _printed_whole(p.jaxpr, "") for p in inner)
 
 
 def _read(eqns) -> list:
