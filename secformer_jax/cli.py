@@ -174,6 +174,9 @@ def evaluate(
     max_length: MaxLength = None,
     truncate: Truncate = False,
     embedding: Embedding = "client",
+    check_ranges: Annotated[
+        bool, typer.Option("--check-ranges", help="Say where values left their series' domains (emulated).")
+    ] = False,
     json: Json = False,
 ) -> None:
     """A model's metric on the dev splits of GLUE tasks."""
@@ -191,6 +194,7 @@ def evaluate(
         batch_size=batch_size,
         max_length=max_length,
         truncate=truncate,
+        check_ranges=check_ranges,
     )
     reporter.results(entries)
 

@@ -47,8 +47,9 @@ def run(
     batch_size: int,
     max_length: int | None,
     truncate: bool,
+    check_ranges: bool = False,
 ) -> list[Entry]:
-    """Score the dev split of each task.
+    """Score the dev split of each task; with `check_ranges`, say where values left the domains of their series.
 
     Texts are padded to --max-length, or else each to the least public length that it fits; batches are always full, so
     each length is compiled once.
@@ -59,6 +60,10 @@ def run(
         raise UserError("--batch-size and --limit: a whole number of at least 1 was expected")
     chosen = [tasks.find(name) for name in names]
     approximations = choice.approximations()
+    if check_ranges and (runtime != "emulated" or not approximations.opened):
+        raise UserError(
+            "--check-ranges: pass --runtime emulated and --preset fast or drop-in, whose series have domains"
+        )
     if runtime == "emulated":
         protocol = replace(protocol, config=EMULATION)
     if runtime != "plaintext":
@@ -73,14 +78,16 @@ def run(
     entries = []
     for task, examples in read:
         encoded = encode_examples(loaded, tokenizer, examples, max_length, truncate)
-        spent = Spent()
+        spent, left = Spent(), None
         with (
             reporter.progress(f"{task.name}, {len(examples)} examples, {runtime}") as progress,
-            _forward(runtime, loaded, choice, protocol, ranges, spent) as forward,
+            _forward(runtime, loaded, choice, protocol, ranges, spent, check_ranges) as forward,
         ):
             started = time.perf_counter()
             logits = predict(forward, encoded, len(examples), batch_size, max_length, progress)
             seconds = time.perf_counter() - started
+            if check_ranges:
+                left = [str(place) for place in forward.violations]  # type: ignore[attr-defined]
         metrics = tasks.score(task, tasks.predict(task, _in_task_order(task, loaded, logits)), examples.labels)
         name, metric = next(iter(metrics.items()))
         entries.append(
@@ -95,6 +102,7 @@ def run(
                 "count": len(examples),
                 "seconds": seconds,
                 **({"send_bytes": spent.send_bytes, "send_actions": spent.send_actions} if spent.send_actions else {}),
+                **({} if left is None else {"left_domain": left}),
                 "note": examples.note,
             }
         )
@@ -169,9 +177,16 @@ def _forward(
     protocol: Protocol,
     calibration: Calibration | None,
     spent: Spent,
+    check_ranges: bool,
 ) -> Iterator[Forward]:
     if runtime == "plaintext":
         yield Plaintext(model, choice.approximations(), calibration=calibration)
+        return
+    if check_ranges:
+        from secformer_jax.opened.ranges import RangeCheck
+
+        with RangeCheck(model, choice.approximations(), calibration) as check:
+            yield check
         return
     with protocol.start(model, choice, calibration) as private:
 
@@ -203,3 +218,7 @@ def _print(reporter: Reporter, choice: Choice, entries: Sequence[Entry]) -> None
     for entry in entries:
         if entry["note"]:
             reporter.say(entry["note"])
+        for line in entry.get("left_domain", ()):
+            reporter.say(line)
+        if entry.get("left_domain") == []:
+            reporter.say(f"{entry['task']}: every value stayed in the domain of its series")

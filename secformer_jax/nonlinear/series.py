@@ -167,7 +167,8 @@ def fit_gelu_tail(reach: float, tolerance: float = 1e-3) -> Series:
     period = power_of_two(2 * (reach + 3.5))
     for count in range(max(2, int(period / 5)), int(period / 3) + 4):
         harmonics = range(1, 2 * count, 2)
-        series = fit(_gelu_tail, 0.0, reach, period=period, harmonics=harmonics, even=True)
+        half = fit(_gelu_tail, 0.0, reach, period=period, harmonics=harmonics, even=True)
+        series = replace(half, low=-reach)
         if series.error <= tolerance:
             return series
     return series

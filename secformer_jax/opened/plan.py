@@ -65,6 +65,11 @@ class Plan:
     layers: tuple[LayerPlan, ...]
 
 
+def variance_ratio(config: BertConfig) -> float:
+    """LayerNorm sums squares and reads the sum as this multiple of the variance: a change of scale."""
+    return config.hidden_size / 2 ** (config.hidden_size.bit_length() - 1)
+
+
 def make_plan(config: BertConfig, calibration: Calibration, length: int, *, exact: bool = False) -> Plan:
     """Constants for a model with these ranges, at this padded length.
 
@@ -77,8 +82,7 @@ def make_plan(config: BertConfig, calibration: Calibration, length: int, *, exac
     Raises:
         UserError: a place without a measured range.
     """
-    # LayerNorm sums squares and reads the sum as this multiple of the variance: a change of scale.
-    ratio = config.hidden_size / 2 ** (config.hidden_size.bit_length() - 1)
+    ratio = variance_ratio(config)
 
     def inverse_deviation(place: str) -> Series:
         variance = calibration.range(place, "variance").widened(SERIES_MARGIN).scaled(ratio)
