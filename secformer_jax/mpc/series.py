@@ -18,8 +18,8 @@ from ..nonlinear.series import Series
 from .dealer import Material, Randomness
 from .fixed import Fixed, opened_modulo, signed_modulo
 
-_UNIT_BITS = 28
-"""Public sines and cosines are integers with this many fraction bits: their products stay below 2^63."""
+FINE_BITS = 28
+"""Fraction bits that public sines and cosines can have: their products stay below 2^63."""
 
 
 class OpenedSeries(Material):
@@ -32,12 +32,26 @@ class OpenedSeries(Material):
     bits: int = flax.struct.field(pytree_node=False)
     mask_bits: int = flax.struct.field(pytree_node=False)
     public_bits: int = flax.struct.field(pytree_node=False)
+    trigonometry_bits: int = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def abstract(cls, series: Series, shape, *, bits: int, mask_bits: int, public_bits: int) -> OpenedSeries:
-        """Shapes for secrets of this shape with `bits` fraction bits; the result has mask_bits + public_bits."""
+    def abstract(
+        cls, series: Series, shape, *, bits: int, mask_bits: int, public_bits: int, trigonometry_bits: int = FINE_BITS
+    ) -> OpenedSeries:
+        """Shapes for secrets of this shape; the result has mask_bits + public_bits fraction bits.
+
+        Args:
+            series: what to evaluate.
+            shape: of the secrets.
+            bits: their fraction bits.
+            mask_bits: those of the masks.
+            public_bits: those of the public factors.
+            trigonometry_bits: those that the public factors are computed with; the recurrence loses some for each
+                harmonic. Where it is public_bits, a shift of every factor is saved.
+        """
         zeros = jnp.zeros((len(series.harmonics), *shape), jnp.int64)
-        return cls(jnp.zeros(shape, jnp.int64), zeros, zeros, series, bits, mask_bits, public_bits)
+        t = jnp.zeros(shape, jnp.int64)
+        return cls(t, zeros, zeros, series, bits, mask_bits, public_bits, trigonometry_bits)
 
     @property
     def _modulus_bits(self) -> int:
@@ -82,8 +96,8 @@ class OpenedSeries(Material):
         harmonic = jnp.asarray(self.series.harmonics, jnp.int64).reshape(-1, *[1] * delta.ndim)
         drop = 64 - self._modulus_bits
         turn = ((harmonic * delta) << drop) >> drop
-        cosine, sine = _cos_sin(_unit(turn, self._modulus_bits - 1))
-        shift = _UNIT_BITS - self.public_bits
+        cosine, sine = _cos_sin(_unit(turn, self._modulus_bits - 1, FINE_BITS), FINE_BITS)
+        shift = FINE_BITS - self.public_bits
         return jnp.sum((cosine >> shift) * self.with_cos + (sine >> shift) * self.with_sin, axis=0)
 
     def _by_recurrence(self, delta: jax.Array) -> jax.Array:
@@ -91,40 +105,47 @@ class OpenedSeries(Material):
         first, step = self.series.harmonics[0], 2 if self.series.harmonics[1:2] == (3,) else 1
         if self.series.harmonics != tuple(range(first, first + step * len(self.series.harmonics), step)) or first != 1:
             raise ValueError(f"harmonics {self.series.harmonics} are not 1, 2, 3, ... or 1, 3, 5, ...")
-        cosine, sine = _cos_sin(_unit(delta, self._modulus_bits - 1))
-        one = 1 << _UNIT_BITS
-        double = 2 * _times(cosine, cosine) - one if step == 2 else cosine
-        # The terms before the first: h = 1 - step, which is -1 or 0.
-        previous = (cosine, -sine) if step == 2 else (jnp.full_like(cosine, one), jnp.zeros_like(sine))
-        current, shift, terms = (cosine, sine), _UNIT_BITS - self.public_bits, []
+        bits = self.trigonometry_bits
+        cosine, sine = _cos_sin(_unit(delta, self._modulus_bits - 1, bits), bits)
+        double = (4 * _times(cosine, cosine, bits) - (2 << bits)) if step == 2 else 2 * cosine
+        # c(h + step) = double c(h) - c(h - step). For u = +-c with the signs + + - - in turn, that is +-double u + u:
+        # an addition, where a subtraction costs SPU two passes. The terms with a minus are summed apart.
+        doubles = double, -double
+        before = (-cosine, sine) if step == 2 else (jnp.full_like(cosine, -(1 << bits)), jnp.zeros_like(sine))
+        now, shift = (cosine, sine), bits - self.public_bits
+        sums: tuple[list[jax.Array], list[jax.Array]] = ([], [])
         for k in range(len(self.series.harmonics)):
-            terms.append((current[0] >> shift) * self.with_cos[k] + (current[1] >> shift) * self.with_sin[k])
-            following = tuple(2 * _times(double, now) - before for now, before in zip(current, previous, strict=True))
-            previous, current = current, (following[0], following[1])
-        return functools.reduce(jnp.add, terms)
+            negative = k % 4 in (2, 3)
+            factors = [factor >> shift if shift else factor for factor in now]
+            sums[negative].append(factors[0] * self.with_cos[k] + factors[1] * self.with_sin[k])
+            sign = doubles[k % 2]
+            now, before = (_times(sign, now[0], bits) + before[0], _times(sign, now[1], bits) + before[1]), now
+        total = functools.reduce(jnp.add, sums[0])
+        return total - functools.reduce(jnp.add, sums[1]) if sums[1] else total
 
 
-def _unit(turn: jax.Array, bits: int) -> jax.Array:
-    """An integer in [-2^bits, 2^bits) as a number in [-1, 1) with _UNIT_BITS fraction bits."""
-    return turn >> (bits - _UNIT_BITS) if bits >= _UNIT_BITS else turn << (_UNIT_BITS - bits)
+def _unit(turn: jax.Array, turn_bits: int, bits: int) -> jax.Array:
+    """An integer in [-2^turn_bits, 2^turn_bits) as a number in [-1, 1) with `bits` fraction bits."""
+    return turn >> (turn_bits - bits) if turn_bits >= bits else turn << (bits - turn_bits)
 
 
-def _times(x: jax.Array, y: jax.Array) -> jax.Array:
-    return (x * y) >> _UNIT_BITS
+def _times(x: jax.Array, y: jax.Array, bits: int) -> jax.Array:
+    return (x * y) >> bits
 
 
-def _cos_sin(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos(pi z) and sin(pi z) for public z in [-1, 1): polynomials in z^2, within 2^-24."""
-    square = _times(z, z)
-    return _polynomial(square, _cosine_coefficients()), _times(z, _polynomial(square, _sine_coefficients()))
+def _cos_sin(z: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
+    """cos(pi z) and sin(pi z) for public z in [-1, 1): polynomials in z^2, within 2^-22."""
+    square = _times(z, z, bits)
+    cosine, sine = (_polynomial(square, c, bits) for c in (_cosine_coefficients(), _sine_coefficients()))
+    return cosine, _times(z, sine, bits)
 
 
-def _polynomial(x: jax.Array, coefficients: tuple[float, ...]) -> jax.Array:
-    integers = [round(c * (1 << _UNIT_BITS)) for c in coefficients]
-    total = jnp.full_like(x, integers[-1])
-    for coefficient in integers[-2::-1]:
-        total = _times(total, x) + coefficient
-    return total
+def _polynomial(x: jax.Array, coefficients: tuple[float, ...], bits: int) -> jax.Array:
+    integers = [round(c * (1 << bits)) for c in coefficients]
+    total = integers[-1] * x >> bits
+    for coefficient in integers[-2:0:-1]:
+        total = _times(total + coefficient, x, bits)
+    return total + integers[0]
 
 
 @functools.cache
@@ -134,7 +155,7 @@ def _sine_coefficients() -> tuple[float, ...]:
 
 @functools.cache
 def _cosine_coefficients() -> tuple[float, ...]:
-    return _even_fit(lambda z: np.cos(math.pi * z), 8)
+    return _even_fit(lambda z: np.cos(math.pi * z), 7)
 
 
 def _even_fit(function, terms: int) -> tuple[float, ...]:

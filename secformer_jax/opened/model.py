@@ -138,11 +138,12 @@ class FeedForward(Block):
                     bits=scales.FEED_IN,
                     mask_bits=scales.GELU - scales.GELU_PUBLIC,
                     public_bits=scales.GELU_PUBLIC,
+                    trigonometry_bits=scales.GELU_PUBLIC,
                 ),
             )
             [opening] = opened([series.masked(before)])
             # x/2 is x's own ring element read with one fraction bit more.
-            after = series.finish(opening) + Fixed(before.ring, scales.GELU)
+            after = series.finish(opening) + Fixed(before.ring, scales.FEED_IN + 1)
         total = summed + project(self, after, width, scales.FEED_OUT)
         return narrowed(self, "pair", total, scales.FEED_OUT - scales.CENTRED)
 

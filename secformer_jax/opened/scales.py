@@ -31,11 +31,10 @@ CONTEXT = 13
 FEED_IN = 28
 """The feed-forward values before GeLU, never truncated: they are opened modulo the period at this scale."""
 
-GELU = FEED_IN + 1
-"""GeLU's result: x/2 is then the same ring element as x at FEED_IN."""
-GELU_PUBLIC = 15
+GELU, GELU_PUBLIC = 36, 20
+"""GeLU's result, and the public factors of its series; its masks have the rest."""
 
-FEED_OUT = 42
+FEED_OUT = 49
 """The feed-forward output."""
 
 ROW_PUBLIC = 26
