@@ -1,0 +1,288 @@
+"""Where the seconds, bytes and messages of a private BERT go, for every preset in one run: SecFormer's Table 3.
+
+    python experiments/efficiency.py [--case base-128 ...] [--side fast ...] [--fresh] [--quick]
+
+Random weights and tokens (costs don't depend on values), one text. Public constants are those of real ranges: the
+random model's joined with all-MiniLM-L6-v2's, layer by layer, so that periods, harmonics and squarings are what a
+trained model needs. Weights stay resident on every side (Puma also without). Figures are rank 0's in the second
+request; embedding and head stand apart; what the dealer sent ahead stands beside. `linear` is the floor: the same
+graph with every nonlinear function replaced by the identity. Cases with fewer layers than the model say so.
+Writes results/efficiency.json and .png.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import matplotlib
+import numpy as np
+import typer
+from results import FOLDER, Check, Entry, Results, check_table, console, table
+from rich.progress import Progress
+
+from secformer_jax import bert, checkpoint, presets
+from secformer_jax.calibration import Calibration
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.commands.compare import random_sentences
+from secformer_jax.inference import Plaintext, PrivateBert, calibrate_model
+from secformer_jax.plaintext import calibration_sentences
+from secformer_jax.presets import Approximations, Variant
+from secformer_jax.reports import NOTHING, costs, restart_peak_memory
+from secformer_jax.text import Encoded, Tokenizer
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+COLUMNS = {
+    "embedding": ("embedding",),
+    "GeLU": ("gelu",),
+    "softmax": ("softmax",),
+    "LayerNorm": ("layer_norm",),
+    "linear": ("attention", "feed_forward"),
+    "head": ("head",),
+}
+ENCODER = ("GeLU", "softmax", "LayerNorm", "linear")
+QUANTITIES = ("seconds", "send_bytes", "send_actions")
+NOT_RESIDENT = "puma, weights not resident"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model's shape with this many layers, a padded length, a protocol; real_ranges: MiniLM's joined to its own."""
+
+    shape: str
+    layers: int
+    length: int
+    config: str = "2pc_semi2k"
+    batch: int = 1
+    real_ranges: bool = True
+
+    def key(self, side: str) -> str:
+        """The name of a cell."""
+        return f"{self.shape}, {self.layers} layers, {self.batch} x {self.length} tokens, {self.config}, {side}"
+
+
+CASES = {
+    "base-128": Case("bert-base", 12, 128),
+    "base-512": Case("bert-base", 1, 512),
+    "large-128": Case("bert-large", 2, 128),
+    "large-512": Case("bert-large", 1, 512),
+    "base-128-aby3": Case("bert-base", 2, 128, "3pc_aby3"),
+}
+QUICK = {"tiny-16": Case("tiny", 2, 16, real_ranges=False)}
+
+
+def _linear() -> Approximations:
+    def gelu(x: jax.Array) -> jax.Array:
+        return x
+
+    def softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
+        return scores
+
+    def layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
+        return x
+
+    def variant(function: Callable) -> Variant:
+        return Variant("none", lambda place: function)
+
+    return Approximations(variant(gelu), variant(softmax), variant(layer_norm))
+
+
+SIDES: dict[str, Approximations] = {
+    "fast": presets.preset("fast"),
+    "puma": presets.preset("puma"),
+    "drop-in": presets.preset("drop-in"),
+    "linear": _linear(),
+    NOT_RESIDENT: presets.preset("puma"),
+    "mpcformer": presets.preset("mpcformer"),
+    "secformer": presets.preset("secformer"),
+    "spu": presets.preset("spu"),
+}
+
+
+def main(
+    case: Annotated[list[str] | None, typer.Option(help=", ".join(CASES))] = None,
+    side: Annotated[list[str] | None, typer.Option(help=", ".join(SIDES))] = None,
+    fresh: Annotated[bool, typer.Option(help="measure finished cells again")] = False,
+    quick: Annotated[bool, typer.Option(help="a tiny model: a test of this script")] = False,
+    folder: Annotated[Path, typer.Option(help="where the results go")] = FOLDER,
+) -> None:
+    """Measure what is missing, print the tables and the required lines."""
+    cases = QUICK if quick else {name: CASES[name] for name in case or CASES}
+    results, out = Results("efficiency", folder, fresh=fresh), console()
+    sides = side or (["fast", "puma", "linear"] if quick else list(SIDES))
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("", total=len(cases) * len(sides))
+        for one in cases.values():
+            for name in sides:
+                progress.update(bar, description=one.key(name))
+                results.cell(one.key(name), functools.partial(measure, one, name))
+                progress.advance(bar)
+    checks: list[Check] = []
+    for name, one in (QUICK if quick else CASES).items():
+        entries = {each: results.cells[one.key(each)] for each in SIDES if one.key(each) in results.cells}
+        if entries:
+            for quantity in QUANTITIES:
+                out.print(cost_table(one, entries, quantity))
+            plot(one, entries, folder / f"efficiency_{name}.png")
+            checks += required(name, entries)
+    results.save(checks, columns=COLUMNS)
+    if checks:
+        out.print(check_table(checks))
+    raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
+
+
+def measure(case: Case, side: str) -> Entry:
+    """Two requests of one side; the figures are those of the second."""
+    model, sentences = _subject(case)
+    approximations, ranges = SIDES[side], None
+    if presets.needs_calibration(approximations):
+        ranges = _ranges(case, presets.family(approximations))
+    rows = np.arange(case.batch) % len(sentences.input_ids)
+    batch = Encoded(sentences.input_ids[rows], sentences.token_type_ids[rows], sentences.attention_mask[rows])
+    expected = Plaintext(model, approximations, calibration=ranges)(batch)
+    restart_peak_memory()
+    keep = side != NOT_RESIDENT
+    with PrivateBert(model, approximations, case.config, calibration=ranges, keep_weights=keep) as private:
+        first = private(batch)
+        steady = private(batch)
+    entry = costs(first, steady)
+    top = sorted(entry["by_operation"].items(), key=lambda item: -item[1]["seconds"])[:12]
+    return {
+        **dataclasses.asdict(case),
+        "side": side,
+        **entry,
+        "by_operation": dict(top),
+        "same_functions_max_abs_error": float(np.abs(steady.logits - expected).max()),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _subject(case: Case) -> tuple[Checkpoint, Encoded]:
+    config = dataclasses.replace(bert.SHAPES[case.shape], num_hidden_layers=case.layers)
+    params = jax.tree.map(np.asarray, bert.init_params(config, "classification", jax.random.key(0)))
+    model = Checkpoint(config, params, "classification", tokenizer_dir=Path(case.shape), path=Path(case.shape))
+    return model, random_sentences(model, case.length)
+
+
+@functools.lru_cache(maxsize=4)
+def _ranges(case: Case, family: str) -> Calibration:
+    """The random model's ranges, widened to hold MiniLM's at the same depth."""
+    model, sentences = _subject(case)
+    (own,) = calibrate_model(model, sentences, [family])
+    if not case.real_ranges:
+        return own
+    real, places = _real_ranges(family), {}
+    layers = 1 + max(int(place.split(".")[1]) for place in real.places if place.startswith("layer."))
+    for place, ranges in own.places.items():
+        at = place.split(".")
+        if at[0] == "layer":
+            at[1] = str(int(at[1]) * layers // case.layers)
+        like = real.places[".".join(at)]
+        places[place] = {quantity: found.union(like[quantity]) for quantity, found in ranges.items()}
+    return dataclasses.replace(own, places=places)
+
+
+@functools.cache
+def _real_ranges(family: str) -> Calibration:
+    model = checkpoint.load("minilm")
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    (found,) = calibrate_model(model, tokenizer.encode(calibration_sentences(), None, 128, True), [family])
+    return found
+
+
+def of(entry: Entry, column: str, quantity: str) -> float:
+    """A column's figure: "encoder" is all but embedding and head, "total" what was measured as a whole."""
+    if column == "total":
+        return entry[quantity]
+    columns = ENCODER if column == "encoder" else (column,)
+    parts = [part for name in columns for part in COLUMNS[name]]
+    return sum(entry["by_part"].get(part, NOTHING)[quantity] for part in parts)
+
+
+def layer(entry: Entry, quantity: str) -> float:
+    """One layer's figure: of the 2 L + 1 equal LayerNorms, the embedding's is not a layer's."""
+    depth = entry["layers"]
+    norms = of(entry, "LayerNorm", quantity) * 2 * depth / (2 * depth + 1)
+    return (of(entry, "encoder", quantity) - of(entry, "LayerNorm", quantity) + norms) / depth
+
+
+def shown(quantity: str, value: float) -> str:
+    """A figure as a table's cell."""
+    return {"seconds": f"{value:.2f}", "send_bytes": f"{value / 1e6:,.1f}", "send_actions": f"{value:,.0f}"}[quantity]
+
+
+def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
+    """One quantity of all sides by part."""
+    unit = {"seconds": "seconds", "send_bytes": "MB sent", "send_actions": "sends"}[quantity]
+    columns = ("side", *COLUMNS, "encoder", "a layer", "total", "offline s", "offline MB", "peak GB", "error")
+    rows = []
+    for side, e in entries.items():
+        row = [shown(quantity, of(e, column, quantity)) for column in (*COLUMNS, "encoder")]
+        row += [shown(quantity, layer(e, quantity)), shown(quantity, e[quantity]), f"{e['offline_seconds']:.1f}"]
+        row += [f"{e['offline_bytes'] / 1e6:,.0f}", f"{e['peak_memory_bytes'] / 1e9:.1f}"]
+        rows.append([side, *row, f"{e['same_functions_max_abs_error']:.4f}"])
+    return table(f"{unit}: {case.key('').rstrip(', ')}", columns, rows)
+
+
+def ratio(entries: dict[str, Entry], quantity: str, column: str = "encoder", other: str = "puma") -> float:
+    """How many times less `fast` takes than another side."""
+    return of(entries[other], column, quantity) / of(entries["fast"], column, quantity)
+
+
+def required(name: str, entries: dict[str, Entry]) -> Iterator[Check]:
+    """The lines that a case has to meet."""
+    if not {"fast", "puma"} <= set(entries):
+        return
+    fast = entries["fast"]
+
+    def times_fewer(quantity: str, limit: float) -> Check:
+        what = {"seconds": "seconds", "send_bytes": "bytes", "send_actions": "sends"}[quantity]
+        return Check(f"{name}, encoder: times fewer {what} than puma", ratio(entries, quantity), limit, at_least=True)
+
+    if name == "base-128":
+        sends, others = (math.ceil(layer(entries[side], "send_actions")) for side in ("fast", "puma"))
+        yield Check(f"{name}: sends of a layer (puma: {others})", sends, 45)
+        fewer = layer(entries["puma"], "send_bytes") / layer(fast, "send_bytes")
+        yield Check(f"{name}: a layer's times fewer bytes than puma (aim: 6)", fewer, 4.5, at_least=True)
+        yield times_fewer("send_bytes", 4.5)
+        yield times_fewer("send_actions", 6)
+        yield times_fewer("seconds", 1.3)
+        if "linear" in entries:
+            times = 1 / ratio(entries, "seconds", other="linear")
+            yield Check(f"{name}, encoder: seconds in units of linear's", times, 1.5)
+    if name == "base-512":
+        yield times_fewer("send_bytes", 5)
+    if name == "base-128-aby3":
+        yield times_fewer("send_bytes", 4)
+        yield times_fewer("send_actions", 5)
+
+
+def plot(case: Case, entries: dict[str, Entry], path: Path) -> None:
+    """Stacked bars by part: seconds, bytes, sends."""
+    figure, axes = plt.subplots(1, 3, figsize=(15, 0.6 + 0.45 * len(entries)), layout="constrained", sharey=True)
+    sides: Sequence[str] = list(entries)
+    labels = {"seconds": "seconds", "send_bytes": "MB sent", "send_actions": "sends"}
+    for axis, quantity in zip(axes, QUANTITIES, strict=True):
+        left = np.zeros(len(sides))
+        for column in COLUMNS:
+            values = np.array([of(e, column, quantity) for e in entries.values()])
+            values = values / 1e6 if quantity == "send_bytes" else values
+            axis.barh(sides, values, left=left, label=column)
+            left += values
+        axis.set_xlabel(labels[quantity])
+        axis.invert_yaxis()
+    axes[0].legend(fontsize="small")
+    figure.suptitle(case.key("").rstrip(", "))
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,133 @@
+"""Result files of the experiments: whole or not at all, resumable, with what their figures depend on beside them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from secformer_jax import reports
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "results"
+Entry = dict[str, Any]
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """A JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def provenance(command: str) -> Entry:
+    """Command, commit, date, machine and versions."""
+    return {
+        "command": command,
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": reports.versions(),
+    }
+
+
+def commit() -> str | None:
+    """The commit that runs, marked where the package or the experiments have been changed since."""
+    head = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--", "secformer_jax", "experiments", "spu_configs")
+    return f"{head} with changes" if head and changed else head or None
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def command_line() -> str:
+    """The command that runs, from the root of the repository."""
+    script = Path(sys.argv[0]).resolve()
+    name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
+    return " ".join(["python", str(name), *(word for word in sys.argv[1:] if word != "--fresh")])
+
+
+def console() -> Console:
+    """A file or a pipe has no width: 80 columns would break the tables."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line that has to hold: a figure and its limit."""
+
+    name: str
+    figure: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is within the limit; NaN is not."""
+        return self.figure >= self.limit if self.at_least else self.figure <= self.limit
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """For a table."""
+        sign = "at least" if self.at_least else "at most"
+        return self.name, f"{self.figure:.4g}", f"{sign} {self.limit:g}", "PASS" if self.holds else "FAIL"
+
+
+class Results:
+    """One experiment's file: a cell is kept as soon as it is measured, and a later run does not measure it again.
+
+    Args:
+        name: of the file, without its suffix.
+        folder: where it goes.
+        fresh: forget what is there.
+    """
+
+    def __init__(self, name: str, folder: Path = FOLDER, *, fresh: bool = False) -> None:
+        self.path = folder / f"{name}.json"
+        stored = {} if fresh or not self.path.is_file() else json.loads(self.path.read_text(encoding="utf-8"))
+        self.cells: dict[str, Entry] = stored.get("cells", {})
+        self._about = provenance(command_line())
+        self._notes: Entry = stored.get("notes", {})
+
+    def cell(self, key: str, measure: Callable[[], Entry]) -> Entry:
+        """The cell of this name, measured unless it is there."""
+        if key not in self.cells:
+            about = {name: self._about[name] for name in ("commit", "date")}
+            self.cells[key] = {**measure(), **about}
+            self.save()
+        return self.cells[key]
+
+    def save(self, checks: Sequence[Check] = (), **notes: Any) -> None:
+        """Write the file; checks and notes are kept until they are given anew."""
+        if checks:
+            self._notes["checks"] = [{**asdict(check), "holds": check.holds} for check in checks]
+        self._notes |= notes
+        write(self.path, {**self._about, "notes": self._notes, "cells": self.cells})
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> Table:
+    """A table whose first columns are words and the others figures."""
+    found = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        found.add_column(Text(column), justify="right" if i >= text_columns else "left", overflow="fold")
+    for row in rows:
+        found.add_row(*(Text(cell) for cell in row))
+    return found
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """Required lines with their figures."""
+    return table("Required", ("", "figure", "limit", ""), [check.cells() for check in checks])
