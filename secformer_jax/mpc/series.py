@@ -21,6 +21,9 @@ from .fixed import Fixed, opened_modulo, signed_modulo
 FINE_BITS = 28
 """Fraction bits that public sines and cosines can have: their products stay below 2^63."""
 
+_MOST_BY_RECURRENCE = 64
+"""The recurrence's rounding grows with the square of the harmonic: with more of them each sine has its own polynomial."""
+
 
 class OpenedSeries(Material):
     """Masks for one evaluation: t, and for each harmonic what multiplies the public cosine and sine of delta."""
@@ -85,7 +88,7 @@ class OpenedSeries(Material):
     def finish(self, opening: jax.Array) -> Fixed:
         """The series at x, from the opened value; no message, untruncated."""
         delta = self.delta(opening)
-        many = delta.size > 1 << 13
+        many = delta.size > 1 << 13 and len(self.series.harmonics) <= _MOST_BY_RECURRENCE
         total = self._by_recurrence(delta) if many else self._directly(delta)
         bits = self.mask_bits + self.public_bits
         constant = round(self.series.constant * 2.0**bits)
