@@ -11,6 +11,7 @@ from scipy.special import erf
 
 from secformer_jax import calibration as calibrate
 from secformer_jax import presets
+from secformer_jax.nonlinear.series import Series
 
 VARIANTS = {"gelu": presets.GELU, "softmax": presets.SOFTMAX, "layer_norm": presets.LAYER_NORM}
 LENGTH = 32
@@ -72,6 +73,17 @@ ERRORS: dict[str, dict[str, Error]] = {
         "goldschmidt": Error(2.0**-9, layer_norm_truth),
     },
 }
+
+
+def in_float64(series: Series, x: np.ndarray) -> np.ndarray:
+    """A series by NumPy, at any real x (n,)."""
+    angle = np.outer(x, 2 * np.pi / series.period * np.asarray(series.harmonics))
+    return series.constant + np.cos(angle) @ np.asarray(series.cos) + np.sin(angle) @ np.asarray(series.sin)
+
+
+def coefficient_sum(series: Series) -> float:
+    """Sum of the coefficients' sizes: a rounding of the public sines is multiplied by that at most."""
+    return float(np.abs(series.cos).sum() + np.abs(series.sin).sum())
 
 
 def masked_scores(keys: int, deviation: float, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:

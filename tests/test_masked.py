@@ -1,12 +1,11 @@
 """Pi_Sin: one opening for all harmonics, an opened value that says nothing, and masks that serve once."""
 
-from collections.abc import Callable
-
 import jax
 import numpy as np
 import pytest
 from jax.experimental import enable_x64
 from scipy.stats import chi2_contingency, chisquare
+from uniformity import OPENINGS, accepted, alike, counts, uniform
 
 pytest.importorskip("spu")
 
@@ -22,7 +21,6 @@ FRACTION_BITS = 18
 SERIES = gelu.SEGMENT_SERIES
 PERIOD_BITS = 5
 SINE = MaskedSeries(lambda u, evaluate: evaluate(u, SERIES), SERIES, lambda shape: shape, FRACTION_BITS)
-OPENINGS = 100_000
 
 
 def masks_for(series: MaskedSeries, shape: tuple[int, ...]) -> OpenedSeries:
@@ -96,43 +94,25 @@ def open_constant():
         yield open_constant
 
 
-def accepted(p_values: Callable[[], list[float]]) -> bool:
-    """Whether every p > 0.001, on a second draw if not on the first: chance alone fails one in a million."""
-    return any(min(p_values()) > 0.001 for _ in range(2))
-
-
-def counts(opened: np.ndarray, shift: int) -> np.ndarray:
-    """How often each value of the six bits from `shift` up was opened."""
-    return np.bincount(((opened >> shift) & 63).astype(np.int64), minlength=64)
-
-
-SHIFTS = (PERIOD_BITS + FRACTION_BITS - 6, 9, 0)  # the highest six bits, six in the middle, the lowest six
+BITS = PERIOD_BITS + FRACTION_BITS
 
 
 @pytest.mark.parametrize("x", [0.0, 0.7, -1000.25])
 def test_the_opened_value_is_uniform(open_constant, x):
-    def p_values() -> list[float]:
-        opened = open_constant(x)
-        return [chisquare(counts(opened, shift)).pvalue for shift in SHIFTS]
-
-    assert accepted(p_values)
+    assert accepted(lambda: uniform(open_constant(x), BITS))
 
 
 @pytest.mark.parametrize("other", [0.7, -1000.25])
 def test_two_inputs_are_indistinguishable(open_constant, other):
-    def p_values() -> list[float]:
-        pair = open_constant(0.0), open_constant(other)
-        return [chi2_contingency([counts(opened, shift) for opened in pair]).pvalue for shift in SHIFTS]
-
-    assert accepted(p_values)
+    assert accepted(lambda: alike((open_constant(0.0), open_constant(other)), BITS))
 
 
 def test_chi_square_would_notice():
     """A mask that misses one value in fifty, and one that is used again."""
     masks = Randomness().bits((OPENINGS,), 23)
-    assert not accepted(lambda: [chisquare(counts(masks[masks < 0.98 * 2**23], SHIFTS[0])).pvalue])
+    assert not accepted(lambda: [chisquare(counts(masks[masks < 0.98 * 2**23], BITS - 6)).pvalue])
     once = Randomness().bits((1,), 23)
-    repeated = np.stack([counts(np.repeat(once + shift, 1000), SHIFTS[0]) for shift in (0, 2**22)])
+    repeated = np.stack([counts(np.repeat(once + shift, 1000), BITS - 6) for shift in (0, 2**22)])
     assert not accepted(lambda: [chi2_contingency(repeated[:, repeated.any(0)]).pvalue])
 
 
