@@ -23,7 +23,7 @@ import jax
 import matplotlib
 import numpy as np
 import typer
-from results import FOLDER, Check, Entry, Results, check_table, console, table
+from results import FOLDER, Check, Entry, Results, check_table, console, run, table
 from rich.progress import Progress
 
 from secformer_jax import bert, checkpoint, presets
@@ -285,4 +285,4 @@ def plot(case: Case, entries: dict[str, Entry], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -59,6 +60,13 @@ def command_line() -> str:
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     return " ".join(["python", str(name), *(word for word in sys.argv[1:] if word != "--fresh")])
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a script's main with the command line's options."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()
 
 
 def console() -> Console:
