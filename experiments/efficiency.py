@@ -54,7 +54,12 @@ NOT_RESIDENT = "puma, weights not resident"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model's shape with this many layers, a padded length, a protocol; real_ranges: MiniLM's joined to its own."""
+    """A model's shape with this many layers, a padded length, a protocol.
+
+    Attributes:
+        real_ranges: join MiniLM's ranges to the model's own.
+        vocab_size: None for the shape's own.
+    """
 
     shape: str
     layers: int
@@ -62,6 +67,7 @@ class Case:
     config: str = "2pc_semi2k"
     batch: int = 1
     real_ranges: bool = True
+    vocab_size: int | None = None
 
     def key(self, side: str) -> str:
         """The name of a cell."""
@@ -140,10 +146,10 @@ def main(
 
 def measure(case: Case, side: str) -> Entry:
     """Two requests of one side; the figures are those of the second."""
-    model, sentences = _subject(case)
+    model, sentences = subject(case)
     approximations, ranges = SIDES[side], None
     if presets.needs_calibration(approximations):
-        ranges = _ranges(case, presets.family(approximations))
+        ranges = calibrated(case, presets.family(approximations))
     rows = np.arange(case.batch) % len(sentences.input_ids)
     batch = Encoded(sentences.input_ids[rows], sentences.token_type_ids[rows], sentences.attention_mask[rows])
     expected = Plaintext(model, approximations, calibration=ranges)(batch)
@@ -164,17 +170,19 @@ def measure(case: Case, side: str) -> Entry:
 
 
 @functools.lru_cache(maxsize=1)
-def _subject(case: Case) -> tuple[Checkpoint, Encoded]:
-    config = dataclasses.replace(bert.SHAPES[case.shape], num_hidden_layers=case.layers)
+def subject(case: Case) -> tuple[Checkpoint, Encoded]:
+    """A model with random weights, and a few sentences of random tokens; the first fills the length."""
+    shape = bert.SHAPES[case.shape]
+    config = dataclasses.replace(shape, num_hidden_layers=case.layers, vocab_size=case.vocab_size or shape.vocab_size)
     params = jax.tree.map(np.asarray, bert.init_params(config, "classification", jax.random.key(0)))
     model = Checkpoint(config, params, "classification", tokenizer_dir=Path(case.shape), path=Path(case.shape))
     return model, random_sentences(model, case.length)
 
 
 @functools.lru_cache(maxsize=4)
-def _ranges(case: Case, family: str) -> Calibration:
+def calibrated(case: Case, family: str) -> Calibration:
     """The random model's ranges, widened to hold MiniLM's at the same depth."""
-    model, sentences = _subject(case)
+    model, sentences = subject(case)
     (own,) = calibrate_model(model, sentences, [family])
     if not case.real_ranges:
         return own
