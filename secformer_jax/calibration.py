@@ -282,8 +282,7 @@ def _measure_scores(scores: np.ndarray, mask: np.ndarray) -> dict[str, Range]:
     keys = np.broadcast_to(mask[:, None, None, :], scores.shape)
     means = np.mean(np.square(scores + TWO_QUAD_SHIFT), axis=-1, where=keys)
     centred = scores - np.mean(scores, axis=-1, where=keys, keepdims=True)
-    real = keys & mask[:, None, :, None]
-    return {"score": _span(scores[keys]), "centred_score": _span(centred[real]), "two_quad_mean": _span(means)}
+    return {"score": _span(scores[keys]), "centred_score": _span(centred[keys]), "two_quad_mean": _span(means)}
 
 
 def _measure_input(values: np.ndarray, mask: np.ndarray) -> dict[str, Range]:

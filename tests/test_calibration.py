@@ -29,7 +29,7 @@ def test_update_records_every_place_and_merges():
     one = update(None, values, mask, fingerprint="abc")
     assert {place: set(ranges) for place, ranges in one.places.items()} == {
         "embeddings.layer_norm": {"variance"},
-        "layer.0.softmax": {"score", "two_quad_mean"},
+        "layer.0.softmax": {"score", "centred_score", "two_quad_mean"},
         "layer.0.attention.layer_norm": {"variance"},
         "layer.0.gelu": {"input"},
         "layer.0.output.layer_norm": {"variance"},

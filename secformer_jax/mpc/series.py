@@ -22,7 +22,7 @@ FINE_BITS = 28
 """Fraction bits that public sines and cosines can have: their products stay below 2^63."""
 
 _MOST_BY_RECURRENCE = 64
-"""The recurrence's rounding grows with the square of the harmonic: with more of them each sine has its own polynomial."""
+"""The recurrence's rounding grows with the square of the harmonic: with more, each sine has its own polynomial."""
 
 
 class OpenedSeries(Material):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from .. import presets
 from ..bert import select_params
 from ..calibration import Calibration
 from ..checkpoint import Checkpoint
@@ -63,7 +64,12 @@ class OpenedServing:
         return rows.astype(np.int64), weights.astype(np.int64), means.astype(np.int64), mask
 
     def model(self, length: int) -> OpenedBert:
-        """The Flax module for a padded length."""
+        """The Flax module for a padded length.
+
+        Raises:
+            UserError: ranges of another family of functions, or of shorter texts.
+        """
+        self._calibration.check(presets.family(presets.PRESETS["drop-in" if self._exact else "fast"]), length)
         plan = make_plan(self._config, self._calibration, length, exact=self._exact)
         softmax = exact_softmax if self._exact else two_quad
         return OpenedBert(self._config, plan, self._head, softmax, self._fraction_bits)
