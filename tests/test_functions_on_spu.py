@@ -68,7 +68,8 @@ def test_error_on_spu(engine, function, variant):
         errors = [np.abs(found - in_float64(plain, arguments[0] + shift, *arguments[1:])) for shift in shifts]
         assert np.min(errors, axis=0).max() <= TOLERANCE
         if function == "softmax":
-            assert np.abs(found * (1 - arguments[1])).max() <= 2.0**-16  # padded keys
+            # Padded keys: a unit of rounding over the smallest row sum, which is near 0.01 for two_relu.
+            assert np.abs(found * (1 - arguments[1])).max() <= 2.0**-11
 
 
 def test_no_entry_without_a_variant():
