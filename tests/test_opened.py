@@ -1,0 +1,211 @@
+"""The opened model: the answers of plaintext on every protocol, few messages, and masked keys that don't matter."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+from opened_bert import COUNTS, LENGTH, TINY, WIDER, calibrate, opened_checkpoint, request
+
+from secformer_jax import presets
+
+pytest.importorskip("spu")
+
+from secformer_jax.bert import select_params
+from secformer_jax.commands.calibrate import encode_lines
+from secformer_jax.errors import UserError
+from secformer_jax.inference import Answer, Plaintext, PrivateBert, calibrate_model
+from secformer_jax.mpc.dealer import MaterialReusedError
+from secformer_jax.opened import scales
+from secformer_jax.plaintext import calibration_sentences
+from secformer_jax.text import Encoded
+
+PRESETS = ("fast", "drop-in")
+CONFIGS = {"tiny": TINY, "wider": WIDER}
+TANH = 0.018
+"""What SPU's own tanh in the pooler, 0.005 off, makes of these models' logits."""
+NOISE = 0.001
+"""Of cosines, which have no tanh behind them."""
+
+
+class Served:
+    """A private model with its own calibration, and one answered request of four texts."""
+
+    def __init__(self, config, preset: str, protocol: str, head: str = "classification") -> None:
+        self.config, self.model = config, opened_checkpoint(config, head)
+        self.ranges, self.functions = calibrate(self.model, preset), presets.preset(preset)
+        self.private = PrivateBert(self.model, self.functions, protocol, calibration=self.ranges)
+        self.request = request(config, 0)
+        self.answer: Answer = self.private(self.request)
+
+    def error(self, encoded: Encoded | None = None) -> float:
+        """Against plaintext with the same functions."""
+        answer = self.answer if encoded is None else self.private(encoded)
+        expected = Plaintext(self.model, self.functions, calibration=self.ranges)(encoded or self.request)
+        assert answer.logits.shape == expected.shape
+        return float(np.abs(answer.logits - expected).max())
+
+    def sends_a_layer(self) -> float:
+        """Messages of one layer: all but those of embeddings, their LayerNorm, and the head."""
+        profile = self.answer.result.profile
+        others = sum(profile.by_part[part].send_actions for part in ("embedding", "head"))
+        return (profile.total.send_actions - others - 5) / self.config.num_hidden_layers
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator:
+    made: dict[tuple, Served] = {}
+
+    def serve(*key: str) -> Served:
+        if key not in made:
+            made[key] = Served(CONFIGS[key[0]], *key[1:])
+        return made[key]
+
+    yield serve
+    for each in made.values():
+        each.private.close()
+
+
+@pytest.mark.parametrize("protocol", ["2pc_semi2k", "3pc_aby3", "1pc_ref2k"])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_logits_of_2_to_all_real_tokens(served, config, preset, protocol):
+    one = served(config, preset, protocol)
+    assert one.request.attention_mask.sum(axis=1).tolist() == list(COUNTS)
+    assert np.ptp(one.answer.logits, axis=0).min() > 10 * TANH
+    assert one.error() <= TANH
+    assert one.answer.result.offline_bytes > 0
+
+
+@pytest.mark.parametrize("head", ["regression", "embedding"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_other_heads(preset, head):
+    config = dataclasses.replace(TINY, id2label=("score",))
+    one = Served(config, preset, "1pc_ref2k", head)
+    with one.private:
+        assert one.answer.logits.shape == ((4, 1) if head == "regression" else (2,))
+        assert np.ptp(one.answer.logits) > 10 * NOISE
+        assert one.error() <= (TANH if head == "regression" else NOISE)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_at_padded_positions_does_not_matter(served, preset):
+    """Even where it leaves every domain: one word, at padding alone, has an embedding a million times too large."""
+    one = served("wider", preset, "1pc_ref2k")
+    words = np.array(one.model.params["bert"]["embeddings"]["word_embeddings"]["embedding"])
+    wild, real = len(words) - 1, one.request.attention_mask == 1
+    words[wild] *= 2.0**20
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: words if path[-2].key == "word_embeddings" else leaf, one.model.params
+    )
+    ids = np.where(one.request.input_ids == wild, 5, one.request.input_ids)
+    others = np.random.default_rng(0).integers(1, wild, ids.shape)
+    model, answers = dataclasses.replace(one.model, params=params), []
+    with PrivateBert(model, one.functions, "1pc_ref2k", calibration=one.ranges) as private:
+        for padding in (np.zeros_like(ids), others, np.full_like(ids, wild)):
+            filled = np.where(real, ids, padding).astype(np.int32)
+            answers.append(private(dataclasses.replace(one.request, input_ids=filled)).logits)
+    # Two answers to the same request differ as much.
+    assert max(np.abs(answer - answers[0]).max() for answer in answers) <= 0.005
+    encoded = dataclasses.replace(one.request, input_ids=ids)
+    assert np.abs(answers[0] - Plaintext(model, one.functions, calibration=one.ranges)(encoded)).max() <= TANH
+
+
+@pytest.mark.parametrize(("preset", "most"), [("fast", 25), ("drop-in", 45)])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_messages_of_a_layer(served, config, preset, most):
+    one = served(config, preset, "2pc_semi2k")
+    squarings = [layer.exact.squarings for layer in one.private._serving.model(LENGTH).plan.layers if layer.exact]
+    assert one.sends_a_layer() == 25 + (3 + 5 * np.mean(squarings) - 2 if squarings else 0)
+    assert one.sends_a_layer() <= most
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_messages_do_not_grow_with_the_length_or_the_batch(served, preset):
+    one = served("tiny", preset, "2pc_semi2k")
+    ranges = dataclasses.replace(one.ranges, max_length=2 * LENGTH)
+    with PrivateBert(one.model, one.functions, calibration=ranges) as private:
+        longer = private(request(TINY, 2, (20,), 2 * LENGTH)).result.profile
+    profile = one.answer.result.profile
+    assert longer.total.send_bytes != profile.total.send_bytes
+    sends = [{part: cost.send_actions for part, cost in each.by_part.items()} for each in (profile, longer)]
+    assert sends[0] == sends[1]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_bytes(served, config, preset):
+    """An opening is 8 bytes a value, a truncation by SPU 4, a truncation by a dealer's pair 8."""
+    one = served(config, preset, "2pc_semi2k")
+    c, tokens, parts = one.config, one.request.input_ids.size, one.answer.result.profile.by_part
+    layers, width, inner = c.num_hidden_layers, c.hidden_size, c.intermediate_size
+    assert parts["gelu"].send_bytes == layers * tokens * 8 * inner
+    assert parts["feed_forward"].send_bytes == layers * tokens * (8 * width + 8 * inner + 8 * width)
+    assert parts["layer_norm"].send_bytes == (2 * layers + 1) * tokens * (8 * width + 3 * 8 + 4 * width)
+    rows = c.vocab_size + c.type_vocab_size
+    assert parts["embedding"].send_bytes == tokens * (8 * rows + 4 * width)
+    assert parts["gelu"].send_actions == layers
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_requests_differ_and_material_is_used_once(served, preset):
+    one = served("tiny", preset, "2pc_semi2k")
+    engine, encoded = one.private._engine, one.request
+    program, material = one.private._programs[encoded.input_ids.shape]
+    dealt, inputs = one.private._dealer.deal(material), one.private._serving.inputs(encoded)
+    first = engine.run(program, dealt, *inputs)
+    assert np.abs(first.value - one.answer.logits).max() <= 0.005
+    with pytest.raises(MaterialReusedError, match="one request only"):
+        engine.run(program, dealt, *inputs)
+
+
+def test_what_the_opened_model_does_not_take():
+    model = opened_checkpoint(TINY)
+    for preset in PRESETS:
+        functions = presets.preset(preset)
+        with pytest.raises(UserError, match="secformer calibrate"):
+            PrivateBert(model, functions)
+        with pytest.raises(UserError, match="leave out --embedding inside"):
+            PrivateBert(model, functions, calibration=calibrate(model, preset), embedding="inside")
+        # The ranges of 2Quad's model say nothing about softmax's, nor the other way round.
+        other = calibrate(model, "fast" if preset == "drop-in" else "drop-in")
+        with pytest.raises(UserError, match="functions, and these are"):
+            PrivateBert(model, functions, calibration=other)
+        short = calibrate(model, preset, 16)
+        with pytest.raises(UserError, match="--max-length 32"), PrivateBert(model, functions, calibration=short) as b:
+            b(request(TINY, 0, (20,), 32))
+
+
+def test_scales_leave_room():
+    """Every scale is reached by the truncation that is meant, and products stay below 2^62."""
+    assert scales.CENTRED + scales.TRUNCATION == scales.SUM == scales.GAMMA + scales.HIDDEN
+    assert scales.QUERY + scales.KEY - scales.TRUNCATION == scales.SCORE
+    assert scales.FEED_OUT < scales.LARGEST and 2 * scales.EXPONENTIAL + 2 * 9 < 62
+
+
+def test_drop_in_minilm_without_retraining(minilm):
+    """Its first two layers, the first of which has the widest scores, and the words that are asked for: the rest is
+    a minute of compilation and sharing."""
+    config = dataclasses.replace(minilm.config, num_hidden_layers=2)
+    model = dataclasses.replace(minilm, config=config, params=select_params(minilm.params, config, "embedding"))
+    functions = presets.preset("drop-in")
+    [ranges] = calibrate_model(model, encode_lines(model, calibration_sentences(), LENGTH), [presets.family(functions)])
+    pair = encode_lines(model, ["A cat sleeps on the sofa.\tA kitten naps on the couch."], LENGTH)
+    expected = Plaintext(model, presets.preset("exact"))(pair)
+    words, ids = np.unique(pair.input_ids, return_inverse=True)
+    model = dataclasses.replace(
+        model,
+        config=dataclasses.replace(config, vocab_size=len(words)),
+        params=jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf[words] if path[-2].key == "word_embeddings" else leaf, model.params
+        ),
+    )
+    with PrivateBert(model, functions, "2pc_semi2k", calibration=ranges) as private:
+        answer = private(dataclasses.replace(pair, input_ids=ids.reshape(pair.input_ids.shape).astype(np.int32)))
+        squarings = [layer.exact.squarings for layer in private._serving.model(LENGTH).plan.layers]
+    assert answer.seq_length == LENGTH and expected[0] > 0.3
+    assert np.abs(answer.logits - expected).max() <= 0.002
+    parts = answer.result.profile.by_part
+    sends = answer.result.profile.total.send_actions - parts["embedding"].send_actions - parts["head"].send_actions
+    assert sends == 5 + sum(26 + 5 * count for count in squarings)
