@@ -173,6 +173,19 @@ def test_evaluate(models, results, tmp_path, runtime):
     assert entry["config"] == config and ("send_bytes" in entry) == (runtime == "simulated")
 
 
+def test_evaluate_says_where_values_left_their_domains(copy, results, mistake, tmp_path, capsys):
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\nthe film was good\t1\nnot good\t0\n")
+    arguments = "evaluate", "--model", copy, "--task", "SST-2", "--data-dir", tmp_path, "--preset", "fast"
+    checked = *arguments, "--runtime", "emulated", "--check-ranges"
+    assert results(*checked)[0]["left_domain"] == []
+    ranges = calibration.load(copy, family="exact/two_quad")
+    places = {**ranges.places, "layer.1.gelu": {"input": calibration.Range(-1e-3, 1e-3)}}
+    calibration.save([dataclasses.replace(ranges, places=places)], copy)
+    assert cli.run([*map(str, checked)]) == 0
+    assert "layer.1.gelu input -" in (said := capsys.readouterr().out) and "left [-0.00125, 0.00125]" in said
+    assert "--runtime emulated" in mistake(*arguments, "--check-ranges")
+
+
 def test_evaluate_an_encoder_by_cosine(models, results, tmp_path):
     columns = tasks.TASKS["STS-B"].columns
     pairs = [("the cat sat", "the cat sat", 5), ("the cat sat", "a dog ran !", 1), ("a film", "a good film", 4)]
