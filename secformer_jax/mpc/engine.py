@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -19,9 +19,11 @@ import spu
 from spu import libspu
 
 from .config import MpcConfig
-from .dealer import Dealt
+from .dealer import Dealt, Randomness
+from .party import Party
 from .profile import LogReader, Profile, parse
-from .program import OFFLINE, ONLINE, SETUP, Input, Program, Stage, compile_program
+from .program import OFFLINE, ONLINE, SETUP, Input, LocalStage, Program, Stage, compile_program
+from .shares import split
 
 _session = itertools.count()
 
@@ -49,6 +51,15 @@ class Result:
     setup: Profile
 
 
+@dataclass
+class _Phase:
+    """What a phase cost one party: in it, and for the material dealt to it (bytes, and the dealer's seconds)."""
+
+    profile: Profile = field(default_factory=Profile)
+    dealt_bytes: int = 0
+    dealing_seconds: float = 0.0
+
+
 class _Clock:
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -67,46 +78,49 @@ class Parties:
         for rank in range(config.world_size):
             description.add_party(f"party-{rank}", f"memory-{rank}")
         self._pool = ThreadPoolExecutor(config.world_size)
+        self._config, self._profiled_rank, self._randomness = config, profiled_rank, Randomness()
         self._io = spu.Io(config.world_size, config.runtime_config())
-        self._runtimes: list[spu.Runtime] = []
 
-        def start(rank: int) -> spu.Runtime:
-            link = libspu.link.create_mem(description, rank)
-            return spu.Runtime(link, config.runtime_config(profile=rank == profiled_rank))
+        def start(rank: int) -> Party:
+            return Party(config, libspu.link.create_mem(description, rank), profile=rank == profiled_rank)
 
-        self._runtimes = list(self._pool.map(start, range(config.world_size)))
+        self._parties = list(self._pool.map(start, range(config.world_size)))
 
-    def each(self, action: Callable[[spu.Runtime], Any]) -> list:
+    def each(self, action: Callable[[Party], Any]) -> list:
         """Run an action on every party at once and return the results by rank."""
-        return list(self._pool.map(action, self._runtimes))
+        return list(self._pool.map(action, self._parties))
 
     def share(self, name: str, array: np.ndarray, *, secret: bool = True) -> int:
         """Give the parties an array under a variable name, as shares or in clear; returns the bytes for one party."""
         visibility = libspu.Visibility.VIS_SECRET if secret else libspu.Visibility.VIS_PUBLIC
         shares = self._io.make_shares(np.ascontiguousarray(array), visibility)
-        for runtime, piece in zip(self._runtimes, shares, strict=True):
-            runtime.set_var(name, piece)
+        for party, piece in zip(self._parties, shares, strict=True):
+            party.put(name, piece)
         return sum(len(chunk) for chunk in shares[0].share_chunks)
 
-    def run(self, stage: Stage) -> None:
-        """Run one stage on every party at once, then free what no later stage reads."""
-        executable = stage.executable()
-        self.each(lambda runtime: runtime.run(executable))
-        self.free(stage.frees)
+    def share_aside(self, name: str, ring: np.ndarray) -> int:
+        """Share ring elements that local stages alone read; returns the bytes for one party."""
+        shares = split(ring, self._config, self._randomness)
+        for party, piece in zip(self._parties, shares, strict=True):
+            party.put(name, piece)
+        return shares[0].nbytes
+
+    def run(self, stage: Stage | LocalStage) -> float:
+        """Run one stage on every party at once; returns the seconds of the profiled party that SPU did not see."""
+        return self.each(lambda party: party.run(stage))[self._profiled_rank]
 
     def free(self, names: Iterable[str]) -> None:
         """Forget variables."""
-        for runtime in self._runtimes:
-            for name in names:
-                runtime.del_var(name)
+        for party in self._parties:
+            party.free(names)
 
     def reconstruct(self, name: str) -> np.ndarray:
         """Reveal a variable to the client: every party sends it its share."""
-        return self._io.reconstruct([runtime.get_var(name) for runtime in self._runtimes])
+        return self._io.reconstruct([party.runtime.get_var(name) for party in self._parties])
 
     def close(self) -> None:
         """End the parties and forget their shares."""
-        self._runtimes.clear()
+        self._parties.clear()
         self._pool.shutdown()
 
 
@@ -188,18 +202,18 @@ class Engine:
         setup = Profile()
         if not any(program is done for done in self._set_up):
             self._set_up.append(program)
-            self._run_phase(program, SETUP)
-            setup = parse(self._log.lines())
+            setup = self._run_phase(program, SETUP).profile
         clock = _Clock()
-        undealt = {f"material{i}": i for i in range(len(material))}
+        undealt, aside = {f"material{i}": i for i in range(len(material))}, program.aside()
 
-        def deal(stage: Stage) -> tuple[int, float]:
-            clock = _Clock()
-            names = undealt.keys() & set(stage.inputs)
-            return sum(self._parties.share(n, material.take(undealt.pop(n))) for n in sorted(names)), clock.seconds()
+        def deal(stage: Stage | LocalStage) -> int:
+            dealt_bytes = 0
+            for name in sorted(undealt.keys() & set(stage.inputs)):
+                share = self._parties.share_aside if name in aside else self._parties.share
+                dealt_bytes += share(name, material.take(undealt.pop(name)))
+            return dealt_bytes
 
-        dealt = self._run_phase(program, OFFLINE, deal)
-        ahead = parse(self._log.lines())
+        ahead = self._run_phase(program, OFFLINE, deal)
         offline_seconds = clock.seconds()
 
         clock = _Clock()
@@ -210,27 +224,31 @@ class Engine:
             if f"input{i}" in read
         )
         # Material that serves online directly is dealt just before its stage, to bound memory; its time is offline's.
-        late = self._run_phase(program, ONLINE, deal)
+        online = self._run_phase(program, ONLINE, deal)
         flat = [self._parties.reconstruct(name) for name in program.output_names]
         self._parties.free(set(program.output_names) - {variable.name for variable, _ in self._weights})
         return Result(
             value=jax.tree.unflatten(program.output_tree, flat),
-            profile=parse(self._log.lines()),
-            seconds=clock.seconds() - late[1],
-            offline_bytes=dealt[0] + late[0] + ahead.total.send_bytes,
-            offline_seconds=offline_seconds + late[1],
+            profile=online.profile,
+            seconds=clock.seconds() - online.dealing_seconds,
+            offline_bytes=ahead.dealt_bytes + online.dealt_bytes + ahead.profile.total.send_bytes,
+            offline_seconds=offline_seconds + online.dealing_seconds,
             input_bytes=input_bytes,
             setup=setup,
         )
 
     def _run_phase(
-        self, program: Program, phase: int, deal: Callable[[Stage], tuple[int, float]] = lambda stage: (0, 0.0)
-    ) -> tuple[int, float]:
-        """Run a phase's stages; returns the bytes that were dealt for them to one party, and the dealer's seconds."""
-        dealt_bytes, seconds = 0, 0.0
+        self, program: Program, phase: int, deal: Callable[[Stage | LocalStage], int] = lambda stage: 0
+    ) -> _Phase:
+        """Run a phase's stages, each after its material was dealt."""
+        done, local = _Phase(), []
         for stage in program.stages:
             if stage.phase == phase:
-                dealt = deal(stage)
-                dealt_bytes, seconds = dealt_bytes + dealt[0], seconds + dealt[1]
-                self._parties.run(stage)
-        return dealt_bytes, seconds
+                clock = _Clock()
+                done.dealt_bytes += deal(stage)
+                done.dealing_seconds += clock.seconds()
+                local.append((stage.part, self._parties.run(stage)))
+        done.profile = parse(self._log.lines())
+        for part, seconds in local:
+            done.profile.add_local(part, seconds)
+        return done

@@ -7,6 +7,7 @@ each part is measured and not estimated, equal layers are compiled once, and int
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Sequence, Set
@@ -22,6 +23,7 @@ from spu.utils import frontend
 
 from . import cache
 from .config import MpcConfig
+from .local import LocalFunction, is_local
 
 SETUP, OFFLINE, ONLINE = range(3)
 """When an equation can run: from the weights alone, from dealer material too, or only once a request is there."""
@@ -46,10 +48,10 @@ class Stage:
 
     part: str
     phase: int
-    code: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     frees: tuple[str, ...]
+    code: bytes
 
     def executable(self) -> libspu.Executable:
         """The executable as SPU takes it."""
@@ -59,13 +61,27 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class LocalStage:
+    """What every party does to its own shares, outside SPU: see `local`. The code is its printed form."""
+
+    part: str
+    phase: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    frees: tuple[str, ...]
+    code: bytes
+    shapes: tuple[tuple[int, ...], ...]
+    function: LocalFunction
+
+
+@dataclass(frozen=True)
 class Program:
     """A compiled function: stages in order of their phases, the names of its inputs' leaves, and its result's shape.
 
     The set-up stages run once; what they leave in the runtime serves every request.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage | LocalStage, ...]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     output_tree: Any
@@ -77,6 +93,11 @@ class Program:
             sha.update(repr((stage.part, stage.phase, stage.inputs, stage.outputs, stage.frees)).encode())
             sha.update(stage.code)
         return sha.hexdigest()
+
+    def aside(self) -> set[str]:
+        """Inputs that SPU never reads: only local stages do."""
+        read = {name for stage in self.stages if isinstance(stage, Stage) for name in stage.inputs}
+        return set(self.input_names) - read - set(self.output_names)
 
     def renamed(self, names: Set[str]) -> Program:
         """The same program with these variables under names of its own: what it keeps in a runtime stays its own."""
@@ -132,6 +153,7 @@ class _Splitter:
         self._cached = {i.name for i in inputs if i.cached}
         self._kept = {i.name for i in inputs if i.phase == SETUP}
         self._compiled: dict[Any, tuple[bytes, list[bool]]] = {}
+        self._local: dict[bytes, LocalFunction] = {}
 
     def program(self, output_tree) -> Program:
         groups = self._groups()
@@ -142,7 +164,8 @@ class _Splitter:
             written = {var for eqn in eqns for var in eqn.outvars}
             invars = [v for v in _read(eqns) if v not in written and v not in self._consts]
             outvars = [v for eqn in eqns for v in eqn.outvars if last_use.get(v, -1) > index]
-            code, secret = self._compile(eqns, invars, outvars)
+            compiled = self._local_stage(eqns[0], invars) if is_local(eqns[0]) else self._stage(eqns, invars, outvars)
+            make, secret = compiled
             for var, is_secret in zip(outvars, secret, strict=True):
                 name = self._names.setdefault(var, f"v{len(self._names)}")
                 self._secret[name] = is_secret
@@ -151,7 +174,7 @@ class _Splitter:
                     if invars and all(self._names[v] in self._cached for v in invars):
                         self._cached.add(name)
             frees = [self._names[v] for v in invars if last_use[v] == index and self._names[v] not in self._kept]
-            stages.append(Stage(part, phase, code, self._name(invars), self._name(outvars), tuple(frees)))
+            stages.append(make(part, phase, self._name(invars), self._name(outvars), tuple(frees)))
         program = Program(tuple(stages), self._inputs, self._name(self._outvars), output_tree)
         return program.renamed(self._kept.difference(self._inputs))
 
@@ -162,10 +185,26 @@ class _Splitter:
         groups: list[tuple[int, str, list]] = []
         for phase, eqn in sorted(zip(self._phases, self._eqns, strict=True), key=lambda pair: pair[0]):
             part = self._part_of(str(eqn.source_info.name_stack))
-            if not groups or groups[-1][:2] != (phase, part):
+            alone = is_local(eqn) or (groups and is_local(groups[-1][2][0]))
+            if not groups or alone or groups[-1][:2] != (phase, part):
                 groups.append((phase, part, []))
             groups[-1][2].append(eqn)
         return groups
+
+    def _local_stage(self, eqn, invars) -> tuple[Callable[..., Stage | LocalStage], Sequence[bool]]:
+        closed = eqn.params["jaxpr"]
+        if invars != list(eqn.invars) or len(eqn.outvars) != 1 or closed.consts:
+            raise ValueError("a local function takes distinct arrays and returns one")
+        secret = tuple(self._secret[self._names[v]] for v in invars)
+        code = f"{closed.jaxpr} {secret}".encode()
+        if code not in self._local:
+            self._local[code] = LocalFunction(closed, secret)
+        function, shapes = self._local[code], tuple(v.aval.shape for v in invars)
+        return functools.partial(LocalStage, code=code, shapes=shapes, function=function), function.secret_outputs
+
+    def _stage(self, eqns, invars, outvars) -> tuple[Callable[..., Stage | LocalStage], Sequence[bool]]:
+        code, secret = self._compile(eqns, invars, outvars)
+        return functools.partial(Stage, code=code), secret
 
     def _compile(self, eqns, invars, outvars) -> tuple[bytes, list[bool]]:
         constvars = [v for v in _read(eqns) if v in self._consts]
