@@ -21,7 +21,7 @@ from spu import libspu
 from .config import MpcConfig
 from .dealer import Dealt
 from .profile import LogReader, Profile, parse
-from .program import OFFLINE, ONLINE, SETUP, Input, Program, Stage, compile_program
+from .program import OFFLINE, ONLINE, SETUP, Input, Program, Stage, compile_program, request_inputs, weight_input
 
 _session = itertools.count()
 
@@ -157,9 +157,7 @@ class Engine:
         leaves, self._weights_tree = jax.tree_util.tree_flatten_with_path(weights)
         sent = 0
         for path, leaf in leaves:
-            key = jax.tree_util.keystr(path)
-            # Keeping openings is SPU's make_cached_var; the weights themselves stay in the runtime in any case.
-            variable = Input(f"weights{key}", SETUP, not public(key), cached=self._keep_weights and not public(key))
+            variable = weight_input(path, public=public, keep=self._keep_weights)
             self._weights.append((variable, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)))
             sent += self._parties.share(variable.name, np.asarray(leaf), secret=variable.secret)
         return sent
@@ -173,9 +171,7 @@ class Engine:
             inputs: arrays or ShapeDtypeStructs; all secret.
         """
         weights = jax.tree.unflatten(self._weights_tree, [spec for _, spec in self._weights])
-        variables = [variable for variable, _ in self._weights]
-        variables += [Input(f"material{i}", OFFLINE) for i in range(len(jax.tree.leaves(material)))]
-        variables += [Input(f"input{i}", ONLINE) for i in range(len(jax.tree.leaves(inputs)))]
+        variables = [variable for variable, _ in self._weights] + request_inputs(material, inputs)
         return compile_program(function, (weights, material, *inputs), variables, self.config, part_of=self._part_of)
 
     def run(self, program: Program, material: Dealt, *inputs: Any) -> Result:

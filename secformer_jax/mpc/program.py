@@ -40,6 +40,24 @@ class Input:
     cached: bool = False
 
 
+def weight_input(path: Any, *, public: Callable[[str], bool], keep: bool) -> Input:
+    """The variable of a published leaf, by its path in the tree.
+
+    Args:
+        path: as `jax.tree_util` gives it.
+        public: whether the leaf at a path (as `jax.tree_util.keystr` writes it) is given in clear.
+        keep: keep the openings of what is secret (SPU's make_cached_var); the weight itself stays in any case.
+    """
+    key = jax.tree_util.keystr(path)
+    return Input(f"weights{key}", SETUP, not public(key), cached=keep and not public(key))
+
+
+def request_inputs(material: Any, inputs: Any) -> list[Input]:
+    """The variables of one request: dealer material, and what the client shares."""
+    variables = [Input(f"material{i}", OFFLINE) for i in range(len(jax.tree.leaves(material)))]
+    return variables + [Input(f"input{i}", ONLINE) for i in range(len(jax.tree.leaves(inputs)))]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One SPU executable: its code and the runtime variables that it reads, writes and is the last to use."""
@@ -78,6 +96,10 @@ class Program:
             sha.update(stage.code)
         return sha.hexdigest()
 
+    def variables(self) -> set[str]:
+        """Every variable that a stage reads or writes."""
+        return {name for stage in self.stages for name in (*stage.inputs, *stage.outputs)}
+
     def renamed(self, names: Set[str]) -> Program:
         """The same program with these variables under names of its own: what it keeps in a runtime stays its own."""
         own = {name: f"{name}@{self.digest()[:16]}" for name in names}
@@ -86,9 +108,12 @@ class Program:
             return tuple(own.get(name, name) for name in variables)
 
         stages = tuple(
-            replace(stage, inputs=rename(stage.inputs), outputs=rename(stage.outputs)) for stage in self.stages
+            replace(stage, inputs=rename(stage.inputs), outputs=rename(stage.outputs), frees=rename(stage.frees))
+            for stage in self.stages
         )
-        return replace(self, stages=stages, output_names=rename(self.output_names))
+        return replace(
+            self, stages=stages, input_names=rename(self.input_names), output_names=rename(self.output_names)
+        )
 
 
 def compile_program(
