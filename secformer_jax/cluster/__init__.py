@@ -1,1 +1,1 @@
-"""Servers, dealer, owner and clients as processes on hosts of their own. Only the parties' workers load spu."""
+"""Parties, dealer, model owner and clients as processes, each on a host of its own; nothing here imports spu."""

@@ -18,6 +18,7 @@ import numpy as np
 import spu
 from spu import libspu
 
+from ..errors import UserError
 from .config import MpcConfig
 from .dealer import Dealt
 from .profile import LogReader, Profile, parse
@@ -61,6 +62,8 @@ class Parties:
     """Computing parties in one process: a thread and an SPU runtime each, over the in-memory link."""
 
     def __init__(self, config: MpcConfig, profiled_rank: int = 0) -> None:
+        if config.runtime.get("beaver_type") == "TrustedThirdParty" and "ttp_beaver_config" not in config.runtime:
+            raise UserError(f"config {config.name} needs a dealer that runs: start a cluster, or simulate 2pc_semi2k")
         description = libspu.link.Desc()
         description.id = f"secformer-{next(_session)}"
         description.recv_timeout_ms = 3_600_000
