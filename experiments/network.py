@@ -45,10 +45,10 @@ from spu import libspu
 
 from secformer_jax import bert, presets
 from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc.dealer import Dealer, Randomness
+from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.engine import Engine
 from secformer_jax.mpc.program import LocalStage, Stage
-from secformer_jax.mpc.shares import split
+from secformer_jax.mpc.shares import share
 from secformer_jax.opened.serving import OpenedServing
 from secformer_jax.serving import Serving, StandardServing
 from secformer_jax.text import Encoded
@@ -205,7 +205,7 @@ def _prepare(case: Case, side: str) -> tuple[list[Entry], Any, spu.Io]:
         program = engine.compile(forward, material, *inputs)
         for _ in range(2):
             simulated = engine.run(program, dealer.deal(material), *inputs)
-    io, randomness = spu.Io(config.world_size, config.runtime_config()), Randomness()
+    io = spu.Io(config.world_size, config.runtime_config())
     named = {f"weights{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(weights)}
     secret = {name: not serving.is_public(name.removeprefix("weights")) for name in named}
     read = {name for stage in program.stages for name in stage.inputs}
@@ -215,7 +215,7 @@ def _prepare(case: Case, side: str) -> tuple[list[Entry], Any, spu.Io]:
     def shares(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         kinds = {True: libspu.Visibility.VIS_SECRET, False: libspu.Visibility.VIS_PUBLIC}
         made = {
-            name: split(array, config, randomness)
+            name: [np.stack(piece.rings()) for piece in share(array, "int64", config.protocol, config.world_size)]
             if name in aside
             else io.make_shares(np.ascontiguousarray(array), kinds[secret.get(name, True)])
             for name, array in arrays.items()

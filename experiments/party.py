@@ -17,12 +17,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import spu
 from jax import export
 from jax.experimental import enable_x64
 from spu import libspu
 
-from secformer_jax.mpc.party import Party
-from secformer_jax.mpc.program import LocalStage
+from secformer_jax.mpc.own_shares import OwnShares
+from secformer_jax.mpc.program import LocalStage, Stage
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Exported:
     @classmethod
     def of(cls, stage: LocalStage) -> Any:
         """Export a stage's function."""
-        kinds = zip(stage.shapes, stage.function.secret_inputs, strict=True)
+        kinds = zip(stage.function.shapes, stage.function.secret_inputs, strict=True)
         with enable_x64():
             specs = [jax.ShapeDtypeStruct((1, *shape) if secret else shape, np.int64) for shape, secret in kinds]
             module = export.export(stage.function.jitted)(*specs).serialize()
@@ -59,16 +60,24 @@ def main(job_path: str, rank: int, out: str) -> None:
     for other, address in enumerate(job["addresses"]):
         description.add_party(f"party-{other}", address)
     link = libspu.link.create_brpc(description, rank)
-    party = Party(job["config"], link)
+    runtime = spu.Runtime(link, job["config"].runtime_config())
+    own = OwnShares(job["config"], runtime)
 
     def run(phase: int) -> None:
         for stage in job["stages"]:
             if stage.phase == phase:
-                party.run(stage)
+                if isinstance(stage, Stage):
+                    runtime.run(stage.executable())
+                else:
+                    own.run(stage)
+                own.free(stage.frees)
 
     def give(shares: dict[str, libspu.Share | np.ndarray]) -> None:
         for variable, share in shares.items():
-            party.put(variable, share)
+            if isinstance(share, np.ndarray):
+                own.keep(variable, share)
+            else:
+                runtime.set_var(variable, share)
 
     give(job["weights"])
     setup, offline, online = range(3)
@@ -81,7 +90,7 @@ def main(job_path: str, rank: int, out: str) -> None:
         started = time.perf_counter()
         run(online)
         seconds.append(time.perf_counter() - started)
-        results.append([party.runtime.get_var(variable) for variable in job["outputs"]])
+        results.append([runtime.get_var(variable) for variable in job["outputs"]])
     link.barrier()
     Path(out).write_bytes(pickle.dumps({"seconds": seconds, "results": results}))
     link.stop_link()

@@ -12,6 +12,7 @@ import click
 import typer
 
 from secformer_jax.commands import calibrate as calibrate_command
+from secformer_jax.commands import certs as certs_command
 from secformer_jax.commands import compare as compare_command
 from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
@@ -45,6 +46,7 @@ Embedding = Annotated[
     str, typer.Option("--embedding", help="client: the client makes the one-hot; inside: the protocol makes it.")
 ]
 NoKeepWeights = Annotated[bool, typer.Option("--no-keep-weights", help="Open the masked weights anew in each request.")]
+ClusterFile = Annotated[str, typer.Option("--cluster", help="The cluster file: SPU's layout and the key secformer.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
 TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
 
@@ -197,6 +199,19 @@ def evaluate(
         check_ranges=check_ranges,
     )
     reporter.results(entries)
+
+
+@app.command()
+def certs(
+    cluster: ClusterFile,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write into; made when missing.")],
+    days: Annotated[int, typer.Option("--days", help="How long the certificates are valid.")] = 365,
+    force: Annotated[bool, typer.Option("--force", help="Make all anew, what is there already too.")] = False,
+    json: Json = False,
+) -> None:
+    """A private CA and a certificate for each role of a cluster."""
+    reporter = Reporter(json)
+    reporter.results(certs_command.run(reporter, cluster=cluster, out=out, days=days, force=force))
 
 
 def run(arguments: Sequence[str]) -> int:

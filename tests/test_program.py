@@ -51,9 +51,9 @@ def run(engine: Engine, program: Program) -> Result:
 def present(engine: Engine, name: str) -> bool:
     """Whether any party still has the variable."""
 
-    def has(party) -> bool:
+    def has(runtime) -> bool:
         try:
-            party.runtime.get_var_meta(name)
+            runtime.get_var_meta(name)
         except RuntimeError:
             return False
         return True

@@ -18,12 +18,24 @@ import numpy as np
 import spu
 from spu import libspu
 
+from ..errors import UserError
+from .compiler import compile_program
 from .config import MpcConfig
-from .dealer import Dealt, Randomness
-from .party import Party
+from .dealer import Dealt
+from .own_shares import OwnShares
 from .profile import LogReader, Profile, parse
-from .program import OFFLINE, ONLINE, SETUP, Input, LocalStage, Program, Stage, compile_program
-from .shares import split
+from .program import (
+    OFFLINE,
+    ONLINE,
+    SETUP,
+    Input,
+    LocalStage,
+    Program,
+    Stage,
+    request_inputs,
+    weight_input,
+)
+from .shares import share
 
 _session = itertools.count()
 
@@ -72,55 +84,70 @@ class Parties:
     """Computing parties in one process: a thread and an SPU runtime each, over the in-memory link."""
 
     def __init__(self, config: MpcConfig, profiled_rank: int = 0) -> None:
+        if config.runtime.get("beaver_type") == "TrustedThirdParty" and "ttp_beaver_config" not in config.runtime:
+            raise UserError(f"config {config.name} needs a dealer that runs: start a cluster, or simulate 2pc_semi2k")
         description = libspu.link.Desc()
         description.id = f"secformer-{next(_session)}"
         description.recv_timeout_ms = 3_600_000
         for rank in range(config.world_size):
             description.add_party(f"party-{rank}", f"memory-{rank}")
         self._pool = ThreadPoolExecutor(config.world_size)
-        self._config, self._profiled_rank, self._randomness = config, profiled_rank, Randomness()
+        self._config, self._profiled_rank = config, profiled_rank
         self._io = spu.Io(config.world_size, config.runtime_config())
+        self._runtimes: list[spu.Runtime] = []
 
-        def start(rank: int) -> Party:
-            return Party(config, libspu.link.create_mem(description, rank), profile=rank == profiled_rank)
+        def start(rank: int) -> spu.Runtime:
+            link = libspu.link.create_mem(description, rank)
+            return spu.Runtime(link, config.runtime_config(profile=rank == profiled_rank))
 
-        self._parties = list(self._pool.map(start, range(config.world_size)))
+        self._runtimes = list(self._pool.map(start, range(config.world_size)))
+        self._own = [OwnShares(config, runtime) for runtime in self._runtimes]
 
-    def each(self, action: Callable[[Party], Any]) -> list:
+    def each(self, action: Callable[[spu.Runtime], Any]) -> list:
         """Run an action on every party at once and return the results by rank."""
-        return list(self._pool.map(action, self._parties))
+        return list(self._pool.map(action, self._runtimes))
 
     def share(self, name: str, array: np.ndarray, *, secret: bool = True) -> int:
         """Give the parties an array under a variable name, as shares or in clear; returns the bytes for one party."""
         visibility = libspu.Visibility.VIS_SECRET if secret else libspu.Visibility.VIS_PUBLIC
         shares = self._io.make_shares(np.ascontiguousarray(array), visibility)
-        for party, piece in zip(self._parties, shares, strict=True):
-            party.put(name, piece)
+        for runtime, piece in zip(self._runtimes, shares, strict=True):
+            runtime.set_var(name, piece)
         return sum(len(chunk) for chunk in shares[0].share_chunks)
 
     def share_aside(self, name: str, ring: np.ndarray) -> int:
         """Share ring elements that local stages alone read; returns the bytes for one party."""
-        shares = split(ring, self._config, self._randomness)
-        for party, piece in zip(self._parties, shares, strict=True):
-            party.put(name, piece)
-        return shares[0].nbytes
+        pieces = share(ring, "int64", self._config.protocol, len(self._own))
+        held = [np.stack(piece.rings()) for piece in pieces]
+        for own, array in zip(self._own, held, strict=True):
+            own.keep(name, array)
+        return held[0].nbytes
 
     def run(self, stage: Stage | LocalStage) -> float:
-        """Run one stage on every party at once; returns the seconds of the profiled party that SPU did not see."""
-        return self.each(lambda party: party.run(stage))[self._profiled_rank]
+        """Run one stage on every party at once; returns the seconds that SPU did not see."""
+        clock, seconds = _Clock(), 0.0
+        if isinstance(stage, Stage):
+            executable = stage.executable()
+            self.each(lambda runtime: runtime.run(executable))
+        else:
+            list(self._pool.map(lambda own: own.run(stage), self._own))
+            seconds = clock.seconds()
+        self.free(stage.frees)
+        return seconds
 
     def free(self, names: Iterable[str]) -> None:
         """Forget variables."""
-        for party in self._parties:
-            party.free(names)
+        for own in self._own:
+            own.free(names)
 
     def reconstruct(self, name: str) -> np.ndarray:
         """Reveal a variable to the client: every party sends it its share."""
-        return self._io.reconstruct([party.runtime.get_var(name) for party in self._parties])
+        return self._io.reconstruct([runtime.get_var(name) for runtime in self._runtimes])
 
     def close(self) -> None:
         """End the parties and forget their shares."""
-        self._parties.clear()
+        self._own.clear()
+        self._runtimes.clear()
         self._pool.shutdown()
 
 
@@ -171,9 +198,7 @@ class Engine:
         leaves, self._weights_tree = jax.tree_util.tree_flatten_with_path(weights)
         sent = 0
         for path, leaf in leaves:
-            key = jax.tree_util.keystr(path)
-            # Keeping openings is SPU's make_cached_var; the weights themselves stay in the runtime in any case.
-            variable = Input(f"weights{key}", SETUP, not public(key), cached=self._keep_weights and not public(key))
+            variable = weight_input(path, public=public, keep=self._keep_weights)
             self._weights.append((variable, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)))
             sent += self._parties.share(variable.name, np.asarray(leaf), secret=variable.secret)
         return sent
@@ -187,9 +212,7 @@ class Engine:
             inputs: arrays or ShapeDtypeStructs; all secret.
         """
         weights = jax.tree.unflatten(self._weights_tree, [spec for _, spec in self._weights])
-        variables = [variable for variable, _ in self._weights]
-        variables += [Input(f"material{i}", OFFLINE) for i in range(len(jax.tree.leaves(material)))]
-        variables += [Input(f"input{i}", ONLINE) for i in range(len(jax.tree.leaves(inputs)))]
+        variables = [variable for variable, _ in self._weights] + request_inputs(material, inputs)
         return compile_program(function, (weights, material, *inputs), variables, self.config, part_of=self._part_of)
 
     def run(self, program: Program, material: Dealt, *inputs: Any) -> Result:

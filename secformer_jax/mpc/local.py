@@ -63,11 +63,11 @@ def check_linear(jaxpr: core.Jaxpr, secret: Sequence[bool]) -> list[bool]:
 class LocalFunction:
     """A compiled `local` function: from shares and public arrays to shares.
 
-    A share is int64 (components, *shape): see `shares`. Public arrays are int64 of their own shape.
+    A share is int64 (components, *shape): see `values`. Public arrays are int64 of their own shape.
     """
 
     def __init__(self, closed: core.ClosedJaxpr, secret: Sequence[bool]) -> None:
-        self.secret_inputs = tuple(secret)
+        self.secret_inputs, self.shapes = tuple(secret), tuple(aval.shape for aval in closed.in_avals)
         self.secret_outputs = tuple(check_linear(closed.jaxpr, secret))
         in_axes, out_axes = (tuple(0 if s else None for s in kinds) for kinds in (secret, self.secret_outputs))
         function = core.jaxpr_as_fun(closed)

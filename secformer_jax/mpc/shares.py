@@ -1,89 +1,104 @@
-"""Shares of ring elements as plain arrays, and as SPU has them: int64 (components, *shape).
+"""Secret arrays as additive shares over Z_2^64: made by clients, owner and dealer, held by servers. Needs no spu.
 
-SEMI2K and CHEETAH: one component a party, whose sum over the parties is the secret. ABY3: two, of three that sum up to
-the secret; party i has numbers i and i + 1. REF2K, the emulator: the secret itself.
+An array is a sum of one component for each computing party. SEMI2K, CHEETAH and REF2K: party i holds component i. ABY3
+(Mohassel and Rindal, CCS 2018, section 3): party i holds components i and i + 1. All components but the last are
+uniform, and travel as the 32-byte key of their generator.
 """
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import spu
-from spu import libspu
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from .config import MpcConfig
-from .dealer import Randomness
+SEED_BYTES = 32
+DTYPES = ("float32", "int32", "int64")
+HELD: Mapping[str, Callable[[int], tuple[int, ...]]] = {
+    "SEMI2K": lambda rank: (rank,),
+    "CHEETAH": lambda rank: (rank,),
+    "ABY3": lambda rank: (rank, (rank + 1) % 3),
+    "REF2K": lambda rank: (rank,),
+}
+"""By protocol: the components that a party holds."""
 
-_CHUNK_BYTES = 128 << 20
-"""Where SPU cuts a large array."""
-
-
-def split(secret: np.ndarray, config: MpcConfig, randomness: Randomness) -> list[np.ndarray]:
-    """Fresh shares of int64 ring elements, by rank."""
-    summands = [randomness.bits(secret.shape) for _ in range(config.world_size - 1)]
-    summands.append(secret - sum(summands) if summands else secret)
-    if config.protocol == "ABY3":
-        return [np.stack([summands[i], summands[(i + 1) % 3]]) for i in range(3)]
-    return [summand[None] for summand in summands]
-
-
-def join(shares: list[np.ndarray], config: MpcConfig) -> np.ndarray:
-    """The secret from all shares: the inverse of `split`."""
-    total = shares[0][0].copy()
-    for share in shares[1:]:
-        total += share[0]
-    return total
-
-
-def from_spu(share: libspu.Share, shape: tuple[int, ...], *, secret: bool) -> np.ndarray:
-    """What a party's runtime holds: (components, *shape) for a secret, shape for a public value.
-
-    Raises:
-        ValueError: not an additive share of 64-bit ring elements.
-    """
-    kinds = (b".AShr<FM64>", b"ref2k.Sec<FM64>") if secret else (b"Pub2k<FM64>",)
-    if not share.meta.endswith(kinds):
-        raise ValueError(f"SPU holds something else than shares of integers: {share.meta!r}")
-    count = int(np.prod(shape))
-    left = count * 8 * (2 if b"aby3.AShr" in share.meta else 1)
-    pieces = []
-    for chunk in share.share_chunks:
-        size = min(left, _CHUNK_BYTES)
-        pieces.append(np.frombuffer(chunk, np.int64, size // 8, len(chunk) - size))
-        left -= size
-    flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    return np.moveaxis(flat.reshape(*shape, -1), -1, 0) if secret else flat.reshape(shape)
+Component = bytes | np.ndarray
+"""A generator's key, or int64 ring elements."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """How SPU writes a party's share of an array of one shape: its description, and what each chunk begins with."""
+class Share:
+    """What one party holds of a secret array.
 
-    meta: bytes
-    heads: tuple[bytes, ...]
-    sizes: tuple[int, ...]
+    Attributes:
+        dtype: of the plaintext, one of `DTYPES`.
+        shape: of the array.
+        components: the party's, in the order of `HELD`.
+    """
 
-    @classmethod
-    def of(cls, io: spu.Io, rank: int, shape: tuple[int, ...], *, secret: bool) -> Form:
-        """Learnt from a share of zeros."""
-        visibility = libspu.Visibility.VIS_SECRET if secret else libspu.Visibility.VIS_PUBLIC
-        share = io.make_shares(np.zeros(shape, np.int64), visibility)[rank]
-        left = 8 * int(np.prod(shape)) * (2 if b"aby3.AShr" in share.meta else 1)
-        heads, sizes = [], []
-        for chunk in share.share_chunks:
-            sizes.append(min(left, _CHUNK_BYTES))
-            heads.append(chunk[: len(chunk) - sizes[-1]])
-            left -= sizes[-1]
-        return cls(share.meta, tuple(heads), tuple(sizes))
+    dtype: str
+    shape: tuple[int, ...]
+    components: tuple[Component, ...]
 
-    def share(self, array: np.ndarray) -> libspu.Share:
-        """An array, as `from_spu` gives it, for SPU."""
-        public = self.meta.endswith(b"Pub2k<FM64>")
-        raw, start, chunks = np.ascontiguousarray(array if public else np.moveaxis(array, 0, -1)).tobytes(), 0, []
-        for head, size in zip(self.heads, self.sizes, strict=True):
-            chunks.append(head + raw[start : start + size])
-            start += size
-        share = libspu.Share()
-        share.meta, share.share_chunks = self.meta, chunks
-        return share
+    def rings(self) -> list[np.ndarray]:
+        """The components as int64 arrays of this shape."""
+        return [expand(c, self.shape) if isinstance(c, bytes) else c.reshape(self.shape) for c in self.components]
+
+
+def encode(array: np.ndarray, fraction_bits: int) -> np.ndarray:
+    """Ring elements: integers as they are, other numbers with this many fraction bits.
+
+    Raises:
+        ValueError: a number that is not finite, or too great for a ring of 64 bits.
+    """
+    if np.issubdtype(array.dtype, np.integer):
+        return array.astype(np.int64)
+    scaled = np.rint(np.asarray(array, np.float64) * 2.0**fraction_bits)
+    if scaled.size and not np.abs(scaled).max() < 2.0**62:
+        raise ValueError(f"values must be finite and below 2^{62 - fraction_bits}")
+    return scaled.astype(np.int64)
+
+
+def decode(ring: np.ndarray, dtype: str, fraction_bits: int) -> np.ndarray:
+    """The inverse of `encode`."""
+    return (
+        ring.astype(dtype) if np.issubdtype(np.dtype(dtype), np.integer) else (ring / 2.0**fraction_bits).astype(dtype)
+    )
+
+
+def expand(seed: bytes, shape: Sequence[int]) -> np.ndarray:
+    """Uniform ring elements from AES-256 in counter mode; a seed serves one array."""
+    stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(stream.update(bytes(8 * math.prod(shape))), np.int64).reshape(shape)
+
+
+def split(ring: np.ndarray, parties: int) -> list[Component]:
+    """Components that add up to `ring` modulo 2^64: fresh seeds, and last what is left."""
+    seeds: list[Component] = [os.urandom(SEED_BYTES) for _ in range(parties - 1)]
+    rest = ring
+    for seed in seeds:
+        assert isinstance(seed, bytes)
+        rest = rest - expand(seed, ring.shape)
+    return [*seeds, rest]
+
+
+def share(ring: np.ndarray, dtype: str, protocol: str, parties: int) -> list[Share]:
+    """Shares of ring elements by rank."""
+    return deal(split(ring, parties), dtype, ring.shape, protocol)
+
+
+def deal(components: Sequence[Component], dtype: str, shape: tuple[int, ...], protocol: str) -> list[Share]:
+    """Each party's share of an array with these components, by rank."""
+    held = HELD[protocol]
+    return [Share(dtype, shape, tuple(components[i] for i in held(rank))) for rank in range(len(components))]
+
+
+def join(components: Sequence[np.ndarray]) -> np.ndarray:
+    """The ring elements, from every component once."""
+    total = components[0]
+    for component in components[1:]:
+        total = total + component
+    return total
