@@ -11,13 +11,31 @@ from typing import Annotated
 import click
 import typer
 
+from secformer_jax import cli_training
+from secformer_jax.checkpoint import SHIPPED
+from secformer_jax.cli_options import (
+    CalibrationFile,
+    Config,
+    DataDir,
+    Embedding,
+    Gelu,
+    Json,
+    LayerNorm,
+    MaxLength,
+    Model,
+    NoKeepWeights,
+    Preset,
+    Softmax,
+    TextPairs,
+    Texts,
+    Truncate,
+)
 from secformer_jax.commands import calibrate as calibrate_command
 from secformer_jax.commands import compare as compare_command
 from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
 from secformer_jax.commands.common import Choice, Protocol
 from secformer_jax.errors import UserError
-from secformer_jax.presets import PRESETS
 from secformer_jax.reports import Reporter
 
 INTERRUPTED = 130
@@ -29,32 +47,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Option("--model", help="A Hugging Face BERT folder, a hub id, or minilm.")]
-Preset = Annotated[str, typer.Option("--preset", help=", ".join(PRESETS))]
-Gelu = Annotated[str | None, typer.Option("--gelu", help="Another GeLU than the preset's.")]
-Softmax = Annotated[str | None, typer.Option("--softmax", help="Another softmax than the preset's.")]
-LayerNorm = Annotated[str | None, typer.Option("--layer-norm", help="Another LayerNorm than the preset's.")]
-Config = Annotated[str, typer.Option("--config", help="A file in SPU's layout, or the name of one in spu_configs/.")]
-MaxLength = Annotated[int | None, typer.Option("--max-length", help="Public padded length; the least that fits.")]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are longer than the padded length.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")]
-CalibrationFile = Annotated[
-    str | None, typer.Option("--calibration", help="The calibration file; calibration.json in the model's folder.")
-]
-Embedding = Annotated[
-    str, typer.Option("--embedding", help="client: the client makes the one-hot; inside: the protocol makes it.")
-]
-NoKeepWeights = Annotated[bool, typer.Option("--no-keep-weights", help="Open the masked weights anew in each request.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
-TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
-
 
 @app.command()
 def infer(
-    model: Model,
+    model: Model = SHIPPED,
     text: Texts = None,
     text_pair: TextPairs = None,
-    preset: Preset = "puma",
+    preset: Preset = "",
     gelu: Gelu = None,
     softmax: Softmax = None,
     layer_norm: LayerNorm = None,
@@ -67,7 +66,7 @@ def infer(
     compare: Annotated[bool, typer.Option("--compare", help="The plaintext answer beside it.")] = False,
     json: Json = False,
 ) -> None:
-    """Classify a text, or compare two, under MPC."""
+    """Classify a text, or compare two, under MPC; without --model its sentiment, by the model that comes along."""
     reporter = Reporter(json)
     entries = infer_command.run(
         reporter,
@@ -157,13 +156,11 @@ def calibrate(
 def evaluate(
     model: Model,
     task: Annotated[list[str], typer.Option("--task", help="STS-B, SST-2, ...; give it again for more.")],
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="GLUE's TSV files, a folder for each task.")
-    ] = None,
+    data_dir: DataDir = None,
     runtime: Annotated[
         str, typer.Option("--runtime", help="plaintext; emulated (fixed point, one party); simulated (--config).")
     ] = "plaintext",
-    preset: Preset = "exact",
+    preset: Preset = "",
     gelu: Gelu = None,
     softmax: Softmax = None,
     layer_norm: LayerNorm = None,
@@ -197,6 +194,10 @@ def evaluate(
         check_ranges=check_ranges,
     )
     reporter.results(entries)
+
+
+app.command()(cli_training.finetune)
+app.command()(cli_training.distill)
 
 
 def run(arguments: Sequence[str]) -> int:

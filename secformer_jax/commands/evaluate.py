@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +15,13 @@ from secformer_jax.calibration import Calibration
 from secformer_jax.checkpoint import Checkpoint, load
 from secformer_jax.commands.common import Choice, Protocol, checked_length
 from secformer_jax.errors import UserError
-from secformer_jax.plaintext import Plaintext, encode, load_calibration, request_head
+from secformer_jax.evaluation import Forward, check_head, encode_examples, in_task_order, predict
+from secformer_jax.plaintext import Plaintext, load_calibration
 from secformer_jax.reports import Entry, Reporter
-from secformer_jax.tasks import Examples, Task
-from secformer_jax.text import Encoded, Tokenizer, padded_length
+from secformer_jax.text import Encoded, Tokenizer
 
 RUNTIMES = ("plaintext", "emulated", "simulated")
 EMULATION = "1pc_ref2k"
-Forward = Callable[[Encoded], np.ndarray]
 
 
 @dataclass
@@ -73,7 +72,7 @@ def run(
     checked_length(max_length, loaded)
     ranges = load_calibration(loaded, approximations, calibration)
     for task in chosen:
-        _check_head(task, loaded)
+        check_head(task, loaded)
     tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config.vocab_size)
     entries = []
     for task, examples in read:
@@ -88,7 +87,7 @@ def run(
             seconds = time.perf_counter() - started
             if check_ranges:
                 left = [str(place) for place in forward.violations]  # type: ignore[attr-defined]
-        metrics = tasks.score(task, tasks.predict(task, _in_task_order(task, loaded, logits)), examples.labels)
+        metrics = tasks.score(task, tasks.predict(task, in_task_order(task, loaded, logits)), examples.labels)
         name, metric = next(iter(metrics.items()))
         entries.append(
             {
@@ -108,65 +107,6 @@ def run(
         )
     _print(reporter, choice, entries)
     return entries
-
-
-def _check_head(task: Task, model: Checkpoint) -> None:
-    head, labels = request_head(model), model.config.num_labels
-    if head == "similarity":
-        if task.labels:
-            raise UserError(f"{task.name} needs a classifier and this model has no classification head: fine-tune it")
-    elif (head == "regression") != (not task.labels) or (task.labels and labels != task.num_labels):
-        raise UserError(f"{task.name} needs {task.num_labels} logits, and this {head} model has {labels}: use its own")
-
-
-def _in_task_order(task: Task, model: Checkpoint, logits: np.ndarray) -> np.ndarray:
-    """Logits in the order of the task's labels, where the model names the same labels in another order."""
-    if task.labels and sorted(model.config.id2label) == sorted(task.labels):
-        return logits[:, [model.config.id2label.index(label) for label in task.labels]]
-    return logits
-
-
-def encode_examples(
-    model: Checkpoint, tokenizer: Tokenizer, examples: Examples, max_length: int | None, truncate: bool
-) -> Encoded:
-    """All examples at one length; a sentence encoder takes the two texts of an example as rows 2i and 2i + 1."""
-    if request_head(model) == "similarity":
-        assert examples.pairs is not None
-        texts = [text for pair in zip(examples.texts, examples.pairs, strict=True) for text in pair]
-        return encode(model, tokenizer, texts, None, max_length, truncate)
-    return encode(model, tokenizer, examples.texts, examples.pairs, max_length, truncate)
-
-
-def predict(
-    forward: Forward,
-    encoded: Encoded,
-    count: int,
-    batch_size: int,
-    max_length: int | None,
-    progress: Callable[[int, int], None],
-) -> np.ndarray:
-    """Logits of all examples, in their order, batch by batch of equal length."""
-    rows = len(encoded.input_ids) // count
-    tokens = encoded.attention_mask.sum(axis=1).astype(int).reshape(count, rows).max(axis=1)
-    longest = encoded.input_ids.shape[1]
-    lengths = np.array([max_length or min(padded_length(int(n)), longest) for n in tokens])
-    batch_size = min(batch_size, count)
-    logits: dict[int, np.ndarray] = {}
-    for length in np.unique(lengths):
-        found = np.flatnonzero(lengths == length)
-        for start in range(0, len(found), batch_size):
-            members = found[start : start + batch_size]
-            # A batch that isn't full is filled with its last example: one shape, compiled once.
-            filled = np.pad(members, (0, batch_size - len(members)), mode="edge")
-            which = (filled[:, None] * rows + np.arange(rows)).reshape(-1)
-            batch = Encoded(
-                encoded.input_ids[which, :length],
-                encoded.token_type_ids[which, :length],
-                encoded.attention_mask[which, :length],
-            )
-            logits |= dict(zip(members.tolist(), forward(batch), strict=False))
-            progress(len(logits), count)
-    return np.stack([logits[i] for i in range(count)])
 
 
 @contextmanager
