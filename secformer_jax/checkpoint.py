@@ -125,13 +125,18 @@ def save(
     return directory
 
 
+def shipped_folder() -> Path:
+    """The folder of the model that comes with the package."""
+    return Path(str(resources.files("secformer_jax"))) / "data" / "sst2_student"
+
+
 def _resolve(path_or_name: str | os.PathLike[str]) -> Path:
     name = os.fspath(path_or_name)
     path = Path(name).expanduser()
     if path.exists():
         return path
     if name == SHIPPED:
-        return Path(str(resources.files("secformer_jax"))) / "data" / "sst2_student"
+        return shipped_folder()
     if name == "minilm":
         # find_spec leaves the package unimported: its __init__ is free to import torch.
         spec = importlib.util.find_spec(MINILM_PACKAGE)

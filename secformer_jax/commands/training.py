@@ -89,6 +89,11 @@ def finish(
     return {**report, "path": str(out)}
 
 
+def read_report(folder: Path) -> Entry:
+    """What `finish` said of a model: its task, recipe, scores and versions."""
+    return json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+
+
 def calibrate(reporter: Reporter, model: Checkpoint, choice: Choice, data: Dataset) -> None:
     """Measure the ranges for a choice of functions on the first training sentences, and the longest."""
     tokens = data.tokens()
