@@ -158,7 +158,8 @@ def evaluate(
     task: Annotated[list[str], typer.Option("--task", help="STS-B, SST-2, ...; give it again for more.")],
     data_dir: DataDir = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="plaintext; emulated (fixed point, one party); simulated (--config).")
+        str,
+        typer.Option("--runtime", help="plaintext, emulated (one party), simulated (--config), or several."),
     ] = "plaintext",
     preset: Preset = "",
     gelu: Gelu = None,
@@ -171,6 +172,12 @@ def evaluate(
     max_length: MaxLength = None,
     truncate: Truncate = False,
     embedding: Embedding = "client",
+    sample: Annotated[
+        int | None, typer.Option("--sample", help="Only the first examples of each task under simulated.")
+    ] = None,
+    layer_errors: Annotated[
+        int | None, typer.Option("--layer-errors", help="Errors after each layer, on so many examples.")
+    ] = None,
     check_ranges: Annotated[
         bool, typer.Option("--check-ranges", help="Say where values left their series' domains (emulated).")
     ] = False,
@@ -191,6 +198,8 @@ def evaluate(
         batch_size=batch_size,
         max_length=max_length,
         truncate=truncate,
+        sample=sample,
+        layer_errors=layer_errors,
         check_ranges=check_ranges,
     )
     reporter.results(entries)

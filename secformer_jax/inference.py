@@ -41,6 +41,7 @@ __all__ = [
     "encode_request",
     "functions_for",
     "load_calibration",
+    "make_serving",
     "one_hot",
     "request_head",
 ]
@@ -63,6 +64,21 @@ class Answer:
     result: Result = field(repr=False)
     compile_seconds: float
     seq_length: int
+
+
+def make_serving(
+    model: Checkpoint,
+    approximations: presets.Approximations,
+    calibration: Calibration | None,
+    fraction_bits: int,
+    embedding: str = "client",
+) -> Serving:
+    """The way to compute a model with these functions."""
+    if not approximations.opened:
+        return StandardServing(model, approximations, calibration, fraction_bits, embedding)
+    if embedding == "inside":
+        raise UserError("this preset takes one-hot rows from the client: leave out --embedding inside")
+    return OpenedServing(model, calibration, fraction_bits, exact=approximations.softmax.family == "exact")
 
 
 class PrivateBert:
@@ -91,14 +107,7 @@ class PrivateBert:
             raise UserError(f"unknown embedding {embedding!r}: choose one of {', '.join(EMBEDDINGS)}")
         self.config = config if isinstance(config, mpc_config.MpcConfig) else mpc_config.load(config)
         self._model = model
-        self._serving: Serving
-        if approximations.opened:
-            if embedding == "inside":
-                raise UserError("this preset takes one-hot rows from the client: leave out --embedding inside")
-            exact = approximations.softmax.family == "exact"
-            self._serving = OpenedServing(model, calibration, self.config.fraction_bits, exact=exact)
-        else:
-            self._serving = StandardServing(model, approximations, calibration, self.config.fraction_bits, embedding)
+        self._serving = make_serving(model, approximations, calibration, self.config.fraction_bits, embedding)
         # What is missing for these functions should be said before anything is shared.
         self._serving.model(padded_length(1))
         self._programs: dict[tuple[int, ...], tuple[Program, Any]] = {}
