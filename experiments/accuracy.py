@@ -1,7 +1,7 @@
 """Accuracy on GLUE of every way to serve a BERT privately, in plaintext and emulated: SecFormer's Table 2.
 
     python experiments/accuracy.py --data-dir GLUE [--task STS-B ...] [--side secformer ...] [--model DIR] [--seeds 3]
-        [--runs RUNS] [--out FOLDER] [--fresh] [--quick]
+        [--runs RUNS] [--folder DIR] [--fresh] [--quick]
 
 A teacher is fine-tuned for each task; students are distilled from it in the two stages of the paper, or fine-tuned with
 their functions and no teacher; each is scored on the whole dev split. Every model is kept in --runs and every cell in
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from results import FOLDER, Check, Entry, Results, check_table, console, run, table
+from results import FOLDER, Check, Entry, Results, console, run, table
 
 from secformer_jax import tasks
 from secformer_jax.checkpoint import load
@@ -177,7 +177,7 @@ def main(
     model: Annotated[str, typer.Option("--model", help="The backbone: a local BERT folder, or minilm.")] = "minilm",
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of everything; 3 where there is a GPU.")] = 1,
     runs: Annotated[Path, typer.Option("--runs", help="Where models are kept.")] = Path("runs"),
-    out: Annotated[Path, typer.Option("--out", help="Where the results file goes.")] = FOLDER,
+    folder: Annotated[Path, typer.Option("--folder", help="Where the results file goes.")] = FOLDER,
     paper_epochs: Annotated[bool, typer.Option("--paper-epochs", help="The paper's epochs and rates.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure all cells again; models stay.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A few examples, to see that it runs.")] = False,
@@ -190,7 +190,7 @@ def main(
     sides = {name: SIDES[name] for name in side or SIDES}
     bench = Bench(data_dir, runs, model, 32 if quick else None, paper_epochs)
     backbone = Path(model).name
-    results = Results("accuracy" if backbone == "minilm" else f"accuracy-{backbone}", out, fresh=fresh)
+    results = Results("accuracy" if backbone == "minilm" else f"accuracy-{backbone}", folder, fresh=fresh)
     for label, each in sides.items():
         for name in names:
             for seed in range(seeds):
@@ -202,8 +202,6 @@ def report(results: Results) -> None:
     """Print the table and the checks of the cells that are there."""
     checks = teacher_checks(results.cells) + comparison(results.cells)
     notes = {cell["note"] for cell in results.cells.values() if cell["note"]}
-    results.save(checks, epochs={name: dataclasses.asdict(each) for name, each in EPOCHS.items()}, notes=sorted(notes))
-    screen = console()
     found = [name for name in (*TABLE_2, "SST-2") if any(f"/{name}/" in key for key in results.cells)]
     rows = []
     for label in SIDES:
@@ -212,10 +210,9 @@ def report(results: Results) -> None:
             if any(values):
                 whole = [float(np.mean(value)) for value in values if value]
                 rows.append((label, column, *map(shown, values), shown(whole) if len(whole) == len(found) else ""))
-    screen.print(table("GLUE dev, 100 times the official metric", ("side", "arithmetic", *found, "mean"), rows, 2))
-    screen.print(check_table(checks))
-    for note in sorted(notes):
-        screen.print(note)
+    shown_table = table("GLUE dev, 100 times the official metric", ("side", "arithmetic", *found, "mean"), rows, 2)
+    epochs = {name: dataclasses.asdict(each) for name, each in EPOCHS.items()}
+    results.publish(console(), [shown_table], checks, epochs=epochs, splits=sorted(notes))
 
 
 def scores(cells: dict[str, Entry], label: str, task: str, column: str) -> list[float]:

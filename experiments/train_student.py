@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from results import FOLDER, Check, Entry, Results, check_table, console, run, table
+from results import FOLDER, Check, Entry, Results, console, run, table
 
 from secformer_jax import checkpoint, tasks
 from secformer_jax.cli_options import DataDir
@@ -51,6 +51,7 @@ def main(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where the student goes; the package's own data by default.")
     ] = None,
+    folder: Annotated[Path, typer.Option("--folder", help="Where the results file goes.")] = FOLDER,
     quick: Annotated[bool, typer.Option("--quick", help="A few hundred examples, to see that it runs.")] = False,
 ) -> None:
     """Train, write and score the student."""
@@ -89,7 +90,7 @@ def main(
             limit=limit,
         )
     ship(reporter, student, out, data_dir)
-    measure(student, out, data_dir, FOLDER if not quick else out, 32 if quick else None)
+    measure(student, out, data_dir, folder, 32 if quick else None)
 
 
 def ship(reporter: Reporter, student: Path, out: Path, data_dir: Path) -> None:
@@ -135,18 +136,10 @@ def measure(student: Path, out: Path, data_dir: Path, folder: Path, limit: int |
         Check("SST-2 dev accuracy, emulated", cells["emulated", "fast"]["metric"], LEAST_ACCURACY, at_least=True),
     ]
     trained: dict[str, Any] = read_report(student)
-    results.save(checks, student=trained, megabytes=megabytes)
     (out / "README.md").write_text(card(trained, cells, megabytes), encoding="utf-8")
-    screen = console()
-    screen.print(
-        table(
-            "SST-2 dev",
-            ("runtime", "preset", "accuracy"),
-            [(runtime, preset, f"{100 * cell['metric']:.1f}") for (runtime, preset), cell in cells.items()],
-            2,
-        )
-    )
-    screen.print(check_table(checks))
+    rows = [(runtime, preset, f"{100 * cell['metric']:.1f}") for (runtime, preset), cell in cells.items()]
+    shown = table("Accuracy on SST-2 dev", ("runtime", "preset", "accuracy"), rows, 2)
+    results.publish(console(), [shown], checks, student=trained, megabytes=megabytes)
 
 
 def card(trained: Entry, cells: dict[tuple[str, str], Entry], megabytes: float) -> str:

@@ -15,6 +15,7 @@ from secformer_jax import cli_training
 from secformer_jax.checkpoint import SHIPPED
 from secformer_jax.cli_options import (
     CalibrationFile,
+    ClusterFile,
     Config,
     DataDir,
     Embedding,
@@ -31,6 +32,7 @@ from secformer_jax.cli_options import (
     Truncate,
 )
 from secformer_jax.commands import calibrate as calibrate_command
+from secformer_jax.commands import certs as certs_command
 from secformer_jax.commands import compare as compare_command
 from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
@@ -203,6 +205,19 @@ def evaluate(
         check_ranges=check_ranges,
     )
     reporter.results(entries)
+
+
+@app.command()
+def certs(
+    cluster: ClusterFile,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write into; made when missing.")],
+    days: Annotated[int, typer.Option("--days", help="How long the certificates are valid.")] = 365,
+    force: Annotated[bool, typer.Option("--force", help="Make all anew, what is there already too.")] = False,
+    json: Json = False,
+) -> None:
+    """A private CA and a certificate for each role of a cluster."""
+    reporter = Reporter(json)
+    reporter.results(certs_command.run(reporter, cluster=cluster, out=out, days=days, force=force))
 
 
 app.command()(cli_training.finetune)

@@ -15,21 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import enable_x64
 
 from . import bert, presets
 from .calibration import Calibration
 from .checkpoint import Checkpoint
-from .errors import UserError
 from .mpc import config as mpc_config
 from .mpc.dealer import Dealer
 from .mpc.engine import Engine, Result
 from .mpc.program import Program
-from .opened.serving import OpenedServing
 from .plaintext import Plaintext, calibrate_model, encode_request, functions_for, load_calibration, request_head
-from .serving import Serving, StandardServing, one_hot
+from .serving import EMBEDDINGS, function, one_hot, serving_for, variables
 from .text import Encoded, Tokenizer, padded_length
 
 __all__ = [
@@ -41,12 +37,9 @@ __all__ = [
     "encode_request",
     "functions_for",
     "load_calibration",
-    "make_serving",
     "one_hot",
     "request_head",
 ]
-
-EMBEDDINGS = ("client", "inside")
 
 
 @dataclass(frozen=True)
@@ -64,21 +57,6 @@ class Answer:
     result: Result = field(repr=False)
     compile_seconds: float
     seq_length: int
-
-
-def make_serving(
-    model: Checkpoint,
-    approximations: presets.Approximations,
-    calibration: Calibration | None,
-    fraction_bits: int,
-    embedding: str = "client",
-) -> Serving:
-    """The way to compute a model with these functions."""
-    if not approximations.opened:
-        return StandardServing(model, approximations, calibration, fraction_bits, embedding)
-    if embedding == "inside":
-        raise UserError("this preset takes one-hot rows from the client: leave out --embedding inside")
-    return OpenedServing(model, calibration, fraction_bits, exact=approximations.softmax.family == "exact")
 
 
 class PrivateBert:
@@ -103,11 +81,9 @@ class PrivateBert:
         embedding: str = "client",
         keep_weights: bool = True,
     ) -> None:
-        if embedding not in EMBEDDINGS:
-            raise UserError(f"unknown embedding {embedding!r}: choose one of {', '.join(EMBEDDINGS)}")
         self.config = config if isinstance(config, mpc_config.MpcConfig) else mpc_config.load(config)
         self._model = model
-        self._serving = make_serving(model, approximations, calibration, self.config.fraction_bits, embedding)
+        self._serving = serving_for(model, approximations, calibration, self.config.fraction_bits, embedding)
         # What is missing for these functions should be said before anything is shared.
         self._serving.model(padded_length(1))
         self._programs: dict[tuple[int, ...], tuple[Program, Any]] = {}
@@ -149,11 +125,6 @@ class PrivateBert:
     def _program(self, shape: tuple[int, ...], inputs: tuple[np.ndarray, ...]) -> tuple[Program, Any]:
         if shape not in self._programs:
             model = self._serving.model(shape[1])
-            with enable_x64():
-                material = jax.eval_shape(model.init, jax.random.key(0), *inputs).get("dealer", {})
-
-            def forward(weights, material, *inputs):
-                return model.apply({**weights, "dealer": material}, *inputs)
-
-            self._programs[shape] = self._engine.compile(forward, material, *inputs), material
+            material = variables(model, inputs).get("dealer", {})
+            self._programs[shape] = self._engine.compile(function(model), material, *inputs), material
         return self._programs[shape]

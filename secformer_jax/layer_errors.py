@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import enable_x64
 
 from . import presets
 from .calibration import Calibration
 from .checkpoint import Checkpoint
-from .inference import make_serving
 from .mpc import config as mpc_config
 from .mpc.dealer import Dealer
 from .mpc.engine import Engine
 from .plaintext import Plaintext
+from .serving import serving_for, variables
 from .text import Encoded
 
 EMULATION = "1pc_ref2k"
@@ -53,12 +51,11 @@ def emulated_states(
 ) -> list[np.ndarray]:
     """Hidden states (batch, length, hidden) of the embeddings and of each layer, on SPU's plain ring."""
     config = mpc_config.load(EMULATION)
-    serving = make_serving(model, approximations, calibration, config.fraction_bits)
+    serving = serving_for(model, approximations, calibration, config.fraction_bits, "client")
     module, inputs, dealer = serving.model(encoded.input_ids.shape[1]), serving.inputs(encoded), Dealer()
     with Engine(config) as engine:
         engine.publish(serving.weights(dealer), public=serving.is_public)
-        with enable_x64():
-            material = jax.eval_shape(module.init, jax.random.key(0), *inputs).get("dealer", {})
+        material = variables(module, inputs).get("dealer", {})
 
         def forward(weights: Any, material: Any, *inputs: Any) -> list[Any]:
             return serving.states(module, {**weights, "dealer": material}, *inputs)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from jax.experimental import enable_x64
 
 from . import bert, presets
 from .calibration import Calibration
 from .checkpoint import Checkpoint
+from .errors import UserError
 from .mpc.dealer import Dealer
 from .mpc.masked import MaskedSeries
+from .opened.serving import OpenedServing
 from .plaintext import functions_for, request_head
 from .text import Encoded
+
+EMBEDDINGS = ("client", "inside")
+"""Who makes the one-hot rows: the client, or the protocol from shared ids."""
 
 
 class Serving(Protocol):
@@ -24,6 +32,12 @@ class Serving(Protocol):
 
     def weights(self, dealer: Dealer) -> dict[str, Any]:
         """Flax collections to publish, as numpy arrays."""
+
+    def owned(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+        """What a model owner who never learns the dealer's masks shares, one array at a time, by its path.
+
+        Where `weights` has a masked value, the weight itself: the servers take its mask off.
+        """
 
     def is_public(self, path: str) -> bool:
         """Whether a published leaf is given in clear: weights minus uniform masks."""
@@ -65,6 +79,11 @@ class StandardServing:
         """The parameters that the head reads."""
         return {"params": bert.select_params(self._model.params, self._model.config, self._head)}
 
+    def owned(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+        """The parameters that the head reads; no part of them is masked."""
+        params = bert.select_params(self._model.params, self._model.config, self._head)
+        yield from flatten_dict({"params": params}).items()
+
     def is_public(self, path: str) -> bool:
         """All weights are shared."""
         return False
@@ -90,6 +109,43 @@ class StandardServing:
     def read_states(self, revealed: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As they are."""
         return list(revealed)
+
+
+def serving_for(
+    model: Checkpoint,
+    approximations: presets.Approximations,
+    calibration: Calibration | None,
+    fraction_bits: int,
+    embedding: str,
+) -> Serving:
+    """The way to compute a checkpoint with these functions.
+
+    Raises:
+        UserError: an embedding that there is not, or not with these functions.
+    """
+    if embedding not in EMBEDDINGS:
+        raise UserError(f"unknown embedding {embedding!r}: choose one of {', '.join(EMBEDDINGS)}")
+    if not approximations.opened:
+        return StandardServing(model, approximations, calibration, fraction_bits, embedding)
+    if embedding == "inside":
+        raise UserError("this preset takes one-hot rows from the client: leave out --embedding inside")
+    exact = approximations.softmax.family == "exact"
+    return OpenedServing(model, calibration, fraction_bits, exact=exact)
+
+
+def variables(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
+    """The module's collections as shapes: its weights, and as "dealer" the material of one request."""
+    with enable_x64():
+        return jax.eval_shape(model.init, jax.random.key(0), *inputs)
+
+
+def function(model: nn.Module) -> Callable[..., Any]:
+    """What is compiled: (weights, material, *inputs) -> outputs."""
+
+    def forward(weights: Any, material: Any, *inputs: Any) -> Any:
+        return model.apply({**weights, "dealer": material}, *inputs)
+
+    return forward
 
 
 def one_hot(ids: np.ndarray, rows: int) -> np.ndarray:

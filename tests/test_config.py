@@ -12,6 +12,7 @@ pytest.importorskip("spu")
 from secformer_jax.mpc import config
 
 SHIPPED = {"1pc_ref2k": "REF2K", "2pc_semi2k": "SEMI2K", "2pc_cheetah": "CHEETAH", "3pc_aby3": "ABY3"}
+SHIPPED["2pc_semi2k_dealer"] = "SEMI2K"
 GOOD = json.loads((config.CONFIG_DIR / "2pc_semi2k.json").read_text())
 
 
@@ -112,3 +113,10 @@ def test_unknown_name():
     with pytest.raises(UserError, match=r"no config file 4pc_magic: .*2pc_semi2k") as refused:
         config.load("4pc_magic")
     assert "\n" not in str(refused.value)
+
+
+def test_a_simulation_refuses_a_config_whose_dealer_is_a_process():
+    from secformer_jax.mpc.engine import Parties
+
+    with pytest.raises(UserError, match="needs a dealer that runs"):
+        Parties(config.load("2pc_semi2k_dealer"))

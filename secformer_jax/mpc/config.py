@@ -9,8 +9,9 @@ from pathlib import Path
 from spu import libspu
 
 from ..errors import UserError
-
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "spu_configs"
+from . import layout
+from .layout import CONFIG_DIR as CONFIG_DIR
+from .layout import names as names
 
 # Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
@@ -70,33 +71,14 @@ class MpcConfig:
         return options
 
 
-def names() -> list[str]:
-    """Names of the configurations that come with the project."""
-    return sorted(path.stem for path in CONFIG_DIR.glob("*.json"))
-
-
 def load(path_or_name: str | Path) -> MpcConfig:
     """Read a configuration by file path, or by the name of one in spu_configs/.
 
     Raises:
         UserError: no such file, not SPU's layout, or a protocol, field or party count that SPU would refuse.
     """
-    path = Path(path_or_name)
-    if not path.is_file():
-        path = CONFIG_DIR / f"{path_or_name}.json"
-    if not path.is_file():
-        raise UserError(f"no config file {path_or_name}: give a path, or one of {', '.join(names())}")
-    try:
-        document = json.loads(path.read_text())
-        device = document["devices"]["SPU"]["config"]
-        runtime = dict(device["runtime_config"])
-        addresses = tuple(device.get("spu_internal_addrs") or [document["nodes"][node] for node in device["node_ids"]])
-        compiler = dict(device.get("compiler_options", {}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"config {path} is not in SPU's layout ({error!r}): expected nodes, devices.SPU.config.runtime_config"
-        ) from None
-    return _checked(MpcConfig(path.stem, addresses, runtime, compiler))
+    found = layout.read(path_or_name)
+    return _checked(MpcConfig(found.path.stem, found.links, found.runtime, found.compiler))
 
 
 def _checked(config: MpcConfig) -> MpcConfig:

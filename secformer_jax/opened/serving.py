@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from .. import presets
 from ..bert import select_params
@@ -36,15 +36,21 @@ class OpenedServing:
 
     def weights(self, dealer: Dealer) -> dict[str, Any]:
         """What is published: the dealer's masks as shares, the masked weights in clear, the head as shares."""
-        weights = prepare(self._params, self._config)
+        weights = dict(prepare(self._params, self._config))
         masks = dealer.mask_weights({name: weight.shape for name, weight in weights.items()})
         opened = {name: weight - masks[name] for name, weight in weights.items()}
-        selected = select_params(self._params, self._config, self._head)
         return {
             "masks": unflatten_dict(masks, sep="/"),
             "opened": unflatten_dict(opened, sep="/"),
-            "params": _head(selected),
+            "params": _head(select_params(self._params, self._config, self._head)),
         }
+
+    def owned(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+        """The weights themselves where their masked values go, one by one, and the head."""
+        for name, weight in prepare(self._params, self._config):
+            yield ("opened", *name.split("/")), weight
+        head = _head(select_params(self._params, self._config, self._head))
+        yield from flatten_dict({"params": head}).items()
 
     def is_public(self, path: str) -> bool:
         """Whether a published leaf is given in clear: weights minus uniform masks."""

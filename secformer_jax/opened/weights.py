@@ -7,7 +7,7 @@ taken off the weights that feed it. So LayerNorm itself is a square, a sum and o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from . import scales
 Tree = Mapping[str, Any]
 
 
-def prepare(params: Tree, config: BertConfig) -> dict[str, np.ndarray]:
-    """Ring elements of all weights, by the names that the opened model declares.
+def prepare(params: Tree, config: BertConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """Ring elements of all weights, one after the other, with the names that the opened model declares.
 
     Args:
         params: the parameters of the BERT and its head, as `checkpoint.load` gives them.
@@ -29,10 +29,9 @@ def prepare(params: Tree, config: BertConfig) -> dict[str, np.ndarray]:
     embeddings, layers = bert["embeddings"], bert["encoder"]["layer"]
     words = _double(embeddings["word_embeddings"]["embedding"])
     types = _double(embeddings["token_type_embeddings"]["embedding"])
-    out = {
-        "embeddings/table": _ring(_centred(np.concatenate([words, types])), scales.SUM),
-        "embeddings/positions": _ring(_centred(_double(embeddings["position_embeddings"]["embedding"])), scales.SUM),
-    }
+    yield "embeddings/table", _ring(_centred(np.concatenate([words, types])), scales.SUM)
+    del words, types
+    yield "embeddings/positions", _ring(_centred(_double(embeddings["position_embeddings"]["embedding"])), scales.SUM)
     norm = _norm(embeddings["LayerNorm"])
     for i in range(config.num_hidden_layers):
         layer = layers[str(i)]
@@ -44,22 +43,22 @@ def prepare(params: Tree, config: BertConfig) -> dict[str, np.ndarray]:
         }
         folded = {name: _fold(attention["self"][name], norm, factor) for name, (factor, _) in parts.items()}
         bits = {name: target + scales.TRUNCATION - scales.HIDDEN for name, (_, target) in parts.items()}
-        out[f"{own}_attention/qkv_kernel"] = np.concatenate([_ring(folded[n][0], bits[n]) for n in parts], axis=1)
-        out[f"{own}_attention/qkv_bias"] = np.concatenate([_ring(folded[n][1], bits[n] + scales.HIDDEN) for n in parts])
-        out |= _residual(f"{own}_attention/residual", norm, attention["output"]["dense"]["bias"])
+        yield f"{own}_attention/qkv_kernel", np.concatenate([_ring(folded[n][0], bits[n]) for n in parts], axis=1)
+        biases = [_ring(folded[n][1], bits[n] + scales.HIDDEN) for n in parts]
+        yield f"{own}_attention/qkv_bias", np.concatenate(biases)
+        yield from _residual(f"{own}_attention/residual", norm, attention["output"]["dense"]["bias"]).items()
         kernel = _centred(_double(attention["output"]["dense"]["kernel"]))
-        out[f"{own}_attention/out_kernel"] = _ring(kernel, scales.SUM - scales.CONTEXT)
+        yield f"{own}_attention/out_kernel", _ring(kernel, scales.SUM - scales.CONTEXT)
         norm = _norm(attention["output"]["LayerNorm"])
         kernel, bias = _fold(layer["intermediate"]["dense"], norm)
-        out[f"{own}_feed_forward/in_kernel"] = _ring(kernel, scales.FEED_IN - scales.HIDDEN)
-        out[f"{own}_feed_forward/in_bias"] = _ring(bias, scales.FEED_IN)
-        out |= _residual(f"{own}_feed_forward/residual", norm, layer["output"]["dense"]["bias"])
+        yield f"{own}_feed_forward/in_kernel", _ring(kernel, scales.FEED_IN - scales.HIDDEN)
+        yield f"{own}_feed_forward/in_bias", _ring(bias, scales.FEED_IN)
+        yield from _residual(f"{own}_feed_forward/residual", norm, layer["output"]["dense"]["bias"]).items()
         kernel = _centred(_double(layer["output"]["dense"]["kernel"]))
-        out[f"{own}_feed_forward/out_kernel"] = _ring(kernel, scales.FEED_OUT - scales.GELU)
+        yield f"{own}_feed_forward/out_kernel", _ring(kernel, scales.FEED_OUT - scales.GELU)
         norm = _norm(layer["output"]["LayerNorm"])
-    out["gamma"] = _ring(norm[0], scales.GAMMA)
-    out["beta"] = _ring(norm[1], scales.SUM)
-    return out
+    yield "gamma", _ring(norm[0], scales.GAMMA)
+    yield "beta", _ring(norm[1], scales.SUM)
 
 
 def _double(x: Any) -> np.ndarray:

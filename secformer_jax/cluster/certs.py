@@ -1,0 +1,223 @@
+"""Certificates for a cluster: a private CA, one certificate for each role, and the dealer's SM2 key.
+
+A certificate names its role as the subject's common name and among its alternative names, beside the role's hosts. The
+owner's and the clients' certificates can't serve, and the dealer's can't call: so a stolen client key can't stand in
+for a party even where only the chain is checked.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ..errors import UserError
+from .beaver import sm2
+from .config import DEALER, TLS_FILES, Cluster, TlsFiles
+
+CA_NAME = "secformer CA"
+CA_KEY = "ca.key"
+SM2_PUBLIC, SM2_PRIVATE = "dealer.sm2.pem", "dealer.sm2.key"
+# Clocks of several organisations differ.
+CLOCK_SKEW = datetime.timedelta(minutes=10)
+
+
+class Authority:
+    """A certificate authority of one cluster, with its key.
+
+    Args:
+        key: its private key.
+        certificate: its own certificate.
+    """
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self._key, self.certificate = key, certificate
+
+    @classmethod
+    def create(cls, days: int = 365) -> Authority:
+        """A new CA for some days."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _name(CA_NAME)
+        builder = (
+            _builder(name, name, key, days)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(sign_certificates=True), critical=True)
+        )
+        return cls(key, builder.sign(key, hashes.SHA256()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Authority:
+        """The CA that `write` left in a folder.
+
+        Raises:
+            UserError: its files can't be read.
+        """
+        try:
+            key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), None)
+            certificate = x509.load_pem_x509_certificate((folder / TLS_FILES["ca"]).read_bytes())
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{folder} holds no CA that can be read ({error}): pass --force to make all anew") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
+            raise UserError(f"{folder}: {CA_KEY} is not the key of {TLS_FILES['ca']}: pass --force to make all anew")
+        return cls(key, certificate)
+
+    def write(self, folder: Path) -> None:
+        """Write the CA's certificate and, for its owner alone, its key."""
+        _write(folder / CA_KEY, _key_pem(self._key), secret=True)
+        _write(folder / TLS_FILES["ca"], self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(
+        self,
+        role: str,
+        hosts: Sequence[str] = (),
+        *,
+        serves: bool = True,
+        calls: bool = True,
+        days: int = 365,
+        ends: datetime.datetime | None = None,
+    ) -> tuple[bytes, bytes]:
+        """A role's certificate and its fresh key, both PEM.
+
+        Args:
+            role: its name.
+            hosts: where it listens: names or IP addresses.
+            serves: whether it may answer connections.
+            calls: whether it may make them.
+            days: how long it is valid.
+            ends: the exact end, instead.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        uses = [ExtendedKeyUsageOID.SERVER_AUTH] * serves + [ExtendedKeyUsageOID.CLIENT_AUTH] * calls
+        alternatives = [x509.DNSName(role), *(_general_name(host) for host in hosts)]
+        builder = (
+            _builder(_name(role), self.certificate.subject, key, days, ends)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(uses), critical=True)
+            .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key)
+
+
+def write(cluster: Cluster, folder: Path, *, days: int = 365, force: bool = False) -> list[Path]:
+    """Write what a cluster's roles need into a folder, keys readable by their owner only; returns what was written.
+
+    A CA that is there already is kept, and so is every pair of files that is there: a new client is added by naming it
+    in the cluster file.
+
+    Args:
+        cluster: the roles and their hosts.
+        folder: where; made when missing.
+        days: how long the certificates are valid.
+        force: make all anew, the CA included.
+
+    Raises:
+        UserError: half of a pair is there, or the CA can't be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    written: list[Path] = []
+
+    def missing(*names: str) -> bool:
+        there = [name for name in names if (folder / name).exists()]
+        if there and not force and len(there) < len(names):
+            raise UserError(f"{folder}: {there[0]} is there without {names[names[0] == there[0]]}: mend it, or --force")
+        made = force or not there
+        written.extend(folder / name for name in names * made)
+        return made
+
+    if missing(TLS_FILES["ca"], CA_KEY):
+        authority = Authority.create(days)
+        authority.write(folder)
+    else:
+        authority = Authority.load(folder)
+    for role in cluster.roles:
+        certificate, key = (TLS_FILES[kind].replace("{name}", role) for kind in ("certificate", "key"))
+        if missing(certificate, key):
+            pems = authority.issue(
+                role,
+                cluster.hosts(role),
+                serves=role in cluster.parties or role == DEALER,
+                calls=role != DEALER,
+                days=days,
+            )
+            _write(folder / key, pems[1], secret=True)
+            _write(folder / certificate, pems[0])
+    if cluster.dealer and missing(SM2_PUBLIC, SM2_PRIVATE):
+        pair = sm2.generate()
+        _write(folder / SM2_PRIVATE, pair.private_pem(), secret=True)
+        _write(folder / SM2_PUBLIC, pair.public_pem())
+    return written
+
+
+def sm2_public(files: TlsFiles) -> Path:
+    """Where the dealer's public SM2 key lies: beside the CA's certificate."""
+    return files.ca.parent / SM2_PUBLIC
+
+
+def sm2_private(files: TlsFiles) -> Path:
+    """Where the dealer's own SM2 key lies: beside its TLS key."""
+    return files.key.parent / SM2_PRIVATE
+
+
+def _builder(subject, issuer, key, days: int, ends: datetime.datetime | None = None) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    ends = ends or now + datetime.timedelta(days=days)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(now, ends) - CLOCK_SKEW)
+        .not_valid_after(ends)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _key_usage(*, sign_certificates: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write(path: Path, data: bytes, *, secret: bool = False) -> None:
+    """Whole or not at all; a secret is never readable by others, not even while it is being written."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644), "wb") as file:
+        file.write(data)
+    partial.replace(path)

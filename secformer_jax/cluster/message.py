@@ -1,0 +1,146 @@
+"""The one format on every wire but SPU's own: a JSON header and raw little-endian bytes. No pickle, no code.
+
+A message is the magic b"SFJX", the version (uint16), the header's length (uint32) and the payload's (uint64), all
+little-endian; then the header, a JSON object {"kind", "fields", "sizes"}; then the payload, cut into chunks of `sizes`
+bytes. Shares are listed in the field "shares" and their components are chunks: 32 bytes of a generator's key, or ring
+elements of 8 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..mpc.shares import DTYPES, SEED_BYTES, Component, Share
+
+Bytes = bytes | bytearray | memoryview
+
+MAGIC, VERSION = b"SFJX", 1
+PREFIX = struct.Struct("<4sHIQ")
+MAX_HEADER = 1 << 24
+MAX_PAYLOAD = 1 << 34
+
+
+class MessageError(ValueError):
+    """Bytes that are no message of this version."""
+
+
+@dataclass
+class Message:
+    """What is said, its fields (JSON values), and chunks of bytes."""
+
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    chunks: Sequence[Bytes] = ()
+
+    def pack(self) -> list[Bytes]:
+        """As buffers to send one after the other."""
+        sizes = [memoryview(chunk).nbytes for chunk in self.chunks]
+        header = json.dumps({"kind": self.kind, "fields": self.fields, "sizes": sizes}).encode()
+        return [PREFIX.pack(MAGIC, VERSION, len(header), sum(sizes)) + header, *self.chunks]
+
+    def text(self, name: str) -> str:
+        """A field that must be a string."""
+        value = self.fields.get(name)
+        if not isinstance(value, str):
+            raise MessageError(f"{self.kind}: {name} is missing or no text")
+        return value
+
+    def number(self, name: str) -> int:
+        """A field that must be a whole number from 0."""
+        value = self.fields.get(name)
+        if type(value) is not int or value < 0:
+            raise MessageError(f"{self.kind}: {name} is missing or no whole number")
+        return value
+
+
+def lengths(prefix: bytes) -> tuple[int, int]:
+    """Lengths of header and payload.
+
+    Raises:
+        MessageError: no message of this version, or a length beyond the limits.
+    """
+    if len(prefix) != PREFIX.size:
+        raise MessageError("the message ends in its prefix")
+    magic, version, header, payload = PREFIX.unpack(prefix)
+    if magic != MAGIC or version != VERSION:
+        raise MessageError(f"not a message of version {VERSION}")
+    if header > MAX_HEADER or payload > MAX_PAYLOAD:
+        raise MessageError("the message is too long")
+    return header, payload
+
+
+def parse(header: bytes, payload: Bytes) -> Message:
+    """A message from its header and payload; chunks are views of the payload."""
+    try:
+        values = json.loads(header)
+        kind, fields, sizes = values["kind"], values["fields"], values["sizes"]
+    except (ValueError, KeyError, TypeError):
+        raise MessageError("the header is no JSON object with kind, fields and sizes") from None
+    if not isinstance(kind, str) or not isinstance(fields, dict) or not isinstance(sizes, list):
+        raise MessageError("the header's kind, fields or sizes are of another type")
+    view, chunks, start = memoryview(payload), [], 0
+    for size in sizes:
+        if type(size) is not int or size < 0:
+            raise MessageError("a chunk's size is no whole number")
+        chunks.append(view[start : start + size])
+        start += size
+    if start != view.nbytes:
+        raise MessageError(f"chunks of {start} bytes in a payload of {view.nbytes}")
+    return Message(kind, fields, chunks)
+
+
+def unpack(data: Bytes) -> Message:
+    """The message that these bytes are, whole."""
+    view = memoryview(data)
+    header, payload = lengths(bytes(view[: PREFIX.size]))
+    if view.nbytes != PREFIX.size + header + payload:
+        raise MessageError(f"{view.nbytes} bytes where {PREFIX.size + header + payload} were expected")
+    start = PREFIX.size + header
+    return parse(bytes(view[PREFIX.size : start]), view[start:])
+
+
+def with_shares(kind: str, fields: Mapping[str, Any], shares: Mapping[str, Share]) -> Message:
+    """A message that carries one party's shares."""
+    listed, chunks = [], []
+    for name, share in shares.items():
+        parts = ["seed" if isinstance(component, bytes) else "ring" for component in share.components]
+        listed.append({"name": name, "dtype": share.dtype, "shape": list(share.shape), "components": parts})
+        chunks += [c if isinstance(c, bytes) else np.ascontiguousarray(c, "<i8").data for c in share.components]
+    return Message(kind, {**fields, "shares": listed}, chunks)
+
+
+def shares_of(message: Message) -> dict[str, Share]:
+    """The shares that a message carries, checked.
+
+    Raises:
+        MessageError: a share whose description and bytes don't fit.
+    """
+    shares, chunks = {}, iter(message.chunks)
+    try:
+        for entry in message.fields["shares"]:
+            name, dtype, shape = entry["name"], entry["dtype"], tuple(entry["shape"])
+            if not isinstance(name, str) or name in shares or dtype not in DTYPES:
+                raise MessageError(f"{message.kind}: a share with a bad name or dtype")
+            if not all(type(size) is int and size >= 0 for size in shape):
+                raise MessageError(f"{message.kind}: share {name} has a bad shape")
+            components = tuple(_component(kind, next(chunks), shape) for kind in entry["components"])
+            shares[name] = Share(dtype, shape, components)
+    except (KeyError, TypeError, StopIteration):
+        raise MessageError(f"{message.kind}: shares are not described as expected") from None
+    return shares
+
+
+def _component(kind: str, chunk: Bytes, shape: tuple[int, ...]) -> Component:
+    size = memoryview(chunk).nbytes
+    if kind == "seed" and size == SEED_BYTES:
+        return bytes(chunk)
+    if kind == "ring" and size == 8 * math.prod(shape):
+        return np.frombuffer(chunk, "<i8").reshape(shape)
+    raise MessageError(f"a component {kind!r} of {size} bytes for shape {shape}")
