@@ -18,7 +18,7 @@ from secformer_jax.errors import UserError
 def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
     """Write the leaves of a tree in order, and what there is to say about them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    leaves = {f"{i:05d}": np.ascontiguousarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+    leaves = {f"{i:05d}": np.asarray(leaf, order="C") for i, leaf in enumerate(jax.tree.leaves(tree))}
     partial = path.with_name(f"{path.name}.partial")
     safetensors.numpy.save_file(leaves, partial, metadata={"about": json.dumps(about)})
     partial.replace(path)
