@@ -125,6 +125,7 @@ class Bench:
                     LOGITS_RECIPE if self.paper else dataclasses.replace(LOGITS, epochs=epochs.logits), seed=seed
                 ),
                 range_penalty=0.0,
+                label_weight=0.0,
                 **shared,
             )
         else:

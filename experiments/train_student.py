@@ -32,11 +32,12 @@ from secformer_jax.training.recipe import Recipe
 
 TASK = "SST-2"
 CHOICE = Choice("fast")
-SHAPE = distill_command.Shape(layers="3", vocabulary=7000, positions=128)
+SHAPE = distill_command.Shape(layers="3", vocabulary=10_000, positions=128)
 TEACHER = Recipe(epochs=1, learning_rate=5e-5, warmup=0.06, evaluations=4, dropout=False)
 STATES = dataclasses.replace(STATES_RECIPE, epochs=1, learning_rate=1e-4)
 LOGITS = Recipe(epochs=2, learning_rate=5e-5, warmup=0.05, evaluations=4, dropout=False)
 RANGE_PENALTY = 0.01
+LABEL_WEIGHT = 0.5
 TRAIN_LENGTH = 64
 LENGTH = 128
 SIDES = (("plaintext", "fast"), ("emulated", "fast"), ("emulated", "secformer"))
@@ -86,6 +87,7 @@ def main(
             states=STATES,
             logits=LOGITS,
             range_penalty=RANGE_PENALTY,
+            label_weight=LABEL_WEIGHT,
             max_length=TRAIN_LENGTH,
             limit=limit,
         )
@@ -158,6 +160,7 @@ def card(trained: Entry, cells: dict[tuple[str, str], Entry], megabytes: float) 
         rate=logits["learning_rate"],
         batch=logits["batch_size"],
         seed=logits["seed"],
+        labels=trained["label_weight"],
         penalty=trained["range_penalty"],
         plaintext=accuracy["plaintext", "fast"],
         fast=accuracy["emulated", "fast"],
@@ -186,8 +189,8 @@ under MPC. It is what `secformer infer --text "..."` answers with.
 - Student: the teacher's layers {followed} (counted from 0), its word pieces that SST-2 uses most, and all single Latin
   characters.
 - Stage 1: hidden states and attention scores, {states_epochs} epochs, learning rate {states_rate}. Stage 2: the
-  teacher's logits, {epochs} epochs, learning rate {rate}. Batches of {batch}, seed {seed}, and a penalty of weight
-  {penalty} on values outside narrow ranges. `python experiments/train_student.py --data-dir GLUE` makes it again.
+  teacher's logits, and the labels with weight {labels}, {epochs} epochs, learning rate {rate}. Batches of {batch}, seed
+  {seed}, and a penalty of weight {penalty} on values outside narrow ranges. `python experiments/train_student.py --data-dir GLUE` makes it again.
 - Calibration: 1,024 training sentences at 128 tokens.
 
 ## Accuracy

@@ -97,6 +97,9 @@ def distill(
     range_penalty: Annotated[
         float, typer.Option("--range-penalty", help="Weight of a penalty on values outside narrow ranges.")
     ] = 0.0,
+    label_weight: Annotated[
+        float, typer.Option("--label-weight", help="Weight of the labels beside the teacher's logits in stage 2.")
+    ] = 0.0,
     batch_size: BatchSize = 32,
     seed: Seed = 0,
     evaluations: Evaluations = 1,
@@ -107,8 +110,8 @@ def distill(
     json: Json = False,
 ) -> None:
     """Teach a student with other functions what a teacher does: hidden states and scores, then logits."""
-    if range_penalty < 0 or (states_epochs is not None and states_epochs < 0):
-        raise UserError("--range-penalty and --states-epochs: 0 or more was expected")
+    if min(range_penalty, label_weight, states_epochs or 0) < 0:
+        raise UserError("--range-penalty, --label-weight and --states-epochs: 0 or more was expected")
     reporter = Reporter(json)
     entries = distill_command.run(
         reporter,
@@ -130,6 +133,7 @@ def distill(
             dropout=dropout,
         ),
         range_penalty=range_penalty,
+        label_weight=label_weight,
         max_length=max_length,
         limit=limit,
     )

@@ -53,6 +53,7 @@ def run(
     states: Recipe,
     logits: Recipe,
     range_penalty: float,
+    label_weight: float,
     max_length: int,
     limit: int | None,
     save_seconds: float = SAVE_SECONDS,
@@ -70,7 +71,7 @@ def run(
     epochs = STATES_EPOCHS[task.name] if states_epochs is None else states_epochs
     reduced = _reduce(loaded, shape, tasks.read(task, data_dir, "train", limit), working_folder(out))
     layers = shape.follow(loaded.config.num_hidden_layers)
-    pair = Pair(reduced, keep_layers(reduced, layers), layers, approximations, range_penalty)
+    pair = Pair(reduced, keep_layers(reduced, layers), layers, approximations, label_weight, range_penalty)
     checked_length(max_length, pair.student)
     splits = read_splits(pair.student, task, data_dir, max_length, limit)
     first = dataclasses.replace(states, epochs=epochs) if epochs else None
@@ -83,6 +84,7 @@ def run(
         "layers": list(layers),
         "vocabulary": pair.student.config.vocab_size,
         "range_penalty": range_penalty,
+        "label_weight": label_weight,
         "max_length": max_length,
         "limit": limit,
         "note": splits.note,

@@ -40,7 +40,8 @@ class Pair:
     Attributes:
         layers: the teacher's layer that each of the student's follows.
         approximations: the student's functions.
-        penalty: weight of `penalty.range_penalty`; 0 for the paper's own recipe.
+        labels: weight of the loss against the labels in stage 2, beside the teacher's logits; 0 in the paper's own recipe.
+        penalty: weight of `penalty.range_penalty`; likewise.
         ranges: what it allows.
     """
 
@@ -48,6 +49,7 @@ class Pair:
     student: Checkpoint
     layers: tuple[int, ...]
     approximations: presets.Approximations
+    labels: float = 0.0
     penalty: float = 0.0
     ranges: Ranges = dataclasses.field(default_factory=Ranges)
 
@@ -143,6 +145,8 @@ def _objective(pair: Pair, recipe: Recipe, *, with_states: bool) -> Objective:
             loss = states_loss(kept, teacher_kept, batch.attention_mask, pair.layers)
         else:
             loss = logits_loss(logits, teacher_logits, batch.labels)
+            if pair.labels:
+                loss += pair.labels * label_loss(logits, batch.labels)
         if pair.penalty:
             loss += pair.penalty * range_penalty(kept, batch.attention_mask, pair.ranges)
         return loss
