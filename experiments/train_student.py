@@ -190,7 +190,8 @@ under MPC. It is what `secformer infer --text "..."` answers with.
   characters.
 - Stage 1: hidden states and attention scores, {states_epochs} epochs, learning rate {states_rate}. Stage 2: the
   teacher's logits, and the labels with weight {labels}, {epochs} epochs, learning rate {rate}. Batches of {batch}, seed
-  {seed}, and a penalty of weight {penalty} on values outside narrow ranges. `python experiments/train_student.py --data-dir GLUE` makes it again.
+  {seed}, and a penalty of weight {penalty} on values outside narrow ranges.
+  `python experiments/train_student.py --data-dir GLUE` makes it again.
 - Calibration: 1,024 training sentences at 128 tokens.
 
 ## Accuracy

@@ -40,7 +40,7 @@ class Pair:
     Attributes:
         layers: the teacher's layer that each of the student's follows.
         approximations: the student's functions.
-        labels: weight of the loss against the labels in stage 2, beside the teacher's logits; 0 in the paper's own recipe.
+        labels: weight of the loss against the labels in stage 2, beside the teacher's logits; 0 is the paper's recipe.
         penalty: weight of `penalty.range_penalty`; likewise.
         ranges: what it allows.
     """
