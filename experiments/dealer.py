@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from results import Check, Entry, Results, check_table, console, run, table
 
+from results import Check, Entry, Results, check_table, console, run, table
 from secformer_jax import presets
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config

@@ -261,7 +261,6 @@ def test_bad_calibration(models, copy, mistake):
 
 
 def test_bad_options(models, mistake, tmp_path):
-    assert "--model" in mistake("infer", "--text", "the cat")
     assert "frob" in mistake("frob")
     assert "--frob" in mistake("infer", "--frob")
     assert "integer" in mistake("compare", "--shape", "tiny", "--max-length", "many")
