@@ -14,6 +14,7 @@ import typer
 from secformer_jax.commands import calibrate as calibrate_command
 from secformer_jax.commands import certs as certs_command
 from secformer_jax.commands import compare as compare_command
+from secformer_jax.commands import dealer as dealer_command
 from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
 from secformer_jax.commands.common import Choice, Protocol
@@ -47,6 +48,10 @@ Embedding = Annotated[
 ]
 NoKeepWeights = Annotated[bool, typer.Option("--no-keep-weights", help="Open the masked weights anew in each request.")]
 ClusterFile = Annotated[str, typer.Option("--cluster", help="The cluster file: SPU's layout and the key secformer.")]
+TlsFolder = Annotated[
+    Path | None, typer.Option("--tls", help="The folder of certificates, instead of the cluster file's.")
+]
+LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
 TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
 
@@ -212,6 +217,20 @@ def certs(
     """A private CA and a certificate for each role of a cluster."""
     reporter = Reporter(json)
     reporter.results(certs_command.run(reporter, cluster=cluster, out=out, days=days, force=force))
+
+
+@app.command()
+def dealer(
+    cluster: ClusterFile,
+    tls: TlsFolder = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Where it keeps which masks have served; beside its key.")
+    ] = None,
+    memory_limit: Annotated[float, typer.Option("--memory-limit", help="Gigabytes for requests under way.")] = 2.0,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run the assistant server of a cluster until SIGTERM."""
+    dealer_command.run(cluster=cluster, tls=tls, state=state, memory_limit=memory_limit, log_level=log_level)
 
 
 def run(arguments: Sequence[str]) -> int:
