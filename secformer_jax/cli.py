@@ -13,6 +13,7 @@ import typer
 
 from secformer_jax.commands import calibrate as calibrate_command
 from secformer_jax.commands import certs as certs_command
+from secformer_jax.commands import cluster as cluster_command
 from secformer_jax.commands import compare as compare_command
 from secformer_jax.commands import dealer as dealer_command
 from secformer_jax.commands import evaluate as evaluate_command
@@ -51,6 +52,9 @@ ClusterFile = Annotated[str, typer.Option("--cluster", help="The cluster file: S
 TlsFolder = Annotated[
     Path | None, typer.Option("--tls", help="The folder of certificates, instead of the cluster file's.")
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure-trusted-first-party", help="SEMI2K whose first party knows all masks: to measure.")
+]
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
 TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
@@ -72,10 +76,20 @@ def infer(
     embedding: Embedding = "client",
     no_keep_weights: NoKeepWeights = False,
     compare: Annotated[bool, typer.Option("--compare", help="The plaintext answer beside it.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Ask this cluster; of --model only the tokenizer is read then.")
+    ] = None,
+    client: Annotated[str, typer.Option("--client", help="Who asks, as the cluster file names it.")] = "client",
+    tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
-    """Classify a text, or compare two, under MPC."""
+    """Classify a text, or compare two, under MPC: in simulation, or by a cluster."""
     reporter = Reporter(json)
+    if cluster is not None:
+        asked = cluster_command.Texts(text or [], text_pair or [], max_length, truncate)
+        found = cluster_command.read(cluster, tls, insecure=True)
+        reporter.results(cluster_command.infer(reporter, found, client=client, model=model, texts=asked))
+        return
     entries = infer_command.run(
         reporter,
         model=model,
@@ -231,6 +245,61 @@ def dealer(
 ) -> None:
     """Run the assistant server of a cluster until SIGTERM."""
     dealer_command.run(cluster=cluster, tls=tls, state=state, memory_limit=memory_limit, log_level=log_level)
+
+
+@app.command()
+def party(
+    cluster: ClusterFile,
+    name: Annotated[str, typer.Option("--name", help="Which of the file's parties this is.")],
+    tls: TlsFolder = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Where its sealed weights are kept; by its key.")
+    ] = None,
+    insecure: Insecure = False,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run a computing server of a cluster until SIGTERM."""
+    cluster_command.party(cluster_command.read(cluster, tls, insecure), name=name, state=state, log_level=log_level)
+
+
+@app.command()
+def publish(
+    model: Model,
+    cluster: ClusterFile,
+    preset: Preset = "puma",
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    calibration: CalibrationFile = None,
+    embedding: Embedding = "client",
+    no_keep_weights: NoKeepWeights = False,
+    tls: TlsFolder = None,
+    json: Json = False,
+) -> None:
+    """Share a model among the servers of a cluster, as its owner."""
+    reporter = Reporter(json)
+    entries = cluster_command.publish(
+        reporter,
+        cluster_command.read(cluster, tls, insecure=True),
+        model=model,
+        choice=Choice(preset, gelu, softmax, layer_norm),
+        calibration=calibration,
+        embedding=embedding,
+        keep_weights=not no_keep_weights,
+    )
+    reporter.results(entries)
+
+
+@app.command()
+def status(
+    cluster: ClusterFile,
+    role: Annotated[str, typer.Option("--role", help="Who asks: owner, or a client.")] = "owner",
+    tls: TlsFolder = None,
+    json: Json = False,
+) -> None:
+    """Parties, model, requests, queue and bytes of a cluster."""
+    reporter = Reporter(json)
+    reporter.results(cluster_command.status(reporter, cluster_command.read(cluster, tls, insecure=True), role=role))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import spu
@@ -32,6 +31,7 @@ class Party:
         self._config, self._link = config, link
         self._log = LogReader()
         self._runtime = spu.Runtime(link, config.runtime_config(profile=True))
+        self._names: set[str] = set()
         self._openings: dict[tuple[int, ...], Program] = {}
 
     def put(self, name: str, share: Share) -> None:
@@ -51,6 +51,11 @@ class Party:
         piece = libspu.Share()
         piece.meta, piece.share_chunks = meta.SerializeToString(), list(_chunks(ring))
         self._runtime.set_var(name, piece)
+        self._names.add(name)
+
+    def has(self, name: str) -> bool:
+        """Whether `put` has given the runtime this variable."""
+        return name in self._names
 
     def get(self, name: str) -> tuple[str, np.ndarray]:
         """The dtype of a secret variable, and the ring elements of this party's own component."""
@@ -69,6 +74,7 @@ class Party:
         """Forget variables."""
         for name in names:
             self._runtime.del_var(name)
+            self._names.discard(name)
 
     def run(self, program: Program, phase: int) -> Profile:
         """Run a phase of a program together with the other parties; returns what it cost this one."""
@@ -108,16 +114,13 @@ class Party:
         digests = self._link.all_gather(digest)
         others = [str(rank) for rank, other in enumerate(digests) if other != digest]
         if others:
-            raise RuntimeError(f"rank {', '.join(others)} compiled another program: install the same versions everywhere")
+            raise RuntimeError(
+                f"rank {', '.join(others)} compiled another program: install the same versions everywhere"
+            )
 
     def close(self) -> None:
         """Leave the link."""
         self._link.stop_link()
-
-
-def runtime_config(config: MpcConfig, runtime: Mapping[str, Any]) -> MpcConfig:
-    """The same configuration with another runtime_config."""
-    return MpcConfig(config.name, config.addresses, dict(runtime), config.compiler)
 
 
 def _opened_difference(secret, mask):

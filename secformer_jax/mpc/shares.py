@@ -63,7 +63,9 @@ def encode(array: np.ndarray, fraction_bits: int) -> np.ndarray:
 
 def decode(ring: np.ndarray, dtype: str, fraction_bits: int) -> np.ndarray:
     """The inverse of `encode`."""
-    return ring.astype(dtype) if np.issubdtype(np.dtype(dtype), np.integer) else (ring / 2.0**fraction_bits).astype(dtype)
+    return (
+        ring.astype(dtype) if np.issubdtype(np.dtype(dtype), np.integer) else (ring / 2.0**fraction_bits).astype(dtype)
+    )
 
 
 def expand(seed: bytes, shape: Sequence[int]) -> np.ndarray:
