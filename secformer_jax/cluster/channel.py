@@ -16,6 +16,7 @@ from .server_paths import STATUS_PATH
 
 T = TypeVar("T")
 CONNECT_SECONDS, PATIENCE_SECONDS = 10, 30.0
+_RETRY_SECONDS = 0.5
 
 
 class Servers:
@@ -55,19 +56,7 @@ class Servers:
         Raises:
             UserError: one does not come, or is somebody else.
         """
-        ends = time.monotonic() + seconds
-
-        async def ask(party: str) -> None:
-            while True:
-                try:
-                    await self.status(party)
-                    return
-                except UserError as error:
-                    if not isinstance(error.__cause__, aiohttp.ClientConnectorError) or time.monotonic() > ends:
-                        raise
-                await asyncio.sleep(0.5)
-
-        await self.each(ask)
+        await self.each(lambda party: patiently(lambda: self.status(party), seconds))
 
     async def post(self, party: str, path: str, *, data: Any = None, json: Any = None) -> bytes:
         """Post to one party; returns the answer's body.
@@ -100,3 +89,19 @@ class Servers:
             raise UserError(
                 f"{party} at {address} can't be reached or has gone away ({reason}): is it running?"
             ) from error
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], seconds: float = PATIENCE_SECONDS) -> T:
+    """Ask again while nobody listens at the other end: nobody has to start first.
+
+    Raises:
+        UserError: still nobody, or another error.
+    """
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            return await ask()
+        except UserError as error:
+            if not isinstance(error.__cause__, aiohttp.ClientConnectorError) or time.monotonic() > ends:
+                raise
+        await asyncio.sleep(_RETRY_SECONDS)

@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 
 from . import tls
-from .config import DEALER, Cluster
+from .config import DEALER
 from .deployment import Shape
-from .node import Fields, Node, Refused
-from .peers import LocalMember, Lost, Member, RemoteMember
+from .node import Fields, Node, RefusedError
+from .peers import LocalMember, LostError, Member, RemoteMember
 from .scheduling import Request, Turns
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Coordinator:
         """Serve another publication from now on; returns when it is served.
 
         Raises:
-            Refused: the session with it does not start.
+            RefusedError: the session with it does not start.
         """
         partial = self._current.with_name(self._current.name + ".partial")
         partial.write_text(json.dumps({"deployment": deployment}))
@@ -80,8 +80,6 @@ class Coordinator:
 
     def _event(self, kind: str, fields: Fields) -> None:
         if kind == "lost" and fields.get("session") in (None, self._node.session):
-            self._break(fields["text"])
-        elif kind == "draining":
             self._break(fields["text"])
         elif kind == "arrived":
             self._arrived(**fields)
@@ -117,7 +115,7 @@ class Coordinator:
         """Say something to all parties that are there, without waiting."""
 
         async def tell(member: Member) -> None:
-            with contextlib.suppress(Lost, Refused):
+            with contextlib.suppress(LostError, RefusedError):
                 await member.call(kind, fields)
 
         for member in self._members:
@@ -139,10 +137,11 @@ class Coordinator:
         self._lost = asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(self._serve(http))
         try:
-            await asyncio.wait({serving, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {serving, self._lost}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             error = serving.exception() if serving.done() else None
             text = self._lost.result() if self._lost.done() else str(error)
-            if error is not None and not isinstance(error, Lost):
+            if error is not None and not isinstance(error, LostError):
                 log.error("an error of this program", exc_info=error)
         finally:
             self._ready.clear()
@@ -165,7 +164,7 @@ class Coordinator:
             await member.close()
 
     async def _quietly(self, member: Member, kind: str, fields: Fields) -> None:
-        with contextlib.suppress(Lost, Refused, asyncio.TimeoutError):
+        with contextlib.suppress(LostError, RefusedError, asyncio.TimeoutError):
             await asyncio.wait_for(member.call(kind, fields), 15)
 
     async def _serve(self, http: aiohttp.ClientSession) -> None:
@@ -212,7 +211,7 @@ class Coordinator:
             self._stock.pop(request.shape, None)
             await self._all("run", named)
             await self._all("release", named)
-        except Refused as error:
+        except RefusedError as error:
             await self._all("fail", {**named, "text": str(error)})
             return
         seconds = time.perf_counter() - started
@@ -222,16 +221,20 @@ class Coordinator:
             await self._prepare(request.shape)
 
     async def _compile(self, shape: Shape) -> None:
+        started = time.perf_counter()
         if shape not in self._compiled:
             if len(self._compiled) >= MAX_SHAPES:
-                raise Refused(f"{MAX_SHAPES} sizes of request are served in one session: use one of those")
+                raise RefusedError(f"{MAX_SHAPES} sizes of request are served in one session: use one of those")
             answers = await self._all("compile", dataclasses.asdict(shape))
             self._compiled[shape] = answers[0]["needs_material"]
+            log.info("compiled", extra={"seconds": round(time.perf_counter() - started, 3)})
 
     async def _prepare(self, shape: Shape) -> None:
         """Material is numbered, and a number serves one request, whatever becomes of it."""
+        started = time.perf_counter()
         self._stock[shape] = secrets.token_hex(16)
         await self._all("prepare", {**dataclasses.asdict(shape), "piece": self._stock[shape]})
+        log.info("material", extra={"seconds": round(time.perf_counter() - started, 3)})
 
     async def _all(self, kind: str, fields: Fields) -> list[Fields]:
         """The same command to all parties at once; the first error ends the wait."""

@@ -15,7 +15,7 @@ import numpy as np
 from aiohttp import web
 
 from ..errors import UserError
-from ..mpc.dealer import Randomness
+from ..mpc.dealer import MaterialReusedError, Randomness
 from ..mpc.shares import SEED_BYTES, Component, Share, deal, expand, join, split
 from . import store
 from .config import OWNER, Cluster
@@ -120,21 +120,29 @@ class MaterialService:
         if len(piece) != 32 or not piece.isalnum() or not piece.isascii():
             raise web.HTTPBadRequest(text="a piece's number has 32 letters and digits\n")
         if piece not in self._dealt:
-            if not await asyncio.to_thread(self._ledger.add, piece):
-                log.warning("refused", extra={"party": party, "request": piece, "reason": "dealt before"})
-                raise web.HTTPConflict(text="this piece of material has been dealt before: ask for a new one\n")
             self._forget_oldest()
-            ready = self._ahead.pop((published.deployment.name, shape), None)
-            self._dealt[piece] = (ready or self._deal(published, shape), set())
+            ready = self._ahead.pop((published.deployment.name, shape), None) or self._deal(published, shape)
+            # In its place before anything is awaited: the parties ask at the same time.
+            self._dealt[piece] = asyncio.ensure_future(self._entered(piece, ready)), set()
         dealt, taken = self._dealt[piece]
         if party in taken:
             raise web.HTTPConflict(text=f"{party} has this piece of material already: ask for a new one\n")
         taken.add(party)
-        shares = (await dealt)[self._cluster.rank(party)]
+        try:
+            shares = (await dealt)[self._cluster.rank(party)]
+        except MaterialReusedError as error:
+            log.warning("refused", extra={"party": party, "request": piece, "reason": str(error)})
+            raise web.HTTPConflict(text=f"{error}\n") from None
         if len(taken) == len(self._cluster.parties):
             self._dealt.pop(piece, None)
             self._ahead.setdefault((published.deployment.name, shape), self._deal(published, shape))
         return await _stream(request, _batches(shares))
+
+    async def _entered(self, piece: str, ready: asyncio.Future[Pieces]) -> Pieces:
+        """The material, once its number is in the ledger."""
+        if not await asyncio.to_thread(self._ledger.add, piece):
+            raise MaterialReusedError("this piece of material has been dealt before: ask for a new one")
+        return await ready
 
     def _deal(self, published: Published, shape: Shape) -> asyncio.Future[Pieces]:
         return asyncio.ensure_future(self._in_thread(self._make, published, shape))

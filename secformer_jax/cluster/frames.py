@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Protocol
 
 from .message import PREFIX, Bytes, Message, lengths, parse
 
@@ -39,7 +40,14 @@ class Channel:
         return data  # type: ignore[return-value]
 
 
-async def read(reader: asyncio.StreamReader) -> Message:
+class Reader(Protocol):
+    """A stream of asyncio's, or of an HTTP body."""
+
+    async def readexactly(self, n: int) -> bytes:
+        """That many bytes; asyncio.IncompleteReadError when the stream ends."""
+
+
+async def read(reader: Reader) -> Message:
     """The next message from a stream.
 
     Raises:

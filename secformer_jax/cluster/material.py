@@ -29,13 +29,13 @@ class MaterialClient:
 
     def __init__(self, cluster: Cluster, role: str) -> None:
         self._url = f"https://{cluster.dealer_address()}"
-        connector = aiohttp.TCPConnector(ssl=tls.client_context(cluster.tls(role)))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=300)
-        self._http = aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=1 << 20)
+        self._context = tls.client_context(cluster.tls(role))
+        self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close its connections."""
-        await self._http.close()
+        if self._http is not None:
+            await self._http.close()
 
     async def describe(self, deployment: Deployment) -> None:
         """Tell the dealer what is published: the owner's part."""
@@ -61,6 +61,10 @@ class MaterialClient:
         return self._ask(MATERIAL_PATH, asked)
 
     async def _ask(self, path: str, values: dict[str, Any]) -> AsyncIterator[Message]:
+        if self._http is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=300)
+            connector = aiohttp.TCPConnector(ssl=self._context)
+            self._http = aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=1 << 20)
         try:
             async with self._http.post(self._url + path, json=values, server_hostname=DEALER) as answer:
                 if answer.status != 200:
@@ -68,4 +72,4 @@ class MaterialClient:
                 while (message := await frames.read(answer.content)).kind != END:
                     yield message
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, MessageError) as error:
-            raise UserError(f"the dealer is gone ({type(error).__name__})") from None
+            raise UserError(f"the dealer is gone ({type(error).__name__})") from error

@@ -25,7 +25,7 @@ Fields = dict[str, Any]
 START_SECONDS = 180
 
 
-class Refused(RuntimeError):
+class RefusedError(RuntimeError):
     """One request can't be served; the session goes on."""
 
 
@@ -158,9 +158,9 @@ class Node:
         """Take a client's input out of those that wait; it has to be this client's, and what the program takes."""
         arrived = self.inputs.get(fields["request"])
         if arrived is None:
-            raise Refused(f"{self.name} no longer has its share of the input")
+            raise RefusedError(f"{self.name} no longer has its share of the input")
         if arrived.client != fields["client"] or arrived.shape != _shape(fields):
-            raise Refused(f"{self.name} was sent another request under this number")
+            raise RefusedError(f"{self.name} was sent another request under this number")
         takes = {n: of for n, of in self._takes[arrived.shape].items() if n.startswith("input")}
         try:
             listed = {
@@ -169,7 +169,7 @@ class Node:
         except (KeyError, TypeError):
             listed = {}
         if listed != takes:
-            raise Refused(f"{self.name} was sent another input than this model takes")
+            raise RefusedError(f"{self.name} was sent another input than this model takes")
         self._running[fields["request"]] = self.inputs.pop(fields["request"])
         return {}
 
@@ -220,7 +220,7 @@ class Node:
         if arrived is not None:
             self.metrics.requests.labels("failed").inc()
             if not arrived.answer.done():
-                arrived.answer.set_exception(Refused(text))
+                arrived.answer.set_exception(RefusedError(text))
 
     async def _close(self, fields: Fields) -> Fields:
         await self.close(fields["text"])

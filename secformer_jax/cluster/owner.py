@@ -11,7 +11,7 @@ import numpy as np
 from ..checkpoint import Checkpoint
 from ..errors import UserError
 from ..mpc.shares import encode, share
-from .channel import Servers
+from .channel import Servers, patiently
 from .config import OWNER, Cluster
 from .deployment import Deployment
 from .material import MaterialClient
@@ -90,7 +90,7 @@ async def publish(
     if cluster.dealer is not None:
         dealer = MaterialClient(cluster, OWNER)
         try:
-            await dealer.describe(deployment)
+            await patiently(lambda: dealer.describe(deployment))
         finally:
             await dealer.close()
     async with Servers(cluster, OWNER) as servers:

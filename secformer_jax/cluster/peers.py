@@ -19,7 +19,7 @@ from aiohttp import web
 
 from ..errors import UserError
 from .config import Address
-from .node import Fields, Node, Refused
+from .node import Fields, Node, RefusedError
 from .process import WorkerError
 from .server_paths import PEER_PATH
 
@@ -33,7 +33,7 @@ FAILURES = (WorkerError, UserError, asyncio.TimeoutError, OSError, LookupError, 
 """What ends a session when a command meets it."""
 
 
-class Lost(RuntimeError):
+class LostError(RuntimeError):
     """The session can't go on: a party, a worker or the dealer is gone."""
 
 
@@ -46,8 +46,8 @@ class Member(Protocol):
         """Have it carry out a command of `Node`.
 
         Raises:
-            Refused: the command concerns one request, which can't be served.
-            Lost: anything else went wrong.
+            RefusedError: the command concerns one request, which can't be served.
+            LostError: anything else went wrong.
         """
 
 
@@ -61,10 +61,10 @@ class LocalMember:
         """See Member."""
         try:
             return await carry_out(self._node, kind, fields)
-        except Refused:
+        except RefusedError:
             raise
         except FAILURES as error:
-            raise Lost(told(self.name, error)) from None
+            raise LostError(told(self.name, error)) from None
 
 
 class RemoteMember:
@@ -77,7 +77,7 @@ class RemoteMember:
 
     def __init__(self, name: str, event: Callable[[str, Fields], None]) -> None:
         self.name, self._event = name, event
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
         self._ids, self._waiting = itertools.count(), dict[int, asyncio.Future[Fields]]()
 
     async def connect(self, http: aiohttp.ClientSession, address: Address) -> None:
@@ -85,13 +85,13 @@ class RemoteMember:
         waited = 0.0
         while self._socket is None or self._socket.closed:
             try:
-                self._socket = await http.ws_connect(
+                self._socket = socket = await http.ws_connect(
                     f"https://{address}{PEER_PATH}",
                     server_hostname=self.name,
                     heartbeat=HEARTBEAT_SECONDS,
                     max_msg_size=MAX_TEXT,
                 )
-                self._reader = asyncio.create_task(self._read(self._socket))
+                self._reader = asyncio.create_task(self._read(socket))
                 log.info("connected", extra={"party": self.name})
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 if waited % 10 == 0:
@@ -107,18 +107,18 @@ class RemoteMember:
     async def call(self, kind: str, fields: Fields) -> Fields:
         """See Member."""
         if self._socket is None or self._socket.closed:
-            raise Lost(f"{self.name} is not connected")
+            raise LostError(f"{self.name} is not connected")
         number = next(self._ids)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             await self._socket.send_json({"id": number, "kind": kind, "fields": fields})
             return await answer
         except (ConnectionError, aiohttp.ClientError):
-            raise Lost(f"{self.name} is gone") from None
+            raise LostError(f"{self.name} is gone") from None
         finally:
             self._waiting.pop(number, None)
 
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
         async for message in socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 break
@@ -130,13 +130,13 @@ class RemoteMember:
             if answer is None or answer.done():
                 continue
             if "error" in values:
-                answer.set_exception((Refused if values["refused"] else Lost)(values["error"]))
+                answer.set_exception((RefusedError if values["refused"] else LostError)(values["error"]))
             else:
                 answer.set_result(values["fields"])
         await socket.close()
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(Lost(f"{self.name} is gone"))
+                answer.set_exception(LostError(f"{self.name} is gone"))
         self._event("lost", {"text": f"{self.name} is gone"})
 
     async def close(self) -> None:
@@ -147,7 +147,9 @@ class RemoteMember:
 
 def told(name: str, error: BaseException) -> str:
     """What the others are told of a failure: words that were meant for them, or only its kind."""
-    return str(error) if isinstance(error, WorkerError | UserError | Refused) else f"{name}: {type(error).__name__}"
+    return (
+        str(error) if isinstance(error, WorkerError | UserError | RefusedError) else f"{name}: {type(error).__name__}"
+    )
 
 
 async def carry_out(node: Node, kind: str, fields: Fields) -> Fields:
@@ -170,8 +172,8 @@ async def follow(socket: web.WebSocketResponse, node: Node, coordinator: str) ->
     async def answer(number: int, kind: str, fields: Fields) -> None:
         try:
             reply: dict[str, Any] = {"fields": await carry_out(node, kind, fields)}
-        except (*FAILURES, Refused) as error:
-            reply = {"error": told(node.name, error), "refused": isinstance(error, Refused)}
+        except (*FAILURES, RefusedError) as error:
+            reply = {"error": told(node.name, error), "refused": isinstance(error, RefusedError)}
         with contextlib.suppress(ConnectionError):
             await socket.send_json({"id": number, **reply})
 

@@ -21,7 +21,7 @@ from .deployment import Deployment, Shape
 from .http import Server, application, peer_of, until_stopped
 from .material import MaterialClient
 from .message import Message, MessageError, shares_of, unpack
-from .node import Arrived, Node, Refused
+from .node import Arrived, Node, RefusedError
 from .party_metrics import PartyMetrics
 from .peers import HEARTBEAT_SECONDS, follow
 from .server_paths import ACTIVATE_PATH, END, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATUS_PATH
@@ -157,7 +157,7 @@ class PartyServer:
             result = answer.result()
         except (MessageError, UserError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
-        except Refused as error:
+        except RefusedError as error:
             log.warning("not answered", extra={"request": number, "peer": client, "reason": str(error)})
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
         body = b"".join(result.pack())
@@ -167,15 +167,15 @@ class PartyServer:
     def _arrive(self, client: str, number: str, shape: Shape, message: Message) -> asyncio.Future[Message]:
         deployment = self.node.deployment
         if self._draining:
-            raise Refused(f"{self.name} is stopping")
+            raise RefusedError(f"{self.name} is stopping")
         if deployment is None or (self.coordinator is None and self._leader is None):
-            raise Refused(f"{self.name} serves no model now: {self.state}")
+            raise RefusedError(f"{self.name} serves no model now: {self.state}")
         if message.fields.get("deployment") != deployment.name:
-            raise Refused("another model has been published: ask secformer status, and send it again")
+            raise RefusedError("another model has been published: ask secformer status, and send it again")
         if len(number) != 32 or number in self.node.inputs:
             raise UserError("a request's number has 32 characters, and is new")
         if sum(arrived.client == client for arrived in self.node.inputs.values()) >= MAX_WAITING:
-            raise Refused(f"{MAX_WAITING} requests of {client} wait already: send fewer at once")
+            raise RefusedError(f"{MAX_WAITING} requests of {client} wait already: send fewer at once")
         deployment.check(shape)
         shares_of(message)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -230,7 +230,7 @@ class PartyServer:
         ends = time.monotonic() + DRAIN_SECONDS
         while (self.node.inputs or self.node.busy) and time.monotonic() < ends:
             await asyncio.sleep(0.1)
-        if ordering is not None:
+        if ordering is not None and self.coordinator is not None:
             ordering.cancel()
             await asyncio.gather(ordering, return_exceptions=True)
             await self.coordinator.close()

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,6 @@ from .frames import Channel
 from .message import Message, shares_of, with_shares
 from .plans import MASKS, OPENED, part_of, plan, serving
 
-Reply = Message
-
 
 @dataclass
 class Compiled:
@@ -49,10 +47,10 @@ class Worker:
     """Answers the supervisor's commands."""
 
     def __init__(self) -> None:
-        self._party: Party | None = None
+        self._connected: Party | None = None
         self._programs: dict[Shape, Compiled] = {}
         self._pending: dict[Shape, set[str]] = {}
-        self.commands: dict[str, Callable[[Message], Reply]] = {
+        self.commands: dict[str, Callable[[Message], Message | None]] = {
             "start": self.start,
             "compile": self.compile,
             "material": self.material,
@@ -60,7 +58,18 @@ class Worker:
             "request": self.request,
         }
 
-    def start(self, message: Message) -> Reply:
+    @property
+    def party(self) -> Party:
+        """SPU's runtime.
+
+        Raises:
+            RuntimeError: there is no link yet.
+        """
+        if self._connected is None:
+            raise RuntimeError("a command came before the link to the other parties")
+        return self._connected
+
+    def start(self, message: Message) -> Message:
         """Meet the other parties and put the published weights into the runtime."""
         f = message.fields
         files = TlsFiles(*(Path(f["identity"][key]) for key in ("ca", "certificate", "key")))
@@ -70,39 +79,40 @@ class Worker:
         names = list(f["addresses"])
         link = connect(f["session"], f["addresses"], f["name"], tls, Path.cwd())
         identity.check(link, names, f["session"], identity.Signer(files))
-        self._party = Party(self._config, link)
+        self._connected = Party(self._config, link)
         if f["description"] is not None:
             self._deployment = Deployment.from_json(f["description"])
             self._serving = serving(self._deployment, self._config.fraction_bits)
             self._load(store.read(Path(f["weights"]), store.sealing_key(Path(f["seal"])), self._deployment.name))
         return Message("ready", {"resident_bytes": _resident_bytes()})
 
-    def _load(self, records) -> None:
+    def _load(self, records: Iterator[Message]) -> None:
         """Weights from the owner, masks from the dealer; where a weight has a mask, their difference is opened."""
-        party, waiting = self._party, {}
+        masked: dict[str, Share] = {}
         for record in records:
             for path, share in shares_of(record).items():
-                keys = tuple(path.split("/"))
-                if keys[0] != OPENED:
-                    party.put(_variable(keys), share)
-                    share = waiting.pop((OPENED, *keys[1:]), None) if keys[0] == MASKS else None
-                elif not party.has(_variable((MASKS, *keys[1:]))):
-                    waiting[keys], share = share, None
-                if share is not None:
-                    mask = _variable((MASKS, *keys[1:]))
-                    party.put("weight", share)
-                    party.open_difference("weight", mask, _variable((OPENED, *keys[1:])), share.shape)
-                    party.free(["weight"])
-        if waiting:
+                collection, _, name = path.partition("/")
+                if collection == OPENED:
+                    masked[name] = share
+                else:
+                    self.party.put(_variable(path), share)
+                    if collection == MASKS:
+                        self._open(name, masked.pop(name))
+        if masked:
             raise RuntimeError("the dealer's masks of the weights are missing: publish again")
 
-    def compile(self, message: Message) -> Reply:
+    def _open(self, name: str, weight: Share) -> None:
+        self.party.put("weight", weight)
+        self.party.open_difference("weight", _variable(f"{MASKS}/{name}"), _variable(f"{OPENED}/{name}"), weight.shape)
+        self.party.free(["weight"])
+
+    def compile(self, message: Message) -> Message:
         """Compile for a shape, compare the program with the other parties', and run what needs no request."""
-        shape, party = _shape(message), self._party
+        shape, party = _shape(message), self.party
         self._deployment.check(shape)
         if shape not in self._programs:
             planned = plan(self._serving, shape)
-            leaves, tree = jax.tree_util.tree_flatten_with_path(planned.weights)
+            leaves, _ = jax.tree_util.tree_flatten_with_path(planned.weights)
             keep = self._deployment.keep_weights
             variables = [weight_input(path, public=self._serving.is_public, keep=keep) for path, _ in leaves]
             variables += request_inputs(planned.material, planned.inputs)
@@ -124,24 +134,24 @@ class Worker:
         takes = {name: [str(spec.dtype), list(spec.shape)] for name, spec in compiled.specs.items()}
         return Message("compiled", {"takes": takes})
 
-    def material(self, message: Message) -> Reply | None:
+    def material(self, message: Message) -> Message | None:
         """Take some of the dealer's material for the next request of a shape."""
         shape = _shape(message)
         self._put(shape, shares_of(message), "material")
         return None
 
-    def prepare(self, message: Message) -> Reply:
+    def prepare(self, message: Message) -> Message:
         """Run what needs material and no input."""
         shape = _shape(message)
         compiled = self._programs[shape]
         missing = {n for n in compiled.specs if n.startswith("material")} - self._pending.pop(shape, set())
         if missing & self._read(compiled):
             raise ValueError("the dealer's material is incomplete")
-        return Message("prepared", _cost(self._party.run(compiled.program, OFFLINE)))
+        return Message("prepared", _cost(self.party.run(compiled.program, OFFLINE)))
 
-    def request(self, message: Message) -> Reply:
+    def request(self, message: Message) -> Message:
         """Compute; the answer holds this party's component of the result."""
-        shape, party, started = _shape(message), self._party, time.perf_counter()
+        shape, party, started = _shape(message), self.party, time.perf_counter()
         compiled = self._programs[shape]
         self._put(shape, shares_of(message), "input")
         missing = {n for n in compiled.specs if n.startswith("input")} - self._pending.pop(shape, set())
@@ -169,12 +179,13 @@ class Worker:
             if spec is None or spec.shape != share.shape or str(spec.dtype) != share.dtype:
                 raise ValueError(f"{name} {share.dtype} {share.shape} is nothing that this program takes")
             if name in used:
-                self._party.put(compiled.names[name], share)
+                self.party.put(compiled.names[name], share)
             self._pending.setdefault(shape, set()).add(name)
 
 
-def _variable(keys: tuple[str, ...]) -> str:
-    return "weights" + "".join(f"[{key!r}]" for key in keys)
+def _variable(path: str) -> str:
+    """The name of a published leaf's variable (`program.weight_input`) from its path on the wire."""
+    return "weights" + "".join(f"[{key!r}]" for key in path.split("/"))
 
 
 def _shape(message: Message) -> Shape:

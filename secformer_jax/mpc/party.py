@@ -31,7 +31,6 @@ class Party:
         self._config, self._link = config, link
         self._log = LogReader()
         self._runtime = spu.Runtime(link, config.runtime_config(profile=True))
-        self._names: set[str] = set()
         self._openings: dict[tuple[int, ...], Program] = {}
 
     def put(self, name: str, share: Share) -> None:
@@ -51,11 +50,6 @@ class Party:
         piece = libspu.Share()
         piece.meta, piece.share_chunks = meta.SerializeToString(), list(_chunks(ring))
         self._runtime.set_var(name, piece)
-        self._names.add(name)
-
-    def has(self, name: str) -> bool:
-        """Whether `put` has given the runtime this variable."""
-        return name in self._names
 
     def get(self, name: str) -> tuple[str, np.ndarray]:
         """The dtype of a secret variable, and the ring elements of this party's own component."""
@@ -74,7 +68,6 @@ class Party:
         """Forget variables."""
         for name in names:
             self._runtime.del_var(name)
-            self._names.discard(name)
 
     def run(self, program: Program, phase: int) -> Profile:
         """Run a phase of a program together with the other parties; returns what it cost this one."""
@@ -129,7 +122,7 @@ def _opened_difference(secret, mask):
 
 
 def _chunks(ring: np.ndarray) -> Iterable[bytes]:
-    view = memoryview(np.ascontiguousarray(ring)).cast("B")
+    view = np.ascontiguousarray(ring).data.cast("B")
     for start in range(0, max(view.nbytes, 1), _CHUNK_BYTES):
         chunk = libspu.ValueChunk()
         chunk.total_bytes, chunk.chunk_offset = view.nbytes, start
