@@ -34,6 +34,7 @@ import efficiency
 import jax
 import matplotlib
 import numpy as np
+import party
 import rate_limited
 import spu
 import typer
@@ -46,6 +47,8 @@ from secformer_jax import bert, presets
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.engine import Engine
+from secformer_jax.mpc.program import LocalStage, Stage
+from secformer_jax.mpc.shares import share
 from secformer_jax.opened.serving import OpenedServing
 from secformer_jax.serving import Serving, StandardServing
 from secformer_jax.text import Encoded
@@ -142,10 +145,10 @@ def measure(case: Case, side: str, name: str) -> Entry:
     jobs, simulated, io = _prepare(case, side)
     with tempfile.TemporaryDirectory(prefix="secformer-network-") as folder:
         found = _run_parties(jobs, network, Path(folder))
-    logits = [io.reconstruct([party["results"][-1][0] for party in found])]
+    logits = [io.reconstruct([each["results"][-1][0] for each in found])]
     total = simulated.profile.total
     expected = simulated.seconds + network.seconds(total.send_bytes, total.send_actions)
-    seconds = max(party["seconds"][-1] for party in found)
+    seconds = max(each["seconds"][-1] for each in found)
     return {
         **dataclasses.asdict(case),
         "side": side,
@@ -207,10 +210,14 @@ def _prepare(case: Case, side: str) -> tuple[list[Entry], Any, spu.Io]:
     secret = {name: not serving.is_public(name.removeprefix("weights")) for name in named}
     read = {name for stage in program.stages for name in stage.inputs}
 
-    def shares(arrays: dict[str, np.ndarray]) -> list[dict[str, libspu.Share]]:
+    aside = program.aside()
+
+    def shares(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         kinds = {True: libspu.Visibility.VIS_SECRET, False: libspu.Visibility.VIS_PUBLIC}
         made = {
-            name: io.make_shares(np.ascontiguousarray(array), kinds[secret.get(name, True)])
+            name: [np.stack(piece.rings()) for piece in share(array, "int64", config.protocol, config.world_size)]
+            if name in aside
+            else io.make_shares(np.ascontiguousarray(array), kinds[secret.get(name, True)])
             for name, array in arrays.items()
             if name in read
         }
@@ -221,11 +228,10 @@ def _prepare(case: Case, side: str) -> tuple[list[Entry], Any, spu.Io]:
         dealt = dealer.deal(material)
         arrays = {f"material{i}": dealt.take(i) for i in range(len(dealt))}
         requests.append(shares(arrays | {f"input{i}": np.asarray(x) for i, x in enumerate(inputs)}))
-    stages = [(s.phase, s.part, s.code, list(s.inputs), list(s.outputs), list(s.frees)) for s in program.stages]
     common = {
-        "runtime_config": json.dumps(config.runtime),
+        "config": config,
         "payload_bytes": PAYLOAD_BYTES,
-        "stages": stages,
+        "stages": [_sent(stage) for stage in program.stages],
         "outputs": list(program.output_names),
     }
     jobs = [
@@ -233,6 +239,13 @@ def _prepare(case: Case, side: str) -> tuple[list[Entry], Any, spu.Io]:
         for rank in range(config.world_size)
     ]
     return jobs, simulated, io
+
+
+def _sent(stage: Stage | LocalStage) -> Stage | LocalStage:
+    """A stage as another process can read it."""
+    if isinstance(stage, Stage):
+        return stage
+    return dataclasses.replace(stage, function=party.Exported.of(stage))
 
 
 def _small_subject(case: Case) -> tuple[Any, Encoded]:

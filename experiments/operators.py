@@ -143,7 +143,7 @@ def measure(config: str, operator: Operator, truth: Truth, only: np.ndarray | No
 def cases(kind: str, rows: int) -> Iterator[tuple[str, Operator, Truth]]:
     """(variant, what to run, the function in float64)."""
     rng = np.random.default_rng(rows)
-    x = np.linspace(-1, 1, rows * 3072).reshape(rows, 3072) * REACH * presets.SERIES_MARGIN
+    x = np.linspace(-1, 1, rows * 3072).reshape(rows, 3072) * REACH * presets.GELU_MARGIN
     x = (np.rint(x * 2**18) / 2**18).astype(np.float32)
     deviations = np.sqrt(np.geomspace(0.14, 130.0, rows))[:, None]
     hidden = ((rng.normal(size=(rows, HIDDEN)) + 0.3) * deviations).astype(np.float32)
@@ -154,7 +154,7 @@ def cases(kind: str, rows: int) -> Iterator[tuple[str, Operator, Truth]]:
     q, mask = q / math.sqrt(HEAD_DIM), (np.arange(rows) >= rows // 8).astype(np.float32)[None]
     scores = np.einsum("bhqd,bhkd->bhqk", q, k)
     norms = dict.fromkeys(("embeddings", "layer.0.attention", "layer.0.output"), hidden[None])
-    inside = x[None] / presets.SERIES_MARGIN
+    inside = x[None] / presets.GELU_MARGIN
     ranges = calibrate.update(
         None,
         {f"{name}.pre_layer_norm": value for name, value in norms.items()}

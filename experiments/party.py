@@ -11,17 +11,47 @@ from __future__ import annotations
 import pickle
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import spu
+from jax import export
+from jax.experimental import enable_x64
 from spu import libspu
+
+from secformer_jax.mpc.own_shares import OwnShares
+from secformer_jax.mpc.program import LocalStage, Stage
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A local stage's function in a form that another process can load, for one component a share."""
+
+    secret_inputs: tuple[bool, ...]
+    secret_outputs: tuple[bool, ...]
+    module: bytearray
+
+    @classmethod
+    def of(cls, stage: LocalStage) -> Any:
+        """Export a stage's function."""
+        kinds = zip(stage.function.shapes, stage.function.secret_inputs, strict=True)
+        with enable_x64():
+            specs = [jax.ShapeDtypeStruct((1, *shape) if secret else shape, np.int64) for shape, secret in kinds]
+            module = export.export(stage.function.jitted)(*specs).serialize()
+        return cls(stage.function.secret_inputs, stage.function.secret_outputs, module)
+
+    def __call__(self, *arguments: np.ndarray) -> list[np.ndarray]:
+        """Run it on one party's shares."""
+        with enable_x64():
+            return [np.asarray(result) for result in export.deserialize(self.module).call(*arguments)]
 
 
 def main(job_path: str, rank: int, out: str) -> None:
     """Run one party to its end."""
     job = pickle.loads(Path(job_path).read_bytes())
-    runtime_config = libspu.RuntimeConfig()
-    runtime_config.ParseFromJsonString(job["runtime_config"])
     description = libspu.link.Desc()
     description.id = "network-check"
     description.connect_retry_times, description.connect_retry_interval_ms = 120, 500
@@ -30,18 +60,24 @@ def main(job_path: str, rank: int, out: str) -> None:
     for other, address in enumerate(job["addresses"]):
         description.add_party(f"party-{other}", address)
     link = libspu.link.create_brpc(description, rank)
-    runtime = spu.Runtime(link, runtime_config)
+    runtime = spu.Runtime(link, job["config"].runtime_config())
+    own = OwnShares(job["config"], runtime)
 
     def run(phase: int) -> None:
-        for stage_phase, name, code, inputs, outputs, frees in job["stages"]:
-            if stage_phase == phase:
-                runtime.run(libspu.Executable(name=name, input_names=inputs, output_names=outputs, code=code))
-                for variable in frees:
-                    runtime.del_var(variable)
+        for stage in job["stages"]:
+            if stage.phase == phase:
+                if isinstance(stage, Stage):
+                    runtime.run(stage.executable())
+                else:
+                    own.run(stage)
+                own.free(stage.frees)
 
-    def give(shares: dict[str, libspu.Share]) -> None:
+    def give(shares: dict[str, libspu.Share | np.ndarray]) -> None:
         for variable, share in shares.items():
-            runtime.set_var(variable, share)
+            if isinstance(share, np.ndarray):
+                own.keep(variable, share)
+            else:
+                runtime.set_var(variable, share)
 
     give(job["weights"])
     setup, offline, online = range(3)

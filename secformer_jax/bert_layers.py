@@ -231,12 +231,10 @@ class Pooler(nn.Module):
     """tanh(dense(first token))."""
 
     config: BertConfig
+    tanh: Callable[[Array], Array] = jnp.tanh
 
     @nn.compact
     def __call__(self, hidden: Array) -> Array:
         """Pool hidden (batch, length, hidden) to (batch, hidden)."""
-        return jnp.tanh(
-            dense(self.config, self.config.hidden_size, "dense")(
-                jax.lax.index_in_dim(hidden, 0, axis=1, keepdims=False)
-            )
-        )
+        first = jax.lax.index_in_dim(hidden, 0, axis=1, keepdims=False)
+        return self.tanh(dense(self.config, self.config.hidden_size, "dense")(first))

@@ -25,6 +25,10 @@ LayerNorm = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 SERIES_MARGIN = 1.25
 """A series' domain is its calibrated range widened by this factor: beyond it the result is wrong, not just coarser."""
 
+GELU_MARGIN = 1.125
+"""GeLU's series may have less: beyond its domain it saturates gently (see `fit_gelu_tail`), and a doubled period doubles
+its cost."""
+
 Shape = tuple[int, ...]
 Masking = Callable[[Callable, fourier.Series, Callable[..., Shape]], Callable]
 
@@ -125,7 +129,7 @@ def _same(shape: Shape, *_: Shape) -> Shape:
 
 def _gelu_fourier(place: Place) -> Gelu:
     inputs = place.range("input")
-    tail = fourier.fit_gelu_tail(max(-inputs.low, inputs.high) * SERIES_MARGIN)
+    tail = fourier.fit_gelu_tail(max(-inputs.low, inputs.high) * GELU_MARGIN)
     return place.masking(partial(gelu.gelu_fourier, tail=tail), tail, _same)
 
 

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -19,10 +19,23 @@ import spu
 from spu import libspu
 
 from ..errors import UserError
+from .compiler import compile_program
 from .config import MpcConfig
 from .dealer import Dealt
+from .own_shares import OwnShares
 from .profile import LogReader, Profile, parse
-from .program import OFFLINE, ONLINE, SETUP, Input, Program, Stage, compile_program, request_inputs, weight_input
+from .program import (
+    OFFLINE,
+    ONLINE,
+    SETUP,
+    Input,
+    LocalStage,
+    Program,
+    Stage,
+    request_inputs,
+    weight_input,
+)
+from .shares import share
 
 _session = itertools.count()
 
@@ -50,6 +63,15 @@ class Result:
     setup: Profile
 
 
+@dataclass
+class _Phase:
+    """What a phase cost one party: in it, and for the material dealt to it (bytes, and the dealer's seconds)."""
+
+    profile: Profile = field(default_factory=Profile)
+    dealt_bytes: int = 0
+    dealing_seconds: float = 0.0
+
+
 class _Clock:
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -62,7 +84,7 @@ class Parties:
     """Computing parties in one process: a thread and an SPU runtime each, over the in-memory link."""
 
     def __init__(self, config: MpcConfig, profiled_rank: int = 0) -> None:
-        if config.runtime.get("beaver_type") == "TrustedThirdParty" and "ttp_beaver_config" not in config.runtime:
+        if config.has_third_party and "ttp_beaver_config" not in config.runtime:
             raise UserError(f"config {config.name} needs a dealer that runs: start a cluster, or simulate 2pc_semi2k")
         description = libspu.link.Desc()
         description.id = f"secformer-{next(_session)}"
@@ -70,6 +92,7 @@ class Parties:
         for rank in range(config.world_size):
             description.add_party(f"party-{rank}", f"memory-{rank}")
         self._pool = ThreadPoolExecutor(config.world_size)
+        self._config, self._profiled_rank = config, profiled_rank
         self._io = spu.Io(config.world_size, config.runtime_config())
         self._runtimes: list[spu.Runtime] = []
 
@@ -78,6 +101,7 @@ class Parties:
             return spu.Runtime(link, config.runtime_config(profile=rank == profiled_rank))
 
         self._runtimes = list(self._pool.map(start, range(config.world_size)))
+        self._own = [OwnShares(config, runtime) for runtime in self._runtimes]
 
     def each(self, action: Callable[[spu.Runtime], Any]) -> list:
         """Run an action on every party at once and return the results by rank."""
@@ -91,17 +115,30 @@ class Parties:
             runtime.set_var(name, piece)
         return sum(len(chunk) for chunk in shares[0].share_chunks)
 
-    def run(self, stage: Stage) -> None:
-        """Run one stage on every party at once, then free what no later stage reads."""
-        executable = stage.executable()
-        self.each(lambda runtime: runtime.run(executable))
+    def share_aside(self, name: str, ring: np.ndarray) -> int:
+        """Share ring elements that local stages alone read; returns the bytes for one party."""
+        pieces = share(ring, "int64", self._config.protocol, len(self._own))
+        held = [np.stack(piece.rings()) for piece in pieces]
+        for own, array in zip(self._own, held, strict=True):
+            own.keep(name, array)
+        return held[0].nbytes
+
+    def run(self, stage: Stage | LocalStage) -> float:
+        """Run one stage on every party at once; returns the seconds that SPU did not see."""
+        clock, seconds = _Clock(), 0.0
+        if isinstance(stage, Stage):
+            executable = stage.executable()
+            self.each(lambda runtime: runtime.run(executable))
+        else:
+            list(self._pool.map(lambda own: own.run(stage), self._own))
+            seconds = clock.seconds()
         self.free(stage.frees)
+        return seconds
 
     def free(self, names: Iterable[str]) -> None:
         """Forget variables."""
-        for runtime in self._runtimes:
-            for name in names:
-                runtime.del_var(name)
+        for own in self._own:
+            own.free(names)
 
     def reconstruct(self, name: str) -> np.ndarray:
         """Reveal a variable to the client: every party sends it its share."""
@@ -109,6 +146,7 @@ class Parties:
 
     def close(self) -> None:
         """End the parties and forget their shares."""
+        self._own.clear()
         self._runtimes.clear()
         self._pool.shutdown()
 
@@ -187,18 +225,18 @@ class Engine:
         setup = Profile()
         if not any(program is done for done in self._set_up):
             self._set_up.append(program)
-            self._run_phase(program, SETUP)
-            setup = parse(self._log.lines())
+            setup = self._run_phase(program, SETUP).profile
         clock = _Clock()
-        undealt = {f"material{i}": i for i in range(len(material))}
+        undealt, aside = {f"material{i}": i for i in range(len(material))}, program.aside()
 
-        def deal(stage: Stage) -> tuple[int, float]:
-            clock = _Clock()
-            names = undealt.keys() & set(stage.inputs)
-            return sum(self._parties.share(n, material.take(undealt.pop(n))) for n in sorted(names)), clock.seconds()
+        def deal(stage: Stage | LocalStage) -> int:
+            dealt_bytes = 0
+            for name in sorted(undealt.keys() & set(stage.inputs)):
+                share = self._parties.share_aside if name in aside else self._parties.share
+                dealt_bytes += share(name, material.take(undealt.pop(name)))
+            return dealt_bytes
 
-        dealt = self._run_phase(program, OFFLINE, deal)
-        ahead = parse(self._log.lines())
+        ahead = self._run_phase(program, OFFLINE, deal)
         offline_seconds = clock.seconds()
 
         clock = _Clock()
@@ -209,27 +247,31 @@ class Engine:
             if f"input{i}" in read
         )
         # Material that serves online directly is dealt just before its stage, to bound memory; its time is offline's.
-        late = self._run_phase(program, ONLINE, deal)
+        online = self._run_phase(program, ONLINE, deal)
         flat = [self._parties.reconstruct(name) for name in program.output_names]
         self._parties.free(set(program.output_names) - {variable.name for variable, _ in self._weights})
         return Result(
             value=jax.tree.unflatten(program.output_tree, flat),
-            profile=parse(self._log.lines()),
-            seconds=clock.seconds() - late[1],
-            offline_bytes=dealt[0] + late[0] + ahead.total.send_bytes,
-            offline_seconds=offline_seconds + late[1],
+            profile=online.profile,
+            seconds=clock.seconds() - online.dealing_seconds,
+            offline_bytes=ahead.dealt_bytes + online.dealt_bytes + ahead.profile.total.send_bytes,
+            offline_seconds=offline_seconds + online.dealing_seconds,
             input_bytes=input_bytes,
             setup=setup,
         )
 
     def _run_phase(
-        self, program: Program, phase: int, deal: Callable[[Stage], tuple[int, float]] = lambda stage: (0, 0.0)
-    ) -> tuple[int, float]:
-        """Run a phase's stages; returns the bytes that were dealt for them to one party, and the dealer's seconds."""
-        dealt_bytes, seconds = 0, 0.0
+        self, program: Program, phase: int, deal: Callable[[Stage | LocalStage], int] = lambda stage: 0
+    ) -> _Phase:
+        """Run a phase's stages, each after its material was dealt."""
+        done, local = _Phase(), []
         for stage in program.stages:
             if stage.phase == phase:
-                dealt = deal(stage)
-                dealt_bytes, seconds = dealt_bytes + dealt[0], seconds + dealt[1]
-                self._parties.run(stage)
-        return dealt_bytes, seconds
+                clock = _Clock()
+                done.dealt_bytes += deal(stage)
+                done.dealing_seconds += clock.seconds()
+                local.append((stage.part, self._parties.run(stage)))
+        done.profile = parse(self._log.lines())
+        for part, seconds in local:
+            done.profile.add_local(part, seconds)
+        return done

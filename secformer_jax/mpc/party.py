@@ -9,14 +9,13 @@ import spu
 from jax.experimental import enable_x64
 from spu import experimental, libspu
 
+from .compiler import compile_program
 from .config import MpcConfig
+from .own_shares import OwnShares
 from .profile import LogReader, Profile, parse
-from .program import SETUP, Input, Program, compile_program
+from .program import SETUP, Input, Program, Stage
 from .shares import HELD, Share
-
-_CHUNK_BYTES = 1 << 27
-_STORAGE = {"SEMI2K": "semi2k.AShr<FM64>", "CHEETAH": "cheetah.AShr<FM64>", "ABY3": "aby3.AShr<FM64>"}
-_DTYPES = {"float32": libspu.DataType.DT_F32, "int32": libspu.DataType.DT_I32, "int64": libspu.DataType.DT_I64}
+from .values import from_spu, to_spu
 
 
 class Party:
@@ -31,10 +30,11 @@ class Party:
         self._config, self._link = config, link
         self._log = LogReader()
         self._runtime = spu.Runtime(link, config.runtime_config(profile=True))
+        self._own = OwnShares(config, self._runtime)
         self._openings: dict[tuple[int, ...], Program] = {}
 
-    def put(self, name: str, share: Share) -> None:
-        """Give the runtime a variable.
+    def put(self, name: str, share: Share, *, aside: bool = False) -> None:
+        """Keep a share: in the runtime, or aside of it for local stages alone (see `Program.aside`).
 
         Raises:
             ValueError: a share with another number of components than this protocol's.
@@ -42,39 +42,30 @@ class Party:
         held = HELD[self._config.protocol](self._link.rank)
         if len(share.components) != len(held):
             raise ValueError(f"{name}: {len(share.components)} components, and {len(held)} were expected")
-        rings = share.rings()
-        ring = rings[0] if len(rings) == 1 else np.stack(rings, axis=-1)
-        meta = libspu.ValueMeta()
-        meta.data_type, meta.visibility = _DTYPES[share.dtype], libspu.Visibility.VIS_SECRET
-        meta.shape, meta.storage_type = list(share.shape), _STORAGE[self._config.protocol]
-        piece = libspu.Share()
-        piece.meta, piece.share_chunks = meta.SerializeToString(), list(_chunks(ring))
-        self._runtime.set_var(name, piece)
+        ring = np.stack(share.rings())
+        if aside:
+            self._own.keep(name, ring)
+        else:
+            self._runtime.set_var(name, to_spu(ring, self._config.protocol, dtype=share.dtype))
 
     def get(self, name: str) -> tuple[str, np.ndarray]:
         """The dtype of a secret variable, and the ring elements of this party's own component."""
-        piece = self._runtime.get_var(name)
-        meta = libspu.ValueMeta()
-        meta.ParseFromString(piece.meta)
-        if meta.storage_type != _STORAGE[self._config.protocol]:
-            raise ValueError(f"{name} is held as {meta.storage_type}, and a shared number was expected")
-        dtype = next(dtype for dtype, value in _DTYPES.items() if value == meta.data_type)
-        content = b"".join(_content(chunk) for chunk in piece.share_chunks)
-        width = len(HELD[self._config.protocol](self._link.rank))
-        shape = tuple(meta.shape.dims)
-        return dtype, np.frombuffer(content, np.int64).reshape(*shape, width)[..., 0]
+        dtype, ring = from_spu(self._runtime.get_var(name), self._config.protocol)
+        return dtype, ring[0]
 
     def free(self, names: Iterable[str]) -> None:
         """Forget variables."""
-        for name in names:
-            self._runtime.del_var(name)
+        self._own.free(names)
 
     def run(self, program: Program, phase: int) -> Profile:
         """Run a phase of a program together with the other parties; returns what it cost this one."""
         self._log.lines()
         for stage in program.stages:
             if stage.phase == phase:
-                self._runtime.run(stage.executable())
+                if isinstance(stage, Stage):
+                    self._runtime.run(stage.executable())
+                else:
+                    self._own.run(stage)
                 self.free(stage.frees)
         return parse(self._log.lines())
 
@@ -119,18 +110,3 @@ class Party:
 def _opened_difference(secret, mask):
     with enable_x64():
         return experimental.reveal(secret - mask)
-
-
-def _chunks(ring: np.ndarray) -> Iterable[bytes]:
-    view = np.ascontiguousarray(ring).data.cast("B")
-    for start in range(0, max(view.nbytes, 1), _CHUNK_BYTES):
-        chunk = libspu.ValueChunk()
-        chunk.total_bytes, chunk.chunk_offset = view.nbytes, start
-        chunk.content = bytes(view[start : start + _CHUNK_BYTES])
-        yield chunk.SerializeToString()
-
-
-def _content(data: bytes) -> bytes:
-    chunk = libspu.ValueChunk()
-    chunk.ParseFromString(data)
-    return chunk.content

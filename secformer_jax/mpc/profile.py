@@ -47,6 +47,17 @@ class Profile:
     by_part: dict[str, Cost] = field(default_factory=dict)
     by_operation: dict[str, Cost] = field(default_factory=dict)
 
+    def add_local(self, part: str, seconds: float) -> None:
+        """Add a party's own work outside SPU, which sends nothing."""
+        if seconds:
+            cost = Cost(seconds)
+            for total in (
+                self.total,
+                self.by_part.setdefault(part, Cost()),
+                self.by_operation.setdefault("local", Cost()),
+            ):
+                total.add(cost)
+
 
 @functools.cache
 def log_file() -> Path:

@@ -1,27 +1,16 @@
-"""From a pure JAX function to a sequence of SPU executables, one for each part of the model that it runs through.
-
-The function is traced once. Its equations carry the name stack of the module that made them; consecutive equations of
-the same part become one stage, and stages are chained through variables that stay in SPU's runtime. So the cost of
-each part is measured and not estimated, equal layers are compiled once, and intermediate values are freed early.
-"""
+"""What a compiled function is: a sequence of stages, chained through variables that stay in every party's runtime."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import enable_x64
-from jax.extend import core
-from spu import experimental, libspu
-from spu.utils import frontend
+from spu import libspu
 
-from . import cache
-from .config import MpcConfig
+from .local import LocalFunction
 
 SETUP, OFFLINE, ONLINE = range(3)
 """When an equation can run: from the weights alone, from dealer material too, or only once a request is there."""
@@ -64,10 +53,10 @@ class Stage:
 
     part: str
     phase: int
-    code: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     frees: tuple[str, ...]
+    code: bytes
 
     def executable(self) -> libspu.Executable:
         """The executable as SPU takes it."""
@@ -77,13 +66,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class LocalStage:
+    """What every party does to its own shares, outside SPU: see `local`. The code is its printed form."""
+
+    part: str
+    phase: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    frees: tuple[str, ...]
+    code: bytes
+    function: LocalFunction
+
+
+@dataclass(frozen=True)
 class Program:
     """A compiled function: stages in order of their phases, the names of its inputs' leaves, and its result's shape.
 
     The set-up stages run once; what they leave in the runtime serves every request.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage | LocalStage, ...]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     output_tree: Any
@@ -95,6 +97,11 @@ class Program:
             sha.update(repr((stage.part, stage.phase, stage.inputs, stage.outputs, stage.frees)).encode())
             sha.update(stage.code)
         return sha.hexdigest()
+
+    def aside(self) -> set[str]:
+        """Inputs that SPU never reads: only local stages do."""
+        read = {name for stage in self.stages if isinstance(stage, Stage) for name in stage.inputs}
+        return set(self.input_names) - read - set(self.output_names)
 
     def variables(self) -> set[str]:
         """Every variable that a stage reads or writes."""
@@ -114,164 +121,3 @@ class Program:
         return replace(
             self, stages=stages, input_names=rename(self.input_names), output_names=rename(self.output_names)
         )
-
-
-def compile_program(
-    function: Callable,
-    arguments: Sequence,
-    inputs: Sequence[Input],
-    config: MpcConfig,
-    *,
-    part_of: Callable[[str], str],
-) -> Program:
-    """Trace, split and compile a pure function.
-
-    Args:
-        function: takes `arguments` (pytrees), returns a pytree of arrays.
-        arguments: pytrees of arrays or ShapeDtypeStructs.
-        inputs: one for each leaf, in flattening order.
-        config: protocol and compiler options.
-        part_of: maps an equation's name stack to the part of the model that pays for it.
-    """
-    leaves, tree = jax.tree.flatten(tuple(arguments))
-    with enable_x64():
-        closed, shape = jax.make_jaxpr(lambda *flat: function(*jax.tree.unflatten(tree, flat)), return_shape=True)(
-            *[jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-        )
-        return _Splitter(closed, inputs, config, part_of).program(jax.tree.structure(shape))
-
-
-class _Splitter:
-    """Cuts a traced function into stages and compiles each distinct one once."""
-
-    def __init__(self, closed, inputs: Sequence[Input], config, part_of) -> None:
-        jaxpr = closed.jaxpr
-        self._consts = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-        self._names: dict[Any, str] = dict(zip(jaxpr.invars, [i.name for i in inputs], strict=True))
-        self._inputs = tuple(i.name for i in inputs)
-        self._outvars = list(jaxpr.outvars)
-        self._eqns = _live(jaxpr)
-        self._phases = _phases(self._eqns, dict(zip(jaxpr.invars, [i.phase for i in inputs], strict=True)))
-        self._config, self._part_of = config, part_of
-        self._secret = {i.name: i.secret for i in inputs}
-        self._cached = {i.name for i in inputs if i.cached}
-        self._kept = {i.name for i in inputs if i.phase == SETUP}
-        self._compiled: dict[Any, tuple[bytes, list[bool]]] = {}
-
-    def program(self, output_tree) -> Program:
-        groups = self._groups()
-        last_use = {var: index for index, (_, _, eqns) in enumerate(groups) for var in _read(eqns)}
-        last_use.update({var: len(groups) for var in self._outvars if isinstance(var, core.Var)})
-        stages = []
-        for index, (phase, part, eqns) in enumerate(groups):
-            written = {var for eqn in eqns for var in eqn.outvars}
-            invars = [v for v in _read(eqns) if v not in written and v not in self._consts]
-            outvars = [v for eqn in eqns for v in eqn.outvars if last_use.get(v, -1) > index]
-            code, secret = self._compile(eqns, invars, outvars)
-            for var, is_secret in zip(outvars, secret, strict=True):
-                name = self._names.setdefault(var, f"v{len(self._names)}")
-                self._secret[name] = is_secret
-                if phase == SETUP:
-                    self._kept.add(name)
-                    if invars and all(self._names[v] in self._cached for v in invars):
-                        self._cached.add(name)
-            frees = [self._names[v] for v in invars if last_use[v] == index and self._names[v] not in self._kept]
-            stages.append(Stage(part, phase, code, self._name(invars), self._name(outvars), tuple(frees)))
-        program = Program(tuple(stages), self._inputs, self._name(self._outvars), output_tree)
-        return program.renamed(self._kept.difference(self._inputs))
-
-    def _name(self, variables) -> tuple[str, ...]:
-        return tuple(self._names[variable] for variable in variables)
-
-    def _groups(self) -> list[tuple[int, str, list]]:
-        groups: list[tuple[int, str, list]] = []
-        for phase, eqn in sorted(zip(self._phases, self._eqns, strict=True), key=lambda pair: pair[0]):
-            part = self._part_of(str(eqn.source_info.name_stack))
-            if not groups or groups[-1][:2] != (phase, part):
-                groups.append((phase, part, []))
-            groups[-1][2].append(eqn)
-        return groups
-
-    def _compile(self, eqns, invars, outvars) -> tuple[bytes, list[bool]]:
-        constvars = [v for v in _read(eqns) if v in self._consts]
-        consts = [np.asarray(self._consts[v]) for v in constvars]
-        jaxpr = core.Jaxpr(constvars, invars, outvars, eqns)
-        visibility = [self._secret[self._names[v]] for v in invars]
-        keep = [self._names[v] in self._cached for v in invars]
-        key = (str(jaxpr), tuple(c.tobytes() for c in consts), tuple(visibility), tuple(keep))
-        if key not in self._compiled:
-            name = cache.key(key, sorted(self._config.compiler.items())) if _printed_whole(jaxpr, key[0]) else None
-            code = cache.read(name) if name else None
-            if code is None:
-                code = self._spu_code(core.ClosedJaxpr(jaxpr, consts), visibility, keep)
-                if name:
-                    cache.write(name, code)
-            self._compiled[key] = code, _output_secrecy(code.decode(), len(outvars))
-        return self._compiled[key]
-
-    def _spu_code(self, closed, secret: list[bool], keep: list[bool]) -> bytes:
-        flat = core.jaxpr_as_fun(closed)
-
-        def stage(*arguments):
-            kept = [experimental.make_cached_var(a) if k else a for a, k in zip(arguments, keep, strict=True)]
-            return flat(*kept)
-
-        executable, _ = frontend.compile(
-            frontend.Kind.JAX,
-            stage,
-            [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars],
-            {},
-            [f"in{i}" for i in range(len(secret))],
-            [libspu.Visibility.VIS_SECRET if s else libspu.Visibility.VIS_PUBLIC for s in secret],
-            lambda flat_out: [f"out{i}" for i in range(len(flat_out))],
-            copts=self._config.compiler_options(),
-        )
-        return executable.code
-
-
-def _printed_whole(jaxpr, text: str) -> bool:
-    """Whether the printed form says all: no constant inside a nested function, and no function by its address."""
-    inner = [p for eqn in jaxpr.eqns for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)]
-    return " at 0x" not in text and all(not p.consts and _printed_whole(p.jaxpr, "") for p in inner)
-
-
-def _read(eqns) -> list:
-    """Variables that the equations read, each once, in order."""
-    return list(dict.fromkeys(v for eqn in eqns for v in eqn.invars if isinstance(v, core.Var)))
-
-
-def _live(jaxpr) -> list:
-    """Equations that the result depends on."""
-    needed = {v for v in jaxpr.outvars if isinstance(v, core.Var)}
-    live = []
-    for eqn in reversed(jaxpr.eqns):
-        if needed.intersection(eqn.outvars):
-            needed.update(v for v in eqn.invars if isinstance(v, core.Var))
-            live.append(eqn)
-    return live[::-1]
-
-
-def _phases(eqns, known: dict[Any, int]) -> list[int]:
-    """The earliest phase in which each equation can run; one of constants alone runs with what uses it first."""
-    constant = -1
-    phases = []
-    for eqn in eqns:
-        phases.append(max((known.get(v, constant) for v in eqn.invars if isinstance(v, core.Var)), default=constant))
-        known.update(dict.fromkeys(eqn.outvars, phases[-1]))
-    first_use: dict[Any, int] = {}
-    for index in reversed(range(len(eqns))):
-        if phases[index] == constant:
-            phases[index] = min((first_use.get(v, ONLINE) for v in eqns[index].outvars), default=ONLINE)
-        for v in eqns[index].invars:
-            if isinstance(v, core.Var):
-                first_use[v] = min(first_use.get(v, ONLINE), phases[index])
-    return phases
-
-
-def _output_secrecy(code: str, count: int) -> list[bool]:
-    """Which results of a compiled stage are secret, read from the signature of its entry function."""
-    signature = re.search(r"func\.func @main\(.*?\) -> (.*?) \{\n", code)
-    types = re.findall(r"tensor<(?:[^<>]|<[^<>]*>)*>", signature[1]) if signature else []
-    if len(types) != count:
-        raise RuntimeError(f"SPU's compiler returned {len(types)} results where {count} were expected")
-    return ["pphlo.secret" in text for text in types]

@@ -17,6 +17,7 @@ import numpy as np
 from ..nonlinear.series import Series
 from .dealer import Material, Randomness
 from .fixed import Fixed, opened_modulo, signed_modulo
+from .local import local
 
 FINE_BITS = 28
 """Fraction bits that public sines and cosines can have: their products stay below 2^63."""
@@ -89,7 +90,7 @@ class OpenedSeries(Material):
         """The series at x, from the opened value; no message, untruncated."""
         delta = self.delta(opening)
         many = delta.size > 1 << 13 and len(self.series.harmonics) <= _MOST_BY_RECURRENCE
-        total = self._by_recurrence(delta) if many else self._directly(delta)
+        total = local(self._by_recurrence)(delta, self.with_cos, self.with_sin) if many else self._directly(delta)
         bits = self.mask_bits + self.public_bits
         constant = round(self.series.constant * 2.0**bits)
         return Fixed(total + np.int64((constant + 2**63) % 2**64 - 2**63), bits)
@@ -103,7 +104,7 @@ class OpenedSeries(Material):
         shift = FINE_BITS - self.public_bits
         return jnp.sum((cosine >> shift) * self.with_cos + (sine >> shift) * self.with_sin, axis=0)
 
-    def _by_recurrence(self, delta: jax.Array) -> jax.Array:
+    def _by_recurrence(self, delta: jax.Array, with_cos: jax.Array, with_sin: jax.Array) -> jax.Array:
         """Chebyshev's recurrence over evenly spaced harmonics: two products each, for large arrays."""
         first, step = self.series.harmonics[0], 2 if self.series.harmonics[1:2] == (3,) else 1
         if self.series.harmonics != tuple(range(first, first + step * len(self.series.harmonics), step)) or first != 1:
@@ -120,7 +121,7 @@ class OpenedSeries(Material):
         for k in range(len(self.series.harmonics)):
             negative = k % 4 in (2, 3)
             factors = [factor >> shift if shift else factor for factor in now]
-            sums[negative].append(factors[0] * self.with_cos[k] + factors[1] * self.with_sin[k])
+            sums[negative].append(factors[0] * with_cos[k] + factors[1] * with_sin[k])
             sign = doubles[k % 2]
             now, before = (_times(sign, now[0], bits) + before[0], _times(sign, now[1], bits) + before[1]), now
         total = functools.reduce(jnp.add, sums[0])

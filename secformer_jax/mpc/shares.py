@@ -1,6 +1,6 @@
 """Secret arrays as additive shares over Z_2^64: made by clients, owner and dealer, held by servers. Needs no spu.
 
-An array is a sum of one component for each computing party. SEMI2K and CHEETAH: party i holds component i. ABY3
+An array is a sum of one component for each computing party. SEMI2K, CHEETAH and REF2K: party i holds component i. ABY3
 (Mohassel and Rindal, CCS 2018, section 3): party i holds components i and i + 1. All components but the last are
 uniform, and travel as the 32-byte key of their generator.
 """
@@ -21,6 +21,7 @@ HELD: Mapping[str, Callable[[int], tuple[int, ...]]] = {
     "SEMI2K": lambda rank: (rank,),
     "CHEETAH": lambda rank: (rank,),
     "ABY3": lambda rank: (rank, (rank + 1) % 3),
+    "REF2K": lambda rank: (rank,),
 }
 """By protocol: the components that a party holds."""
 

@@ -74,6 +74,7 @@ def fit(
     period: float,
     harmonics: Sequence[int],
     even: bool = False,
+    odd: bool = False,
     relative: bool = False,
     ridge: float = 1e-7,
 ) -> Series:
@@ -88,6 +89,7 @@ def fit(
         period: a power of two.
         harmonics: multiples of 2 pi/period to use.
         even: cosines alone.
+        odd: sines alone, and no constant; the domain is one half of the function's.
         relative: minimise the error relative to the function.
         ridge: weight of the coefficients' squares, relative to the function's scale.
     """
@@ -97,7 +99,8 @@ def fit(
     y = function(x)
     scale = np.abs(y) if relative else np.full_like(y, np.abs(y).max())
     angle = np.outer(x, 2 * math.pi / period * np.asarray(harmonics))
-    basis = np.concatenate([np.ones((points, 1)), np.cos(angle)] + ([] if even else [np.sin(angle)]), axis=1)
+    parts = ([] if odd else [np.ones((points, 1)), np.cos(angle)]) + ([] if even else [np.sin(angle)])
+    basis = np.concatenate(parts, axis=1)
     rows, target = basis / scale[:, None], y / scale
     penalty = ridge * np.eye(basis.shape[1]) / np.abs(y).max() * math.sqrt(points)
     weight, best, best_error = np.ones(points), np.zeros(basis.shape[1]), math.inf
@@ -114,7 +117,8 @@ def fit(
         weight = weight / weight.mean()
     count = len(harmonics)
     error = best_error if relative else best_error * float(scale[0])
-    sines = np.zeros(count) if even else best[1 + count :]
+    sines = np.zeros(count) if even else best[-count:]
+    best = np.zeros(1 + count) if odd else best
     return Series(
         float(period), float(best[0]), tuple(int(h) for h in harmonics), tuple(best[1 : 1 + count].tolist()),
         tuple(sines.tolist()), float(low), float(high), float(error),
@@ -172,6 +176,13 @@ def fit_gelu_tail(reach: float, tolerance: float = 1e-3) -> Series:
         if series.error <= tolerance:
             return series
     return series
+
+
+@functools.cache
+def fit_tanh() -> Series:
+    """tanh(x) on abs(x) <= 27, within 0.0005: odd sines; BERT's pooler, whose input has a few units."""
+    half = fit(np.tanh, 0.0, 27.0, period=64, harmonics=range(1, 48, 2), odd=True)
+    return replace(half, low=-27.0)
 
 
 def _gelu_tail(x: np.ndarray) -> np.ndarray:

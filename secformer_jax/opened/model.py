@@ -14,10 +14,10 @@ from flax import linen as nn
 from ..bert import BertConfig, cosine_of_pairs
 from ..bert_layers import Pooler, dense
 from ..mpc.dealer import Material, Randomness
-from ..mpc.fixed import Fixed, opened, truncated
+from ..mpc.fixed import Fixed, fixed, opened, truncated
 from ..mpc.products import WeightProducts
 from ..mpc.series import OpenedSeries
-from ..nonlinear.series import Series
+from ..nonlinear.series import Series, fit_tanh
 from . import scales
 from .attention import Keys, Softmax, attend
 from .block import Block, narrowed, row_series
@@ -245,4 +245,9 @@ class OpenedBert(Block):
             values = hidden.real(self.fraction_bits)
             if self.head == "similarity":
                 return cosine_of_pairs(values, attention_mask)
-            return dense(c, c.num_labels, "classifier")(Pooler(c, name="pooler")(values))
+            return dense(c, c.num_labels, "classifier")(Pooler(c, self._tanh, name="pooler")(values))
+
+    def _tanh(self, x: jax.Array) -> jax.Array:
+        masks = self.material("tanh", lambda: row_series(fit_tanh(), x.shape, self.fraction_bits, scales.RSQRT))
+        [opening] = opened([masks.masked(fixed(x, self.fraction_bits))])
+        return narrowed(self, "tanh_pair", masks.finish(opening), scales.ROW_TRUNCATION).real(self.fraction_bits)

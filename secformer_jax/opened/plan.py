@@ -9,7 +9,7 @@ from typing import Any
 from ..bert import BertConfig
 from ..calibration import Calibration
 from ..nonlinear.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
-from ..presets import SERIES_MARGIN
+from ..presets import GELU_MARGIN, SERIES_MARGIN
 from . import scales
 
 SHIFT = 5.0
@@ -95,7 +95,7 @@ def make_plan(config: BertConfig, calibration: Calibration, length: int, *, exac
         layers.append(
             LayerPlan(
                 attention_norm=inverse_deviation(f"layer.{i}.attention.layer_norm"),
-                gelu=fit_gelu_tail(max(-inputs.low, inputs.high) * SERIES_MARGIN),
+                gelu=fit_gelu_tail(max(-inputs.low, inputs.high) * GELU_MARGIN),
                 output_norm=inverse_deviation(f"layer.{i}.output.layer_norm"),
                 **softmax(calibration, f"layer.{i}.softmax", length),
             )

@@ -172,6 +172,7 @@ def _at(nodes: Any, path: str) -> OpenedSeries:
 
 
 _NAMES = (
+    (r"tanh", "pooler.tanh input"),
     (r"embeddings_norm/series", "embeddings.layer_norm variance"),
     (r"layer_(\d+)_(attention|output)_norm/series", r"layer.\1.\2.layer_norm variance"),
     (r"layer_(\d+)_feed_forward/gelu", r"layer.\1.gelu input"),
@@ -195,7 +196,9 @@ def _watch(path: str, series: OpenedSeries, plan: Plan, config: BertConfig, leng
 
 
 def _at_real_tokens(values: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Values (batch, length, n) or (batch, heads, queries, keys or 1) of real tokens, queries and keys."""
+    """Values (batch, n), (batch, length, n) or (batch, heads, queries, keys or 1) of real tokens, queries and keys."""
+    if values.ndim == 2:  # one row a text
+        return values
     mask = real[:, :, None] if values.ndim == 3 else real[:, None, :, None]
     if values.ndim == 4 and values.shape[-1] > 1:
         mask = mask & real[:, None, None, :]
