@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import socket
 import time
 
 import numpy as np
@@ -26,7 +27,7 @@ class Tiny:
 
     def __init__(self, preset: str) -> None:
         self.model, approximations = opened_checkpoint(CONFIG), presets.preset(preset)
-        ranges = calibrate(self.model, preset) if presets.needs_calibration(approximations) or preset == "fast" else None
+        ranges = calibrate(self.model, preset) if presets.needs_calibration(approximations) else None
         self.description = Deployment.describe(self.model, approximations, ranges)
         self.plain = Plaintext(self.model, approximations, calibration=ranges)
 
@@ -55,13 +56,23 @@ def status(local: LocalCluster, role: str = "owner") -> dict:
 
 
 def until_ready(local: LocalCluster, seconds: float = 120) -> None:
-    """Wait until a model is served."""
-    ends = time.monotonic() + seconds
-    while True:
+    """Wait until a model is served, and is so for longer than it takes to miss a dealer that is gone."""
+    ends, since = time.monotonic() + seconds, None
+    while since is None or time.monotonic() < since + 2.5:
         found = status(local)
-        first = found[local.cluster.parties[0]]
-        if first.get("state") == "ready" and all("error" not in each for each in found.values()):
-            return
+        ready = found[local.cluster.parties[0]].get("state") == "ready" and _dealer_listens(local)
+        since = (since or time.monotonic()) if ready and all("error" not in each for each in found.values()) else None
         if time.monotonic() > ends:
             raise UserError(f"not ready: {found}")
         time.sleep(0.3)
+
+
+def _dealer_listens(local: LocalCluster) -> bool:
+    address = local.cluster.dealer
+    if address is None:
+        return True
+    try:
+        socket.create_connection((address.host, address.port), 5).close()
+    except OSError:
+        return False
+    return True

@@ -20,6 +20,7 @@ from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.cluster.material import MATERIAL_PATH
 from secformer_jax.cluster.message import shares_of
 from secformer_jax.errors import UserError
+from secformer_jax.text import Encoded
 
 pytestmark = pytest.mark.timeout(900)
 CLIENTS = ("alice", "bob")
@@ -44,7 +45,9 @@ def served(fast, tmp_path_factory):
 
 
 def test_clients_at_once_get_their_own_answers(fast, served):
-    texts = {client: [fast.text(seed), fast.text(seed + 10), fast.text(seed + 20, 8)] for seed, client in enumerate(CLIENTS)}
+    texts = {
+        client: [fast.text(seed), fast.text(seed + 10), fast.text(seed + 20, 8)] for seed, client in enumerate(CLIENTS)
+    }
     answers: dict[str, list] = {}
     threads = [
         threading.Thread(target=lambda c=client: answers.update({c: ask(served, c, *texts[c])})) for client in CLIENTS
@@ -56,7 +59,7 @@ def test_clients_at_once_get_their_own_answers(fast, served):
     for client in CLIENTS:
         for text, answer in zip(texts[client], answers[client], strict=True):
             assert fast.error(text, answer) < TOLERANCE
-    first, second, shorter = answers["alice"]
+    _, second, shorter = answers["alice"]
     assert second.party["send_bytes"] == answers["bob"][1].party["send_bytes"]
     assert shorter.party["send_bytes"] < second.party["send_bytes"]
 
@@ -185,7 +188,8 @@ def test_strangers_are_refused(served, tmp_path, link, case):
     until_ready(served)
     context = CLIENT_CASES[case](cluster, "S0", tmp_path)
     address = of[link]
-    with pytest.raises((OSError, ssl.SSLError, EOFError)), socket.create_connection((address.host, address.port), 10) as plain:
+    meeting = socket.create_connection((address.host, address.port), 10)
+    with pytest.raises((OSError, ssl.SSLError, EOFError)), meeting as plain:
         connection = plain
         if context is not None:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -203,8 +207,9 @@ def test_strangers_are_refused(served, tmp_path, link, case):
 
 def test_other_models_and_shapes_are_refused(fast, served):
     until_ready(served)
+    ids = fast.text(1).input_ids[:, :2]
     with pytest.raises(UserError, match="padded length of 2"):
-        ask(served, "alice", type(fast.text(1))(*(x[:, :2] for x in (fast.text(1).input_ids,) * 2), np.ones((1, 2), np.float32)))
+        ask(served, "alice", Encoded(ids, ids, np.ones((1, 2), np.float32)))
     with pytest.raises(UserError, match="calibration up to 16"):
         ask(served, "alice", fast.text(1, 32))
 
@@ -213,7 +218,7 @@ def test_a_party_that_never_comes_is_named(tmp_path):
     local = LocalCluster(tmp_path, "2pc_semi2k", insecure=True)
     try:
         local.start("S0")
-        with pytest.raises(UserError, match="S1 at .* can't be reached"):
+        with pytest.raises(UserError, match=r"S1 at .* can't be reached"):
             asyncio.run(_meet(local))
         assert '"waiting for a party", "party": "S1"' in local.log("S0").read_text()
     finally:

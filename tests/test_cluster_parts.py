@@ -54,7 +54,8 @@ def test_parties_hold_what_was_shared(name):
             party.put(variable, pieces[rank])
         party.open_difference("i", "b", "opened", (2, 3))
         opened = party._runtime.get_var("opened")
-        found[rank] = party.get("x"), party.get("i"), spu.Io(parties, chosen.runtime_config()).reconstruct([opened] * parties)
+        difference = spu.Io(parties, chosen.runtime_config()).reconstruct([opened] * parties)
+        found[rank] = party.get("x"), party.get("i"), difference
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(parties)]
     for thread in threads:
@@ -135,7 +136,8 @@ def test_bytes_that_are_no_message_are_refused(data):
 
 def test_sealed_records_come_back(tmp_path):
     path, key = _sealed(tmp_path, "one", [Message("weights", {"n": 1}, [b"abc"]), Message("weights", {"n": 2}, [])])
-    assert [(m.fields["n"], [bytes(c) for c in m.chunks]) for m in store.read(path, key, "one")] == [(1, [b"abc"]), (2, [])]
+    found = [(m.fields["n"], [bytes(c) for c in m.chunks]) for m in store.read(path, key, "one")]
+    assert found == [(1, [b"abc"]), (2, [])]
     assert b"abc" not in path.read_bytes() and b"weights" not in path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600 == (tmp_path / "key").stat().st_mode & 0o777
 
@@ -295,7 +297,14 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
 
 @pytest.mark.parametrize(
     "changed",
-    [{"format": 9}, {"head": "x"}, {"functions": {"gelu": "nothing"}}, {"nonce": 1}, {"config": {}}, {"keep_weights": "yes"}],
+    [
+        {"format": 9},
+        {"head": "x"},
+        {"functions": {"gelu": "nothing"}},
+        {"nonce": 1},
+        {"config": {}},
+        {"keep_weights": "yes"},
+    ],
 )
 def test_other_descriptions_are_refused(changed):
     good = Deployment(CONFIG, "classification", {"gelu": "puma"}, None, "client", True, "0" * 32).to_json()

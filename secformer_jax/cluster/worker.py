@@ -21,10 +21,11 @@ from pathlib import Path
 import jax
 
 from ..mpc import config as mpc_config
+from ..mpc.compiler import compile_program
 from ..mpc.link import LinkTls, connect
 from ..mpc.party import Party
 from ..mpc.profile import Profile
-from ..mpc.program import OFFLINE, ONLINE, SETUP, Program, compile_program, request_inputs, weight_input
+from ..mpc.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
 from ..mpc.shares import Share
 from . import identity, store
 from .config import TlsFiles
@@ -41,6 +42,7 @@ class Compiled:
     program: Program
     specs: dict[str, jax.ShapeDtypeStruct]
     names: dict[str, str]
+    aside: set[str]
 
 
 class Worker:
@@ -129,7 +131,7 @@ class Worker:
             request = [*jax.tree.leaves(planned.material), *planned.inputs]
             specs = {v.name: spec for v, spec in zip(variables[len(leaves) :], request, strict=True)}
             names = dict(zip(program.input_names, own.input_names, strict=True))
-            self._programs[shape] = Compiled(own, specs, names)
+            self._programs[shape] = Compiled(own, specs, names, own.aside())
         compiled = self._programs[shape]
         takes = {name: [str(spec.dtype), list(spec.shape)] for name, spec in compiled.specs.items()}
         return Message("compiled", {"takes": takes})
@@ -179,7 +181,8 @@ class Worker:
             if spec is None or spec.shape != share.shape or str(spec.dtype) != share.dtype:
                 raise ValueError(f"{name} {share.dtype} {share.shape} is nothing that this program takes")
             if name in used:
-                self.party.put(compiled.names[name], share)
+                own = compiled.names[name]
+                self.party.put(own, share, aside=own in compiled.aside)
             self._pending.setdefault(shape, set()).add(name)
 
 
