@@ -28,9 +28,11 @@ from secformer_jax.cli_options import (
     Softmax,
     TextPairs,
     Texts,
+    TlsFolder,
     Truncate,
 )
 from secformer_jax.commands import calibrate as calibrate_command
+from secformer_jax.commands import cluster as cluster_command
 from secformer_jax.commands import compare as compare_command
 from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
@@ -64,10 +66,20 @@ def infer(
     embedding: Embedding = "client",
     no_keep_weights: NoKeepWeights = False,
     compare: Annotated[bool, typer.Option("--compare", help="The plaintext answer beside it.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Ask this cluster; of --model only the tokenizer is read then.")
+    ] = None,
+    client: Annotated[str, typer.Option("--client", help="Who asks, as the cluster file names it.")] = "client",
+    tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
     """Classify a text, or compare two, under MPC; without --model its sentiment, by the model that comes along."""
     reporter = Reporter(json)
+    if cluster is not None:
+        asked = cluster_command.Texts(text or [], text_pair or [], max_length, truncate)
+        found = cluster_command.read(cluster, tls, insecure=True)
+        reporter.results(cluster_command.infer(reporter, found, client=client, model=model, texts=asked))
+        return
     entries = infer_command.run(
         reporter,
         model=model,
@@ -209,6 +221,9 @@ app.command()(cli_training.finetune)
 app.command()(cli_training.distill)
 app.command()(cli_cluster.certs)
 app.command()(cli_cluster.dealer)
+app.command()(cli_cluster.party)
+app.command()(cli_cluster.publish)
+app.command()(cli_cluster.status)
 
 
 def run(arguments: Sequence[str]) -> int:
