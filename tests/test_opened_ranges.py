@@ -117,5 +117,5 @@ def test_what_is_not_checked():
 
 def test_a_range_too_wide_for_a_series_is_refused_by_its_place():
     ranges = with_range(calibrate(MODEL, "fast"), "layer.0.softmax", "two_quad_mean", Range(0.01, 1000.0))
-    with pytest.raises(UserError, match="layer.0.softmax: two_quad_mean ranges over a factor of"):
+    with pytest.raises(UserError, match=r"layer\.0\.softmax: two_quad_mean ranges over a factor of"):
         make_plan(MODEL.config, ranges, 16)
