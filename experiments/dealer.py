@@ -1,6 +1,6 @@
 """What the assistant server adds to a request on loopback: SPU's own dealer inside rank 0 against ours in a process.
 
-    python experiments/dealer.py [--shape minilm] [--max-length 32] [--presets puma,secformer,fast] [--rounds 5] [--fresh]
+    python experiments/dealer.py [--shape minilm] [--max-length 32] [--presets puma,fast] [--rounds 5] [--fresh]
 
 Random weights and tokens. Both sides are simulations (parties are threads) that stay alive and answer the same requests
 by turns; seconds are the medians after the first round, in which the weights are opened. Our dealer runs as `secformer
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 import socket
@@ -125,7 +126,7 @@ def measure(preset: str, shape: str, length: int, rounds: int) -> Entry:
 def main(
     shape: Annotated[str, typer.Option("--shape")] = "minilm",
     max_length: Annotated[int, typer.Option("--max-length")] = 32,
-    names: Annotated[str, typer.Option("--presets")] = "puma,secformer,fast",
+    names: Annotated[str, typer.Option("--presets")] = "puma,fast",
     rounds: Annotated[int, typer.Option("--rounds")] = 5,
     fresh: Annotated[bool, typer.Option("--fresh")] = False,
 ) -> None:
@@ -133,7 +134,7 @@ def main(
     results = Results("dealer", fresh=fresh)
     cells = {
         name: results.cell(
-            f"{shape}, {max_length} tokens, {name}", lambda name=name: measure(name, shape, max_length, rounds)
+            f"{shape}, {max_length} tokens, {name}", functools.partial(measure, name, shape, max_length, rounds)
         )
         for name in names.split(",")
     }

@@ -24,7 +24,7 @@ DRAIN_SECONDS = 30
 
 
 PLAINTEXT = web.AppKey("plaintext", bool)
-PEER = "secformer.peer"
+PEER = web.RequestKey("peer", str)
 
 
 def peer_of(request: web.Request, allowed: Collection[str]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...mpc.ring import ring_matmul
-from .prg import MERSENNE_61, permutation, prime_field, ring_bytes
+from .prg import permutation, ring_bytes
 from .request import Request
 
 # Work on pieces that stay in a core's cache.
@@ -113,8 +113,6 @@ WHOLE = (_dot, _perm)
 
 def answers(operation: Operation, request: Request) -> list[np.ndarray]:
     """The answers to a request that has been checked, in the order in which they are sent; uint8 each."""
-    if request.prime_field:
-        return [_prime(operation, request).view(np.uint8)]
     size = request.arrays[0].size
     if operation.adjust in WHOLE:
         parts = [_draw(array, how, 0, array.size, request.dtype) for array, how in _with(operation, request)]
@@ -140,36 +138,3 @@ def _draw(array, how: np.ufunc, start: int, end: int, dtype: np.dtype) -> np.nda
     for part in parts[1:]:
         how(total, part, out=total)
     return total
-
-
-def _prime(operation: Operation, request: Request) -> np.ndarray:
-    """AdjustMul and AdjustMulPriv modulo 2^61 - 1."""
-    combine = {ADD: _add_prime, MULTIPLY: _multiply_prime}
-    totals = []
-    for array, how in _with(operation, request):
-        parts = [prime_field(seed, array.counter, array.size // 8) for seed in array.seeds]
-        total = parts[0]
-        for part in parts[1:]:
-            total = combine[how](total, part)
-        totals.append(total)
-    product = _multiply_prime(*totals[:2]) if len(totals) == 3 else totals[0]
-    return _add_prime(product, MERSENNE_61 - totals[-1])
-
-
-def _reduce(x: np.ndarray) -> np.ndarray:
-    x = (x & MERSENNE_61) + (x >> np.uint64(61))
-    return np.where(x >= MERSENNE_61, x - MERSENNE_61, x)
-
-
-def _add_prime(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _reduce(x + y)
-
-
-def _multiply_prime(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x y modulo 2^61 - 1 by halves: x = x1 2^31 + x0, and 2^62 = 2."""
-    low, half = np.uint64((1 << 31) - 1), np.uint64(31)
-    x0, x1, y0, y1 = x & low, x >> half, y & low, y >> half
-    # Each product is below 2^62, so three of them fit; 2^31 m is split where it passes 2^61.
-    middle = _reduce(x1 * y0 + x0 * y1)
-    shifted = ((middle & np.uint64((1 << 30) - 1)) << half) + (middle >> np.uint64(30))
-    return _reduce(_reduce(_reduce(np.uint64(2) * (x1 * y1)) + _reduce(shifted)) + _reduce(x0 * y0))

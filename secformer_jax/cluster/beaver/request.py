@@ -60,7 +60,6 @@ class Request:
         bits: how far a truncation shifts.
         dimensions: (M, N, K) of a product of matrices.
         transpose: whether the first and the second matrix are kept transposed.
-        prime_field: modulo 2^61 - 1 instead of a power of two.
         permutation: that of AdjustPerm.
     """
 
@@ -69,7 +68,6 @@ class Request:
     bits: int = 0
     dimensions: tuple[int, int, int] = (0, 0, 0)
     transpose: tuple[bool, bool] = (False, False)
-    prime_field: bool = False
     permutation: Permutation | None = None
 
 
@@ -114,7 +112,7 @@ def parse(operation: str, body: bytes, decrypt: Callable[[bytes], bytes], *, par
         bits = _integer(document, "bits", 0, 8 * dtype.itemsize - 2)
     arrays = tuple(_array(item, size, decrypt, parties) for item, size in zip(inputs, sizes, strict=True))
     permutation = _permutation(document, arrays, dtype, decrypt) if operation == "AdjustPerm" else None
-    return Request(arrays, dtype, bits, dimensions, transpose, _prime_field(operation, document, dtype), permutation)
+    return Request(arrays, dtype, bits, dimensions, transpose, permutation)
 
 
 def _dtype(operation: str, document: Mapping) -> np.dtype:
@@ -123,6 +121,8 @@ def _dtype(operation: str, document: Mapping) -> np.dtype:
     size = _integer(document, "field_size", 0, 16)
     if size not in DTYPES:
         raise RequestError(f"field_size {size}, and 4 or 8 bytes are expected: the ring is FM64")
+    if document.get("element_type", 0) not in (0, 1, "UNSPECIFIED", "RING"):
+        raise RequestError("element_type is RING: SPU uses a prime field in wider rings than FM64 alone")
     return DTYPES[size]
 
 
@@ -134,15 +134,6 @@ def _matrices(document: Mapping, sizes: list[int], dtype: np.dtype):
     if len(transpose) != 3 or transpose[2]:
         raise RequestError("transpose_inputs has three flags, and the product's is false")
     return (m, n, k), (transpose[0], transpose[1])
-
-
-def _prime_field(operation: str, document: Mapping, dtype: np.dtype) -> bool:
-    kind = document.get("element_type", 0)
-    if kind in (0, 1, "UNSPECIFIED", "RING"):
-        return False
-    if kind not in (2, "GFMP") or operation not in ("AdjustMul", "AdjustMulPriv") or dtype.itemsize != 8:
-        raise RequestError("element_type is RING, or GFMP in products of 8-byte elements")
-    return True
 
 
 def _array(item: Mapping, size: int, decrypt, parties: int) -> Array:
