@@ -8,14 +8,14 @@ Source: SPU's TrustedParty (libspu/mpc/semi2k/beaver), whose names these are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...mpc.ring import ring_matmul
-from .prg import permutation, ring_bytes
-from .request import Request
+from .prg import BLOCK, blocks, permutation, ring_bytes
+from .request import Array, Request
 
 # Work on pieces that stay in a core's cache.
 PIECE = 1 << 18
@@ -114,27 +114,43 @@ WHOLE = (_dot, _perm)
 def answers(operation: Operation, request: Request) -> list[np.ndarray]:
     """The answers to a request that has been checked, in the order in which they are sent; uint8 each."""
     size = request.arrays[0].size
-    if operation.adjust in WHOLE:
-        parts = [_draw(array, how, 0, array.size, request.dtype) for array, how in _with(operation, request)]
+    whole = operation.adjust in WHOLE
+    if whole or size <= PIECE:
+        parts = _draw(operation, request, 0, max(array.size for array in request.arrays))
         return [answer.view(np.uint8) for answer in operation.adjust(*parts, request)]
     results = [np.empty(size, np.uint8) for _ in range(operation.masks)]
     for start in range(0, size, PIECE):
         end = min(start + PIECE, size)
-        parts = [_draw(array, how, start, end, request.dtype) for array, how in _with(operation, request)]
+        parts = _draw(operation, request, start, end)
         for result, answer in zip(results, operation.adjust(*parts, request), strict=True):
             result[start:end] = answer.view(np.uint8)
     return results
 
 
-def _with(operation: Operation, request: Request):
-    return zip(request.arrays, operation.combine, strict=True)
+def _draw(operation: Operation, request: Request, start: int, end: int) -> list[np.ndarray]:
+    """Elements of every array from byte `start` (a whole block) to `end`, the parties' parts combined."""
+    drawn: list[np.ndarray] = []
+    for seeds, counter, sizes in _runs(request.arrays, start, end):
+        streams = [ring_bytes(seed, counter, BLOCK * sum(map(blocks, sizes))) for seed in seeds]
+        offset = 0
+        for size in sizes:
+            how = operation.combine[len(drawn)]
+            total, *others = (stream[offset : offset + size].view(request.dtype) for stream in streams)
+            for part in others:
+                how(total, part, out=total)
+            drawn.append(total)
+            offset += BLOCK * blocks(size)
+    return drawn
 
 
-def _draw(array, how: np.ufunc, start: int, end: int, dtype: np.dtype) -> np.ndarray:
-    """Elements of one array from byte `start` (a whole block) to `end`, the parties' parts combined."""
-    counter = array.counter + start // 16
-    parts = [ring_bytes(seed, counter, end - start).view(dtype) for seed in array.seeds]
-    total = parts[0]
-    for part in parts[1:]:
-        how(total, part, out=total)
-    return total
+def _runs(arrays: Sequence[Array], start: int, end: int) -> list[tuple[tuple[bytes, ...], int, list[int]]]:
+    """Arrays that follow each other in the same streams, drawn at once: (seeds, counter, sizes)."""
+    found: list[tuple[tuple[bytes, ...], int, list[int]]] = []
+    for i, array in enumerate(arrays):
+        size = min(end, array.size) - start
+        before = arrays[i - 1]
+        if i and array.counter == before.end and array.seeds == before.seeds and not start and before.size <= end:
+            found[-1][2].append(size)
+        else:
+            found.append((array.seeds, array.counter + start // BLOCK, [size]))
+    return found
