@@ -7,7 +7,7 @@ STAMP := .venv/installed
 .PHONY: demo test lint
 
 demo: $(STAMP)
-	$(BIN)/python experiments/demo.py
+	$(BIN)/python experiments/demo.py $(if $(TEXT),"$$TEXT")
 
 test: $(STAMP)
 	$(BIN)/pytest

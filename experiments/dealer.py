@@ -1,6 +1,6 @@
 """What the assistant server adds to a request on loopback: SPU's own dealer inside rank 0 against ours in a process.
 
-    python experiments/dealer.py [--shape minilm] [--max-length 32] [--presets puma,fast] [--rounds 5] [--fresh]
+    python experiments/dealer.py [--shape minilm] [--max-length 32] [--presets puma,secformer,fast] [--rounds 5]
 
 Random weights and tokens. Both sides are simulations (parties are threads) that stay alive and answer the same requests
 by turns; seconds are the medians after the first round, in which the weights are opened. Our dealer runs as `secformer
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from results import Check, Entry, Results, check_table, console, run, table
 
+from results import Check, Entry, Results, console, run, table
 from secformer_jax import presets
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config
@@ -126,7 +126,7 @@ def measure(preset: str, shape: str, length: int, rounds: int) -> Entry:
 def main(
     shape: Annotated[str, typer.Option("--shape")] = "minilm",
     max_length: Annotated[int, typer.Option("--max-length")] = 32,
-    names: Annotated[str, typer.Option("--presets")] = "puma,fast",
+    names: Annotated[str, typer.Option("--presets")] = "puma,secformer,fast",
     rounds: Annotated[int, typer.Option("--rounds")] = 5,
     fresh: Annotated[bool, typer.Option("--fresh")] = False,
 ) -> None:
@@ -152,12 +152,11 @@ def main(
         for name, cell in cells.items()
     ]
     columns = ("preset", "first party s", "dealer s", "ratio", "calls", "MB", "dealer's own s", "logits differ")
-    console().print(table(f"{shape}, {max_length} tokens, SEMI2K on loopback", columns, rows))
+    tables = [table(f"{shape}, {max_length} tokens, SEMI2K on loopback", columns, rows)]
     checks = [
         Check(f"{name}: seconds with the dealer over without", cell["ratio"], LIMIT) for name, cell in cells.items()
     ]
-    console().print(check_table(checks))
-    results.save(checks)
+    results.publish(console(), tables, checks)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import jax
 import matplotlib
 import numpy as np
 import typer
-from results import FOLDER, Check, Entry, Results, check_table, console, run, table
+from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 
 from secformer_jax import bert, checkpoint, presets
@@ -131,16 +131,14 @@ def main(
                 results.cell(one.key(name), functools.partial(measure, one, name))
                 progress.advance(bar)
     checks: list[Check] = []
+    tables = []
     for name, one in (QUICK if quick else CASES).items():
         entries = {each: results.cells[one.key(each)] for each in SIDES if one.key(each) in results.cells}
         if entries:
-            for quantity in QUANTITIES:
-                out.print(cost_table(one, entries, quantity))
+            tables += [cost_table(one, entries, quantity) for quantity in QUANTITIES]
             plot(one, entries, folder / f"efficiency_{name}.png")
             checks += required(name, entries)
-    results.save(checks, columns=COLUMNS)
-    if checks:
-        out.print(check_table(checks))
+    results.publish(out, tables, checks, columns=COLUMNS)
     raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
 
 

@@ -40,7 +40,7 @@ import spu
 import typer
 from efficiency import QUICK, SIDES, Case
 from jax.experimental import enable_x64
-from results import FOLDER, Check, Entry, Results, check_table, console, run, table
+from results import FOLDER, Check, Entry, Results, console, run, table
 from spu import libspu
 
 from secformer_jax import bert, presets
@@ -95,11 +95,12 @@ def main(
         raise SystemExit(f"no {measured}: run `python experiments/efficiency.py` first")
     cells = json.loads(measured.read_text(encoding="utf-8"))["cells"]
     predicted: dict[str, Any] = {}
+    tables = []
     for name, case in (QUICK if quick else efficiency.CASES).items():
         entries = {each: cells[case.key(each)] for each in SIDES if case.key(each) in cells}
         if entries:
             predicted[name] = {each: predict(entry) for each, entry in entries.items()}
-            out.print(_prediction_table(case, predicted[name]))
+            tables.append(_prediction_table(case, predicted[name]))
     case = Case("tiny", 1, 16, real_ranges=False) if quick else Case("bert-base", 1, 128)
     missing = rate_limited.why_not()
     if missing:
@@ -110,11 +111,9 @@ def main(
                 key = f"{case.key(each)}, {network}"
                 out.print(f"two processes: {key}")
                 results.cell(key, functools.partial(measure, case, each, network))
-        out.print(_measured_table(results.cells))
+        tables.append(_measured_table(results.cells))
     checks = list(required(predicted, results.cells))
-    results.save(checks, predicted=predicted, link=missing or "measured")
-    if checks:
-        out.print(check_table(checks))
+    results.publish(out, tables, checks, predicted=predicted, link=missing or "measured")
     plot(predicted, results.cells, folder / "network.png")
     raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
 

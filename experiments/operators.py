@@ -30,7 +30,7 @@ import opened_operators as opened
 import typer
 from jax.experimental import enable_x64
 from opened_operators import Operator
-from results import FOLDER, Check, Entry, Results, check_table, console, run, table
+from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 from scipy.special import erf
 
@@ -78,18 +78,14 @@ def main(
             progress.update(bar, description="all-MiniLM-L6-v2")
             for key, operator, truth, rows_of in opened.on_minilm(softmax_truth, layer_norm_truth):
                 results.cell(f"minilm {key}", functools.partial(measure, "2pc_semi2k", operator, truth, only=rows_of))
-    for name in CONFIGS:
-        for kind in FUNCTIONS:
-            entries = {k: e for k, e in results.cells.items() if k.startswith(f"{name} {kind} ")}
-            if entries:
-                out.print(_table(f"{name}: {kind}", entries))
-    entries = {k: e for k, e in results.cells.items() if k.startswith("minilm")}
-    if entries:
-        out.print(_table("on all-MiniLM-L6-v2's own values, 2pc_semi2k", entries))
+    titles = {f"{name}: {kind}": f"{name} {kind} " for name in CONFIGS for kind in FUNCTIONS}
+    titles["on all-MiniLM-L6-v2's own values, 2pc_semi2k"] = "minilm"
+    tables = []
+    for title, start in titles.items():
+        entries = {k: e for k, e in results.cells.items() if k.startswith(start)}
+        tables += [_table(title, entries)] if entries else []
     checks = list(required(results.cells))
-    results.save(checks)
-    if checks:
-        out.print(check_table(checks))
+    results.publish(out, tables, checks)
     plot(results.cells, folder / "operators.png")
     raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
 

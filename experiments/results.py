@@ -118,12 +118,32 @@ class Results:
             self.save()
         return self.cells[key]
 
-    def save(self, checks: Sequence[Check] = (), **notes: Any) -> None:
-        """Write the file; checks and notes are kept until they are given anew."""
-        if checks:
-            self._notes["checks"] = [{**asdict(check), "holds": check.holds} for check in checks]
+    def save(self, **notes: Any) -> None:
+        """Write the file; notes are kept until they are given anew."""
         self._notes |= notes
         write(self.path, {**self._about, "notes": self._notes, "cells": self.cells})
+
+    def publish(self, out: Console, tables: Sequence[Table], checks: Sequence[Check] = (), **notes: Any) -> None:
+        """Print the tables and the required lines, and write both files: .json, and .md for people."""
+        shown = [*tables, *([check_table(checks)] if checks else [])]
+        for each in shown:
+            out.print(each)
+        self.save(checks=[{**asdict(check), "holds": check.holds} for check in checks], **notes)
+        about = self._about
+        dates = sorted({cell["date"] for cell in self.cells.values()})
+        commits = sorted({str(cell["commit"])[:12] for cell in self.cells.values()})
+        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        measured = f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else "Nothing measured"
+        lines = [
+            f"# {self.path.stem}",
+            f"Written by `{about['command']}`; every cell is in {self.path.name}.",
+            f"{measured} at {', '.join(commits)} on {about['machine']}; {versions}.",
+            *map(markdown, shown),
+        ]
+        page = self.path.with_suffix(".md")
+        partial = page.with_suffix(".partial-md")
+        partial.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+        partial.replace(page)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> Table:
@@ -134,6 +154,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], tex
     for row in rows:
         found.add_row(*(Text(cell) for cell in row))
     return found
+
+
+def markdown(shown: Table) -> str:
+    """A table for a Markdown page, its title as a heading."""
+    columns = [[str(cell) for cell in column.cells] for column in shown.columns]
+    header = [str(column.header) for column in shown.columns]
+    rule = ["---:" if column.justify == "right" else "---" for column in shown.columns]
+    rows = [header, rule, *zip(*columns, strict=True)]
+    return "\n".join([f"## {shown.title}", "", *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def check_table(checks: Sequence[Check]) -> Table:

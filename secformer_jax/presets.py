@@ -26,8 +26,8 @@ SERIES_MARGIN = 1.25
 """A series' domain is its calibrated range widened by this factor: beyond it the result is wrong, not just coarser."""
 
 GELU_MARGIN = 1.125
-"""GeLU's series may have less: beyond its domain it saturates gently (see `fit_gelu_tail`), and a doubled period doubles
-its cost."""
+"""GeLU's series may have less: beyond its domain it saturates gently (see `fit_gelu_tail`), and twice the period is
+twice the cost."""
 
 Shape = tuple[int, ...]
 Masking = Callable[[Callable, fourier.Series, Callable[..., Shape]], Callable]

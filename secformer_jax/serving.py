@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -47,6 +47,12 @@ class Serving(Protocol):
 
     def model(self, length: int) -> nn.Module:
         """The module for a padded length."""
+
+    def states(self, model: nn.Module, variables: Any, *inputs: Any) -> list[Any]:
+        """Run the module for what `read_states` reads: one array for the embeddings and one for each layer."""
+
+    def read_states(self, revealed: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Hidden states (batch, length, hidden) from what `states` gave, revealed."""
 
 
 class StandardServing:
@@ -94,6 +100,15 @@ class StandardServing:
         """The model with its functions for this length."""
         lookup = bert.one_hot_inside if self._embedding == "inside" else bert.gather
         return bert.build_model(self._model.config, self._functions(length=length), self._head, lookup)
+
+    def states(self, model: nn.Module, variables: Any, *inputs: Any) -> list[Any]:
+        """The hidden states themselves."""
+        _, kept = model.apply(variables, *inputs, output_intermediates=True)
+        return [kept[f"hidden_states.{i}"] for i in range(self._model.config.num_hidden_layers + 1)]
+
+    def read_states(self, revealed: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As they are."""
+        return list(revealed)
 
 
 def serving_for(

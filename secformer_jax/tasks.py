@@ -23,7 +23,7 @@ class Task:
     """One GLUE task: where its texts and labels stand in the TSV, and what it is scored by.
 
     ``labels`` are the label strings of the TSV in the order of their ids, and none for regression. ``hub_columns``
-    are the names of the same texts in the Hugging Face data set.
+    are the names of the same texts in the Hugging Face data set; ``label_names`` are what people call the labels.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Task:
     labels: tuple[str, ...] = ("0", "1")
     has_header: bool = True
     hub_columns: tuple[str, ...] = ("sentence1", "sentence2")
+    label_names: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -56,6 +57,7 @@ TASKS: dict[str, Task] = {
             "matthews",
             has_header=False,
             hub_columns=("sentence",),
+            label_names=("unacceptable", "acceptable"),
         ),
         Task(
             "MRPC",
@@ -64,6 +66,7 @@ TASKS: dict[str, Task] = {
             "Quality",
             "f1",
             "#2 String",
+            label_names=("different", "equivalent"),
         ),
         Task(
             "RTE",
@@ -75,7 +78,15 @@ TASKS: dict[str, Task] = {
             _ENTAILMENT,
         ),
         Task("STS-B", tuple(_STS_B.split()), "sentence1", "score", "pearson_spearman", "sentence2", labels=()),
-        Task("SST-2", ("sentence", "label"), "sentence", "label", "accuracy", hub_columns=("sentence",)),
+        Task(
+            "SST-2",
+            ("sentence", "label"),
+            "sentence",
+            "label",
+            "accuracy",
+            hub_columns=("sentence",),
+            label_names=("negative", "positive"),
+        ),
         Task(
             "QNLI",
             ("index", "question", "sentence", "label"),

@@ -118,6 +118,6 @@ def test_tanh_as_a_series(engine):
 
 
 def test_pooler_tanh(emulator):
-    """SPU's own tanh, which the pooler of the other presets uses, is the least accurate function of all: 0.005 at |x| = 1.7."""
+    """SPU's own tanh, in the other presets' pooler, is the least accurate function of all: 0.005 at |x| = 1.7."""
     x = np.linspace(-50, 50, 20_001, dtype=np.float32)
     assert np.abs(run(emulator, jnp.tanh, x).value - np.tanh(x)).max() < 0.005

@@ -11,7 +11,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "secformer_jax"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 MAX_LINES = 310
-PLAIN = ("bert", "bert_layers", "calibration", "checkpoint", "errors", "plaintext", "presets", "tasks", "text")
+PLAIN = (
+    "bert",
+    "bert_layers",
+    "calibration",
+    "checkpoint",
+    "errors",
+    "evaluation",
+    "plaintext",
+    "presets",
+    "tasks",
+    "text",
+)
 """What trains and answers in plaintext, on machines without SPU."""
 
 

@@ -16,6 +16,7 @@ from .beaver.service import BeaverService
 from .beaver.sessions import Sessions
 from .budget import Budget
 from .config import DEALER, Cluster
+from .dealing import MaterialService
 from .http import Server, application, until_stopped
 from .metrics import DealerMetrics
 
@@ -88,7 +89,8 @@ async def run(cluster: Cluster, state: Path, *, memory_limit: int = MEMORY_LIMIT
     address, files = cluster.dealer_address(), cluster.tls(DEALER)
     context = tls.server_context(files)
     dealer = Dealer(cluster, sm2.load(certs.sm2_private(files)), state, memory_limit=memory_limit)
-    server = Server(dealer.application(), address, context)
+    material = MaterialService(cluster, state, files.key.with_name(f"{DEALER}.seal.key"))
+    server = Server(dealer.application(material.routes()), address, context)
     try:
         await server.start()
     except OSError as error:
@@ -99,5 +101,6 @@ async def run(cluster: Cluster, state: Path, *, memory_limit: int = MEMORY_LIMIT
         log.info("draining", extra={"count": dealer.budget.used})
     finally:
         await server.close()
+        material.close()
         dealer.close()
     log.info("stopped")

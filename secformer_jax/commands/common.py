@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +16,21 @@ from secformer_jax.errors import UserError
 if TYPE_CHECKING:
     from secformer_jax.inference import PrivateBert
 
+PRESET_FILE = "preset.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A preset, with any of its three parts replaced, by name."""
+    """A preset, with any of its three parts replaced, by name; no preset stands for the model's own."""
 
-    preset: str
+    preset: str = ""
     gelu: str | None = None
     softmax: str | None = None
     layer_norm: str | None = None
 
     def approximations(self) -> presets.Approximations:
-        """The functions themselves."""
-        return presets.preset(self.preset, gelu=self.gelu, softmax=self.softmax, layer_norm=self.layer_norm)
+        """The functions themselves; those of the preset exact where none is named."""
+        return presets.preset(self.preset or "exact", gelu=self.gelu, softmax=self.softmax, layer_norm=self.layer_norm)
 
     def entry(self) -> dict[str, Any]:
         """The preset and the three variants, for JSON."""
@@ -35,10 +38,32 @@ class Choice:
         variants = {field.name: getattr(chosen, field.name).name for field in dataclasses.fields(chosen)}
         return {"preset": self.preset, **variants}
 
+    def save(self, folder: Path) -> None:
+        """Write it beside a model that was trained for it."""
+        text = json.dumps(dataclasses.asdict(self), indent=1)
+        (folder / PRESET_FILE).write_text(text + "\n", encoding="utf-8")
+
     def __str__(self) -> str:
         parts = (("GeLU", self.gelu), ("softmax", self.softmax), ("LayerNorm", self.layer_norm))
         replaced = ", ".join(f"{part} {name}" for part, name in parts if name is not None)
         return f"{self.preset} with {replaced}" if replaced else self.preset
+
+
+def choice_for(model: Checkpoint, given: Choice, default: str) -> Choice:
+    """The choice given, or where it names no preset the one that the model was trained for, or else the default.
+
+    Parts that the given choice replaces are replaced in the model's own as well.
+    """
+    if given.preset:
+        return given
+    own, path = Choice(default), model.path / PRESET_FILE
+    if path.is_file():
+        try:
+            own = Choice(**json.loads(path.read_text(encoding="utf-8")))
+            own.approximations()
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(f"{path} can't be read ({error}): pass --preset") from None
+    return dataclasses.replace(own, **{name: part for name, part in dataclasses.asdict(given).items() if part})
 
 
 @dataclasses.dataclass(frozen=True)

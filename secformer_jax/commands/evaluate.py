@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,17 @@ import numpy as np
 from secformer_jax import tasks
 from secformer_jax.calibration import Calibration
 from secformer_jax.checkpoint import Checkpoint, load
-from secformer_jax.commands.common import Choice, Protocol, checked_length
+from secformer_jax.commands.common import Choice, Protocol, checked_length, choice_for
 from secformer_jax.errors import UserError
-from secformer_jax.plaintext import Plaintext, encode, load_calibration, request_head
+from secformer_jax.evaluation import Forward, check_head, encode_examples, in_task_order, predict
+from secformer_jax.plaintext import Plaintext, load_calibration
 from secformer_jax.reports import Entry, Reporter
-from secformer_jax.tasks import Examples, Task
-from secformer_jax.text import Encoded, Tokenizer, padded_length
+from secformer_jax.tasks import Task
+from secformer_jax.text import Encoded, Tokenizer
 
 RUNTIMES = ("plaintext", "emulated", "simulated")
 EMULATION = "1pc_ref2k"
-Forward = Callable[[Encoded], np.ndarray]
+DEFAULT_PRESET = "exact"
 
 
 @dataclass
@@ -47,126 +48,99 @@ def run(
     batch_size: int,
     max_length: int | None,
     truncate: bool,
+    sample: int | None = None,
+    layer_errors: int | None = None,
     check_ranges: bool = False,
 ) -> list[Entry]:
-    """Score the dev split of each task; with `check_ranges`, say where values left the domains of their series.
+    """Score the dev split of each task on one runtime or, as "plaintext,emulated,simulated", on several.
+
+    Several runtimes are compared: how often they predict the same, and the greatest difference of a logit. `sample`:
+    only the first examples under "simulated". With `layer_errors`, the errors after each layer on so many
+    examples; with `check_ranges`, where values left the domains of their series.
 
     Texts are padded to --max-length, or else each to the least public length that it fits; batches are always full, so
     each length is compiled once.
     """
-    if runtime not in RUNTIMES:
-        raise UserError(f"unknown runtime {runtime!r}: choose one of {', '.join(RUNTIMES)}")
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise UserError("--batch-size and --limit: a whole number of at least 1 was expected")
+    runtimes = [name.strip() for name in runtime.split(",")]
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise UserError(f"unknown runtime {name!r}: choose one of {', '.join(RUNTIMES)}")
+    if batch_size < 1 or any(number is not None and number < 1 for number in (limit, sample, layer_errors)):
+        raise UserError("--batch-size, --limit, --sample and --layer-errors: a whole number of at least 1 was expected")
     chosen = [tasks.find(name) for name in names]
-    approximations = choice.approximations()
-    if check_ranges and (runtime != "emulated" or not approximations.opened):
-        raise UserError(
-            "--check-ranges: pass --runtime emulated and --preset fast or drop-in, whose series have domains"
-        )
-    if runtime == "emulated":
-        protocol = replace(protocol, config=EMULATION)
-    if runtime != "plaintext":
+    choice.approximations()
+    if set(runtimes) != {"plaintext"} or layer_errors:
         protocol.check()
     read = [(task, tasks.read(task, data_dir, "dev", limit)) for task in chosen]
     loaded = load(model)
+    choice = choice_for(loaded, choice, DEFAULT_PRESET)
+    approximations = choice.approximations()
+    if check_ranges and ("emulated" not in runtimes or not approximations.opened):
+        raise UserError(
+            "--check-ranges: pass --runtime emulated and --preset fast or drop-in, whose series have domains"
+        )
     checked_length(max_length, loaded)
     ranges = load_calibration(loaded, approximations, calibration)
     for task in chosen:
-        _check_head(task, loaded)
+        check_head(task, loaded)
     tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config.vocab_size)
-    entries = []
+    entries: list[Entry] = []
     for task, examples in read:
-        encoded = encode_examples(loaded, tokenizer, examples, max_length, truncate)
-        spent, left = Spent(), None
-        with (
-            reporter.progress(f"{task.name}, {len(examples)} examples, {runtime}") as progress,
-            _forward(runtime, loaded, choice, protocol, ranges, spent, check_ranges) as forward,
-        ):
-            started = time.perf_counter()
-            logits = predict(forward, encoded, len(examples), batch_size, max_length, progress)
-            seconds = time.perf_counter() - started
-            if check_ranges:
-                left = [str(place) for place in forward.violations]  # type: ignore[attr-defined]
-        metrics = tasks.score(task, tasks.predict(task, _in_task_order(task, loaded, logits)), examples.labels)
-        name, metric = next(iter(metrics.items()))
-        entries.append(
-            {
-                "task": task.name,
-                "metric_name": name,
-                "metric": metric,
-                "metrics": metrics,
-                "runtime": runtime,
-                **choice.entry(),
-                "config": None if runtime == "plaintext" else protocol.config,
-                "count": len(examples),
-                "seconds": seconds,
-                **({"send_bytes": spent.send_bytes, "send_actions": spent.send_actions} if spent.send_actions else {}),
-                **({} if left is None else {"left_domain": left}),
-                "note": examples.note,
-            }
-        )
+        found: dict[str, np.ndarray] = {}
+        for name in runtimes:
+            part = examples[: sample if name == "simulated" else None]
+            encoded = encode_examples(loaded, tokenizer, part, max_length, truncate)
+            spent, left = Spent(), None
+            used = replace(protocol, config=EMULATION) if name == "emulated" else protocol
+            checked = check_ranges and name == "emulated"
+            with (
+                reporter.progress(f"{task.name}, {len(part)} examples, {name}") as progress,
+                _forward(name, loaded, choice, used, ranges, spent, checked) as forward,
+            ):
+                started = time.perf_counter()
+                logits = predict(forward, encoded, len(part), batch_size, max_length, progress)
+                seconds = time.perf_counter() - started
+                if checked:
+                    left = [str(place) for place in forward.violations]  # type: ignore[attr-defined]
+            metrics = tasks.score(task, tasks.predict(task, in_task_order(task, loaded, logits)), part.labels)
+            entries.append(
+                {
+                    "task": task.name,
+                    "metric_name": next(iter(metrics)),
+                    "metric": next(iter(metrics.values())),
+                    "metrics": metrics,
+                    "runtime": name,
+                    **choice.entry(),
+                    "config": None if name == "plaintext" else used.config,
+                    "count": len(part),
+                    "seconds": seconds,
+                    **(asdict(spent) if spent.send_actions else {}),
+                    **({} if left is None else {"left_domain": left}),
+                    "agreement": {other: agreement(task, logits, theirs) for other, theirs in found.items()},
+                    "note": examples.note,
+                }
+            )
+            found[name] = logits
+        if layer_errors:
+            encoded = encode_examples(loaded, tokenizer, examples[:layer_errors], max_length, truncate)
+            from secformer_jax.layer_errors import errors_by_layer
+
+            with reporter.progress("errors by layer"):
+                entries[-1]["layer_errors"] = errors_by_layer(loaded, approximations, ranges, encoded)
     _print(reporter, choice, entries)
     return entries
 
 
-def _check_head(task: Task, model: Checkpoint) -> None:
-    head, labels = request_head(model), model.config.num_labels
-    if head == "similarity":
-        if task.labels:
-            raise UserError(f"{task.name} needs a classifier and this model has no classification head: fine-tune it")
-    elif (head == "regression") != (not task.labels) or (task.labels and labels != task.num_labels):
-        raise UserError(f"{task.name} needs {task.num_labels} logits, and this {head} model has {labels}: use its own")
-
-
-def _in_task_order(task: Task, model: Checkpoint, logits: np.ndarray) -> np.ndarray:
-    """Logits in the order of the task's labels, where the model names the same labels in another order."""
-    if task.labels and sorted(model.config.id2label) == sorted(task.labels):
-        return logits[:, [model.config.id2label.index(label) for label in task.labels]]
-    return logits
-
-
-def encode_examples(
-    model: Checkpoint, tokenizer: Tokenizer, examples: Examples, max_length: int | None, truncate: bool
-) -> Encoded:
-    """All examples at one length; a sentence encoder takes the two texts of an example as rows 2i and 2i + 1."""
-    if request_head(model) == "similarity":
-        assert examples.pairs is not None
-        texts = [text for pair in zip(examples.texts, examples.pairs, strict=True) for text in pair]
-        return encode(model, tokenizer, texts, None, max_length, truncate)
-    return encode(model, tokenizer, examples.texts, examples.pairs, max_length, truncate)
-
-
-def predict(
-    forward: Forward,
-    encoded: Encoded,
-    count: int,
-    batch_size: int,
-    max_length: int | None,
-    progress: Callable[[int, int], None],
-) -> np.ndarray:
-    """Logits of all examples, in their order, batch by batch of equal length."""
-    rows = len(encoded.input_ids) // count
-    tokens = encoded.attention_mask.sum(axis=1).astype(int).reshape(count, rows).max(axis=1)
-    longest = encoded.input_ids.shape[1]
-    lengths = np.array([max_length or min(padded_length(int(n)), longest) for n in tokens])
-    batch_size = min(batch_size, count)
-    logits: dict[int, np.ndarray] = {}
-    for length in np.unique(lengths):
-        found = np.flatnonzero(lengths == length)
-        for start in range(0, len(found), batch_size):
-            members = found[start : start + batch_size]
-            # A batch that isn't full is filled with its last example: one shape, compiled once.
-            filled = np.pad(members, (0, batch_size - len(members)), mode="edge")
-            which = (filled[:, None] * rows + np.arange(rows)).reshape(-1)
-            batch = Encoded(
-                encoded.input_ids[which, :length],
-                encoded.token_type_ids[which, :length],
-                encoded.attention_mask[which, :length],
-            )
-            logits |= dict(zip(members.tolist(), forward(batch), strict=False))
-            progress(len(logits), count)
-    return np.stack([logits[i] for i in range(count)])
+def agreement(task: Task, logits: np.ndarray, others: np.ndarray) -> Entry:
+    """How near two runtimes are on the examples that both have: equal predictions, and the greatest difference."""
+    count = min(len(logits), len(others))
+    logits, others = logits[:count], others[:count]
+    same = tasks.predict(task, logits) == tasks.predict(task, others)
+    return {
+        "count": count,
+        **({"same_predictions": int(same.sum())} if task.labels else {}),
+        "max_logit_difference": float(np.abs(logits - others).max()),
+    }
 
 
 @contextmanager
@@ -201,11 +175,12 @@ def _forward(
 
 def _print(reporter: Reporter, choice: Choice, entries: Sequence[Entry]) -> None:
     reporter.table(
-        f"Dev splits, {entries[0]['runtime']}, {choice}",
-        ("task", "examples", "metric", "value", "others", "seconds"),
+        f"Dev splits, {choice}",
+        ("task", "runtime", "examples", "metric", "value", "others", "seconds"),
         [
             (
                 entry["task"],
+                entry["runtime"],
                 f"{entry['count']:,}",
                 entry["metric_name"],
                 f"{entry['metric']:.4f}",
@@ -215,6 +190,22 @@ def _print(reporter: Reporter, choice: Choice, entries: Sequence[Entry]) -> None
             for entry in entries
         ],
     )
+    pairs = [(entry, other, near) for entry in entries for other, near in entry["agreement"].items()]
+    if pairs:
+        reporter.table(
+            "Runtimes against each other",
+            ("task", "runtimes", "examples", "same predictions", "greatest difference of a logit"),
+            [
+                (
+                    entry["task"],
+                    f"{other}, {entry['runtime']}",
+                    f"{near['count']:,}",
+                    f"{near['same_predictions']:,}" if "same_predictions" in near else "",
+                    f"{near['max_logit_difference']:.4f}",
+                )
+                for entry, other, near in pairs
+            ],
+        )
     for entry in entries:
         if entry["note"]:
             reporter.say(entry["note"])
@@ -222,3 +213,25 @@ def _print(reporter: Reporter, choice: Choice, entries: Sequence[Entry]) -> None
             reporter.say(line)
         if entry.get("left_domain") == []:
             reporter.say(f"{entry['task']}: every value stayed in the domain of its series")
+        if "layer_errors" in entry:
+            _print_layers(reporter, entry)
+
+
+def _print_layers(reporter: Reporter, entry: Entry) -> None:
+    errors = ("approximation", "fixed_point")
+    reporter.table(
+        f"{entry['task']}: hidden states, and their errors: of the approximations (in floating point, against "
+        "the functions that they stand for) and of fixed point (emulated against the same functions in floating point)",
+        ("after", "root mean square", *(f"{name.replace('_', ' ')}, {which}" for name in errors for which in _WHICH)),
+        [
+            (
+                row["place"],
+                f"{row['rms']:.3f}",
+                *(f"{row[f'{name}_{which}_error']:.5f}" for name in errors for which in ("rms", "max")),
+            )
+            for row in entry["layer_errors"]
+        ],
+    )
+
+
+_WHICH = ("rms", "greatest")

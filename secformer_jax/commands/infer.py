@@ -10,13 +10,14 @@ import numpy as np
 
 from secformer_jax import presets
 from secformer_jax.checkpoint import Checkpoint, load
-from secformer_jax.commands.common import Choice, Protocol, checked_length
+from secformer_jax.commands.common import Choice, Protocol, checked_length, choice_for
 from secformer_jax.errors import UserError
 from secformer_jax.plaintext import Plaintext, encode_request, load_calibration, request_head
 from secformer_jax.reports import Entry, Reporter, cost_cells, costs, restart_peak_memory
 from secformer_jax.text import Encoded, Tokenizer
 
 Request = tuple[str, str | None]
+DEFAULT_PRESET = "puma"
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
     With `compare` or --json a request is made a second time where it is the engine's first of its length: the figures
     are those of the steady state.
     """
-    approximations = choice.approximations()
+    choice.approximations()
     if not texts:
         raise UserError("no text: pass --text")
     if text_pairs and len(text_pairs) != len(texts):
@@ -45,6 +46,8 @@ def run(
     requests: list[Request] = list(itertools.zip_longest(texts, text_pairs))
     protocol.check()
     loaded = load(model)
+    choice = choice_for(loaded, choice, DEFAULT_PRESET)
+    approximations = choice.approximations()
     checked_length(max_length, loaded)
     tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config.vocab_size)
     batches = [encode_request(loaded, tokenizer, *request, max_length, truncate) for request in requests]

@@ -89,10 +89,9 @@ class _Splitter:
                         self._cached.add(name)
             if self._config.has_third_party:
                 for var in _factors_of_dots(eqns):
-                    factor = self._names.get(var, "")
-                    if factor in self._cached - primed:
-                        primed.add(factor)
-                        stages.append(self._primer(part, factor, var.aval))
+                    if self._names.get(var) in self._cached - primed:
+                        primed.add(self._names[var])
+                        stages.append(self._primer(part, self._names[var], var.aval))
             frees = [self._names[v] for v in invars if last_use[v] == index and self._names[v] not in self._kept]
             stages.append(make(part, phase, self._name(invars), self._name(outvars), tuple(frees)))
         stages.sort(key=lambda stage: stage.phase)

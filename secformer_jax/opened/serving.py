@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from .. import presets
@@ -19,7 +20,7 @@ from ..text import Encoded
 from . import scales
 from .attention import two_quad
 from .exact import exact_softmax
-from .model import OpenedBert
+from .model import LayerNorm, OpenedBert
 from .plan import make_plan
 from .weights import prepare
 
@@ -79,6 +80,28 @@ class OpenedServing:
         plan = make_plan(self._config, self._calibration, length, exact=self._exact)
         softmax = exact_softmax if self._exact else two_quad
         return OpenedBert(self._config, plan, self._head, softmax, self._fraction_bits)
+
+    def states(self, model: nn.Module, variables: Any, *inputs: Any) -> list[Any]:
+        """Ring elements of what LayerNorm gives before gamma and beta, which are part of the next weights here."""
+        _, kept = model.apply(variables, *inputs, capture_intermediates=_is_layer_norm, mutable=["intermediates"])
+        layers = range(self._config.num_hidden_layers)
+        names = ["embeddings_norm", *(f"layer_{i}_output_norm" for i in layers)]
+        return [kept["intermediates"][name]["__call__"][0].ring for name in names]
+
+    def read_states(self, revealed: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """With gamma and beta."""
+        bert = self._params["bert"]
+        layers = bert["encoder"]["layer"]
+        norms = [bert["embeddings"]["LayerNorm"]]
+        norms += [layers[str(i)]["output"]["LayerNorm"] for i in range(self._config.num_hidden_layers)]
+        return [
+            ring * 2.0**-scales.HIDDEN * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+            for ring, norm in zip(revealed, norms, strict=True)
+        ]
+
+
+def _is_layer_norm(module: nn.Module, method: str) -> bool:
+    return isinstance(module, LayerNorm) and method == "__call__"
 
 
 def _head(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""`secformer distill`: a student with other nonlinear functions, from a teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from secformer_jax import tasks
+from secformer_jax.checkpoint import Checkpoint, load
+from secformer_jax.commands.common import Choice, checked_length
+from secformer_jax.commands.training import check_out, finish, read_splits, working_folder
+from secformer_jax.errors import UserError
+from secformer_jax.evaluation import check_head
+from secformer_jax.reports import Entry, Reporter
+from secformer_jax.tasks import Examples
+from secformer_jax.training.distill import STATES_EPOCHS, Pair, distill
+from secformer_jax.training.loop import SAVE_SECONDS
+from secformer_jax.training.recipe import Recipe
+from secformer_jax.training.scoring import dev_score
+from secformer_jax.training.student import keep_layers, keep_positions, keep_vocabulary, uniform_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a student keeps of its teacher: layers, as their number or as a list; word pieces; positions."""
+
+    layers: str | None = None
+    vocabulary: int | None = None
+    positions: int | None = None
+
+    def follow(self, depth: int) -> tuple[int, ...]:
+        """The teacher's layers that the student's follow."""
+        if self.layers is None:
+            return tuple(range(depth))
+        try:
+            numbers = tuple(int(part) for part in self.layers.split(","))
+        except ValueError:
+            raise UserError(f"--layers {self.layers}: a number, or numbers as 1,3,5, was expected") from None
+        return uniform_layers(numbers[0], depth) if "," not in self.layers else numbers
+
+
+def run(
+    reporter: Reporter,
+    *,
+    teacher: str,
+    name: str,
+    data_dir: Path | None,
+    out: Path,
+    choice: Choice,
+    shape: Shape,
+    states_epochs: int | None,
+    states: Recipe,
+    logits: Recipe,
+    range_penalty: float,
+    label_weight: float,
+    max_length: int,
+    limit: int | None,
+    save_seconds: float = SAVE_SECONDS,
+) -> list[Entry]:
+    """Stage 1 and stage 2; keep the parameters with the best dev metric of stage 2, and write the student to `out`.
+
+    states_epochs: of stage 1; None for the paper's number for this task, 0 to leave the stage out.
+    """
+    task, approximations = tasks.find(name), choice.approximations()
+    check_out(out)
+    loaded = load(teacher)
+    if loaded.head == "embedding":
+        raise UserError(f"{teacher} has no classification head: run `secformer finetune` on {task.name} first")
+    check_head(task, loaded)
+    epochs = STATES_EPOCHS[task.name] if states_epochs is None else states_epochs
+    reduced = _reduce(loaded, shape, tasks.read(task, data_dir, "train", limit), working_folder(out))
+    layers = shape.follow(loaded.config.num_hidden_layers)
+    pair = Pair(reduced, keep_layers(reduced, layers), layers, approximations, label_weight, range_penalty)
+    checked_length(max_length, pair.student)
+    splits = read_splits(pair.student, task, data_dir, max_length, limit)
+    first = dataclasses.replace(states, epochs=epochs) if epochs else None
+    about: dict[str, Any] = {
+        "kind": "distill",
+        "task": task.name,
+        "metric_name": task.metric,
+        "from": loaded.fingerprint,
+        "functions": choice.entry(),
+        "layers": list(layers),
+        "vocabulary": pair.student.config.vocab_size,
+        "range_penalty": range_penalty,
+        "label_weight": label_weight,
+        "max_length": max_length,
+        "limit": limit,
+        "note": splits.note,
+    }
+    teacher_score = dev_score(reduced, Choice("exact").approximations(), task, splits.dev)(reduced.params)
+    reporter.say(f"teacher, as the student reads: dev {task.metric} {teacher_score:.4f}")
+    with reporter.progress(f"distilling for {task.name}, {len(splits.train):,} examples") as progress:
+        before, trained = distill(
+            pair,
+            splits.train,
+            first,
+            logits,
+            dev_score(pair.student, approximations, task, splits.dev),
+            working_folder(out),
+            about,
+            progress=progress,
+            save_seconds=save_seconds,
+        )
+    about |= {
+        "teacher_score": teacher_score,
+        "states_recipe": None if first is None else dataclasses.asdict(first),
+        "states_history": None if before is None else before.history,
+        "recipe": dataclasses.asdict(logits),
+    }
+    best = dataclasses.replace(pair.student, params=trained.params)
+    return [finish(reporter, out, best, choice, trained, splits.train, about)]
+
+
+def _reduce(teacher: Checkpoint, shape: Shape, train: Examples, folder: Path) -> Checkpoint:
+    """The teacher with the student's vocabulary and positions, so that both read the same pieces."""
+    reduced = teacher
+    if shape.positions is not None:
+        reduced = keep_positions(reduced, shape.positions)
+    if shape.vocabulary is not None:
+        texts = [*train.texts, *(train.pairs or ())]
+        reduced = keep_vocabulary(reduced, texts, shape.vocabulary, folder / "tokenizer")
+    return reduced

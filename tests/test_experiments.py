@@ -1,0 +1,83 @@
+"""The experiments' scripts run, keep what they measured, and say what they have to: on a tiny model, as commands."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("spu")
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+
+
+def run(script: str, folder: Path, *options: str) -> tuple[str, dict]:
+    command = [sys.executable, str(EXPERIMENTS / f"{script}.py"), "--quick", "--folder", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, json.loads((folder / f"{script}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def efficiency(folder) -> tuple[str, dict]:
+    return run("efficiency", folder)
+
+
+def test_efficiency(efficiency, folder):
+    out, found = efficiency
+    fast, puma, linear = (
+        next(cell for key, cell in found["cells"].items() if key.endswith(f", {side}"))
+        for side in ("fast", "puma", "linear")
+    )
+    assert 0 < fast["send_bytes"] < puma["send_bytes"] and 0 < fast["send_actions"] < puma["send_actions"]
+    assert set(linear["by_part"]) & {"gelu", "softmax", "layer_norm"} == set()
+    assert fast["same_functions_max_abs_error"] < 0.02 > puma["same_functions_max_abs_error"]
+    assert fast["offline_bytes"] > 0 == puma["offline_bytes"]
+    assert found["command"].startswith("python experiments/efficiency.py --quick") and found["versions"]["spu"]
+    assert (folder / "efficiency_tiny-16.png").stat().st_size > 10_000
+    page = (folder / "efficiency.md").read_text()
+    assert "MB sent: tiny" in out and "## MB sent: tiny" in page and "| fast | " in page
+    assert str(Path.home()) not in page
+
+
+def test_finished_cells_are_not_measured_again(efficiency, folder):
+    _, found = run("efficiency", folder)
+    assert found["cells"] == efficiency[1]["cells"]
+
+
+def test_network_model_from_measured_costs(efficiency, folder):
+    out, found = run("network", folder, "--side", "fast")
+    predicted = found["notes"]["predicted"]["tiny-16"]
+    assert predicted["fast"]["WAN 200 Mbit/s"] < predicted["puma"]["WAN 200 Mbit/s"]
+    cell = next(cell for key, cell in efficiency[1]["cells"].items() if key.endswith(", fast"))
+    parts = [cost for part, cost in cell["by_part"].items() if part not in ("embedding", "head")]
+    sends, sent = (sum(cost[name] for cost in parts) for name in ("send_actions", "send_bytes"))
+    assert predicted["fast"]["WAN 200 Mbit/s"] == pytest.approx(sends * 0.020 + 8 * sent / 2e8)
+    if found["notes"]["link"] == "measured":
+        (cell,) = found["cells"].values()
+        assert cell["max_difference_from_simulation"] < 0.02
+        # 20 ms for each of its messages: it can't be faster than the link allows.
+        assert cell["measured_seconds"] > 0.5 * cell["send_actions"] * 0.020
+    else:
+        assert "left out" in out
+
+
+def test_operators(folder):
+    _, found = run("operators", folder)
+    opened, puma = found["cells"]["2pc_semi2k gelu 16 opened"], found["cells"]["2pc_semi2k gelu 16 puma"]
+    assert opened["send_actions"] <= 3 < puma["send_actions"]
+    assert opened["max_error"] < 0.002 < puma["max_error"]
+    assert {key.split()[1] for key in found["cells"]} == {"gelu", "softmax", "layer_norm", "reciprocal", "rsqrt"}
+
+
+def test_scaling(folder):
+    out, found = run("scaling", folder)
+    assert "The encoder by layers" in out
+    one, two = (found["cells"][f"tiny, {n} layers, 1 x 16 tokens, 2pc_semi2k, fast"] for n in (1, 2))
+    assert 1.5 < two["send_bytes"] / one["send_bytes"] < 2.5 or two["send_actions"] > one["send_actions"]
