@@ -8,6 +8,7 @@ online part and its shares of the results.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 import time
@@ -26,7 +27,7 @@ from secformer_jax.mpc.own_shares import OwnShares
 from secformer_jax.mpc.program import LocalStage, Stage
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exported:
     """A local stage's function in a form that another process can load, for one component a share."""
 
@@ -46,7 +47,11 @@ class Exported:
     def __call__(self, *arguments: np.ndarray) -> list[np.ndarray]:
         """Run it on one party's shares."""
         with enable_x64():
-            return [np.asarray(result) for result in export.deserialize(self.module).call(*arguments)]
+            return [np.asarray(result) for result in self._function(*arguments)]
+
+    @functools.cached_property
+    def _function(self) -> Any:
+        return jax.jit(export.deserialize(self.module).call)
 
 
 def main(job_path: str, rank: int, out: str) -> None:

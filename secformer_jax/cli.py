@@ -11,11 +11,10 @@ from typing import Annotated
 import click
 import typer
 
-from secformer_jax import cli_training
+from secformer_jax import cli_cluster, cli_training
 from secformer_jax.checkpoint import SHIPPED
 from secformer_jax.cli_options import (
     CalibrationFile,
-    ClusterFile,
     Config,
     DataDir,
     Embedding,
@@ -29,10 +28,11 @@ from secformer_jax.cli_options import (
     Softmax,
     TextPairs,
     Texts,
+    TlsFolder,
     Truncate,
 )
 from secformer_jax.commands import calibrate as calibrate_command
-from secformer_jax.commands import certs as certs_command
+from secformer_jax.commands import cluster as cluster_command
 from secformer_jax.commands import compare as compare_command
 from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
@@ -66,10 +66,20 @@ def infer(
     embedding: Embedding = "client",
     no_keep_weights: NoKeepWeights = False,
     compare: Annotated[bool, typer.Option("--compare", help="The plaintext answer beside it.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Ask this cluster; of --model only the tokenizer is read then.")
+    ] = None,
+    client: Annotated[str, typer.Option("--client", help="Who asks, as the cluster file names it.")] = "client",
+    tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
     """Classify a text, or compare two, under MPC; without --model its sentiment, by the model that comes along."""
     reporter = Reporter(json)
+    if cluster is not None:
+        asked = cluster_command.Texts(text or [], text_pair or [], max_length, truncate)
+        found = cluster_command.read(cluster, tls, insecure=True)
+        reporter.results(cluster_command.infer(reporter, found, client=client, model=model, texts=asked))
+        return
     entries = infer_command.run(
         reporter,
         model=model,
@@ -207,21 +217,13 @@ def evaluate(
     reporter.results(entries)
 
 
-@app.command()
-def certs(
-    cluster: ClusterFile,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write into; made when missing.")],
-    days: Annotated[int, typer.Option("--days", help="How long the certificates are valid.")] = 365,
-    force: Annotated[bool, typer.Option("--force", help="Make all anew, what is there already too.")] = False,
-    json: Json = False,
-) -> None:
-    """A private CA and a certificate for each role of a cluster."""
-    reporter = Reporter(json)
-    reporter.results(certs_command.run(reporter, cluster=cluster, out=out, days=days, force=force))
-
-
 app.command()(cli_training.finetune)
 app.command()(cli_training.distill)
+app.command()(cli_cluster.certs)
+app.command()(cli_cluster.dealer)
+app.command()(cli_cluster.party)
+app.command()(cli_cluster.publish)
+app.command()(cli_cluster.status)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -28,6 +28,13 @@ Embedding = Annotated[
 ]
 NoKeepWeights = Annotated[bool, typer.Option("--no-keep-weights", help="Open the masked weights anew in each request.")]
 ClusterFile = Annotated[str, typer.Option("--cluster", help="The cluster file: SPU's layout and the key secformer.")]
+TlsFolder = Annotated[
+    Path | None, typer.Option("--tls", help="The folder of certificates, instead of the cluster file's.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure-trusted-first-party", help="SEMI2K whose first party knows all masks: to measure.")
+]
+LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
 TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
 

@@ -130,7 +130,7 @@ def shares_of(message: Message) -> dict[str, Share]:
                 raise MessageError(f"{message.kind}: a share with a bad name or dtype")
             if not all(type(size) is int and size >= 0 for size in shape):
                 raise MessageError(f"{message.kind}: share {name} has a bad shape")
-            components = tuple(_component(kind, next(chunks), shape) for kind in entry["components"])
+            components = tuple([_component(kind, next(chunks), shape) for kind in entry["components"]])
             shares[name] = Share(dtype, shape, components)
     except (KeyError, TypeError, StopIteration):
         raise MessageError(f"{message.kind}: shares are not described as expected") from None

@@ -72,7 +72,8 @@ class _Splitter:
         groups = self._groups()
         last_use = {var: index for index, (_, _, eqns) in enumerate(groups) for var in _read(eqns)}
         last_use.update({var: len(groups) for var in self._outvars if isinstance(var, core.Var)})
-        stages = []
+        stages: list[Stage | LocalStage] = []
+        primed: set[str] = set()
         for index, (phase, part, eqns) in enumerate(groups):
             written = {var for eqn in eqns for var in eqn.outvars}
             invars = [v for v in _read(eqns) if v not in written and v not in self._consts]
@@ -86,8 +87,14 @@ class _Splitter:
                     self._kept.add(name)
                     if invars and all(self._names[v] in self._cached for v in invars):
                         self._cached.add(name)
+            if self._config.has_third_party:
+                for var in _factors_of_dots(eqns):
+                    if self._names.get(var) in self._cached - primed:
+                        primed.add(self._names[var])
+                        stages.append(self._primer(part, self._names[var], var.aval))
             frees = [self._names[v] for v in invars if last_use[v] == index and self._names[v] not in self._kept]
             stages.append(make(part, phase, self._name(invars), self._name(outvars), tuple(frees)))
+        stages.sort(key=lambda stage: stage.phase)
         program = Program(tuple(stages), self._inputs, self._name(self._outvars), output_tree)
         return program.renamed(self._kept.difference(self._inputs))
 
@@ -118,6 +125,20 @@ class _Splitter:
     def _stage(self, eqns, invars, outvars) -> tuple[Callable[..., Stage | LocalStage], Sequence[bool]]:
         code, secret = self._compile(eqns, invars, outvars)
         return functools.partial(Stage, code=code), secret
+
+    def _primer(self, part: str, name: str, aval) -> Stage:
+        """Opens a value that stays by an elementwise product, before a product of matrices does.
+
+        SPU 0.9.5's client of a dealer moves its counter when a product of matrices meets such a value a second time,
+        and an elementwise product always; but not at the first time in a product of matrices (BeaverTtp::Dot), where
+        the masks that it draws next are then the weight's own once more, and our dealer refuses to serve it.
+        """
+        key = ("primer", aval.shape, aval.dtype)
+        if key not in self._compiled:
+            closed = jax.make_jaxpr(lambda value: value * value)(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
+            self._compiled[key] = self._spu_code(closed, [True], [True]), [True]
+        product = f"{name} primed"
+        return Stage(part, SETUP, (name,), (product,), (product,), self._compiled[key][0])
 
     def _compile(self, eqns, invars, outvars) -> tuple[bytes, list[bool]]:
         constvars = [v for v in _read(eqns) if v in self._consts]
@@ -165,6 +186,19 @@ def _printed_whole(jaxpr, text: str) -> bool:
 def _read(eqns) -> list:
     """Variables that the equations read, each once, in order."""
     return list(dict.fromkeys(v for eqn in eqns for v in eqn.invars if isinstance(v, core.Var)))
+
+
+def _factors_of_dots(eqns) -> list:
+    """Variables that are multiplied as matrices, also inside nested functions, each once, in order."""
+    found = []
+    for eqn in eqns:
+        nested = [p.jaxpr for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)]
+        if eqn.primitive.name == "dot_general":
+            found += eqn.invars
+        for jaxpr in nested:
+            inner = set(_factors_of_dots(jaxpr.eqns))
+            found += [v for v, same in zip(eqn.invars, jaxpr.invars, strict=False) if same in inner]
+    return list(dict.fromkeys(v for v in found if isinstance(v, core.Var)))
 
 
 def _live(jaxpr) -> list:

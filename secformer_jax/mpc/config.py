@@ -51,6 +51,11 @@ class MpcConfig:
         """Bits after the binary point of a fixed-point number."""
         return self.runtime["fxp_fraction_bits"]
 
+    @property
+    def has_third_party(self) -> bool:
+        """Whether SPU asks a dealer that is a process of its own."""
+        return self.runtime.get("beaver_type") == "TrustedThirdParty"
+
     def runtime_config(self, *, profile: bool = False) -> libspu.RuntimeConfig:
         """SPU's runtime configuration; with `profile` it logs its costs by operation."""
         config = libspu.RuntimeConfig()

@@ -84,7 +84,7 @@ class Parties:
     """Computing parties in one process: a thread and an SPU runtime each, over the in-memory link."""
 
     def __init__(self, config: MpcConfig, profiled_rank: int = 0) -> None:
-        if config.runtime.get("beaver_type") == "TrustedThirdParty" and "ttp_beaver_config" not in config.runtime:
+        if config.has_third_party and "ttp_beaver_config" not in config.runtime:
             raise UserError(f"config {config.name} needs a dealer that runs: start a cluster, or simulate 2pc_semi2k")
         description = libspu.link.Desc()
         description.id = f"secformer-{next(_session)}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import spu
@@ -106,11 +105,6 @@ class Party:
     def close(self) -> None:
         """Leave the link."""
         self._link.stop_link()
-
-
-def runtime_config(config: MpcConfig, runtime: Mapping[str, Any]) -> MpcConfig:
-    """The same configuration with another runtime_config."""
-    return MpcConfig(config.name, config.addresses, dict(runtime), config.compiler)
 
 
 def _opened_difference(secret, mask):

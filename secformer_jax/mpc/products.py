@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .dealer import Material, Randomness
+from .ring import ring_matmul
 
 Bilinear = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -109,26 +110,3 @@ NUMPY_PRODUCTS: dict[str, Callable] = {
     "context": lambda p, v: ring_matmul(p, v),
     "elementwise": np.multiply,
 }
-
-
-def ring_matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """int64 matrix product modulo 2^64 by exact float64 products of 22-bit digits: BLAS instead of integer loops.
-
-    Digits are balanced, in [-2^21, 2^21], so that sums of up to 2,048 products stay below 2^53.
-    """
-    total = np.zeros((), np.int64)
-    for start in range(0, x.shape[-1], 2048):
-        left, right = _digits(x[..., start : start + 2048]), _digits(y[..., start : start + 2048, :])
-        for i, x_digit in enumerate(left):
-            for j, y_digit in enumerate(right[: 3 - i]):
-                total = total + ((x_digit @ y_digit).astype(np.int64) << (22 * (i + j)))
-    return total
-
-
-def _digits(x: np.ndarray) -> list[np.ndarray]:
-    digits = []
-    for _ in range(3):
-        low = ((x + (1 << 21)) & ((1 << 22) - 1)) - (1 << 21)
-        digits.append(low.astype(np.float64))
-        x = (x - low) >> 22
-    return digits

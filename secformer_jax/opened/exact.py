@@ -15,7 +15,7 @@ import numpy as np
 
 from ..mpc.dealer import Material, Randomness
 from ..mpc.fixed import Fixed, opened, truncated
-from ..mpc.products import ring_matmul
+from ..mpc.ring import ring_matmul
 from ..mpc.series import OpenedSeries
 from ..nonlinear.series import Series
 from . import scales

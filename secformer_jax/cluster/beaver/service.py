@@ -1,0 +1,136 @@
+"""SPU's beaver service over HTTP: one route for each operation, in the form that SPU's client reads.
+
+POST /spu.mpc.semi2k.beaver.ttp_server.BeaverService/<Op> with a JSON body. The answer is a stream of pieces: a status
+byte (0, or an error code), an int64 little-endian length, and the bytes: at most 32 MiB of one array, or one line about
+the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp import web
+
+from ..budget import Budget, BusyError
+from ..http import peer_of
+from ..metrics import DealerMetrics
+from . import sm2
+from .adjust import OPERATIONS, Operation, answers
+from .request import Request, RequestError, parse
+from .sessions import ReplayError, Sessions
+
+PATH = "/spu.mpc.semi2k.beaver.ttp_server.BeaverService"
+# What SPU's client takes as one piece, and its error codes.
+MAX_PIECE = 32 << 20
+OK, ADJUST_ERROR, DECRYPT_ERROR = 0, 1, 2
+# Below this an answer takes less time than handing it to another thread and back.
+INLINE_BYTES = 1 << 16
+SEEDS_KEPT = 1024
+
+
+class BeaverService:
+    """Answers the computing parties of one cluster.
+
+    Args:
+        key: the dealer's SM2 key.
+        parties: their names: only they are answered, and each array has a seed from each.
+        sessions: what has served.
+        budget: the memory that all requests under way may take.
+        metrics: what is counted.
+        threads: how many requests are computed at once.
+    """
+
+    def __init__(
+        self,
+        key: sm2.PrivateKey,
+        parties: Collection[str],
+        sessions: Sessions,
+        budget: Budget,
+        metrics: DealerMetrics,
+        *,
+        threads: int = 2,
+    ) -> None:
+        self._key, self._parties, self._sessions = key, tuple(parties), sessions
+        self._budget, self._metrics = budget, metrics
+        self._seeds: dict[bytes, bytes] = {}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="beaver")
+
+    def routes(self) -> list[web.RouteDef]:
+        """For `http.application`."""
+        return [web.post(f"{PATH}/{name}", self._handler(name, OPERATIONS[name])) for name in OPERATIONS]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def _handler(self, name: str, operation: Operation) -> Callable:
+        async def handle(http: web.Request) -> web.StreamResponse:
+            peer = peer_of(http, self._parties)
+            started = time.perf_counter()
+            with self._metrics.request(name) as outcome:
+                try:
+                    request = parse(
+                        name,
+                        await http.read(),
+                        self._decrypt,
+                        parties=len(self._parties),
+                        max_bytes=self._budget.limit // _copies(name),
+                    )
+                    async with self._budget.take(_copies(name) * sum(array.size for array in request.arrays)):
+                        masks, replays = operation.masks, operation.replays
+                        self._sessions.admit(request, masks=masks, replays=replays, owner=peer)
+                        parts = await self._compute(operation, request)
+                        outcome.served(sum(part.nbytes for part in parts), time.perf_counter() - started)
+                        return await _send(http, parts)
+                except sm2.DecryptionError as error:
+                    return _refusal(outcome.refused(peer, error), DECRYPT_ERROR)
+                except (RequestError, ReplayError, BusyError) as error:
+                    return _refusal(outcome.refused(peer, error), ADJUST_ERROR)
+
+        return handle
+
+    async def _compute(self, operation: Operation, request: Request):
+        if sum(array.size for array in request.arrays) <= INLINE_BYTES:
+            return answers(operation, request)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, answers, operation, request)
+
+    def _decrypt(self, ciphertext: bytes) -> bytes:
+        """A seed; those of the latest sessions are kept, for each comes with every request."""
+        seed = self._seeds.pop(ciphertext, None) or self._key.decrypt(ciphertext)
+        self._seeds[ciphertext] = seed
+        if len(self._seeds) > SEEDS_KEPT:
+            del self._seeds[next(iter(self._seeds))]
+        return seed
+
+
+def _copies(name: str) -> int:
+    """About how many times its arrays' bytes a request takes in memory: a product of matrices has their digits too."""
+    return 8 if name == "AdjustDot" else 2
+
+
+async def _send(http: web.Request, parts) -> web.StreamResponse:
+    """The answer's pieces; a small one is one write."""
+    pieces = [part[start : start + MAX_PIECE] for part in parts for start in range(0, part.size, MAX_PIECE)]
+    if sum(piece.nbytes for piece in pieces) <= INLINE_BYTES:
+        return web.Response(body=b"".join(b"".join((_head(OK, len(piece)), piece)) for piece in pieces))
+    response = web.StreamResponse()
+    response.content_length = sum(piece.nbytes + 9 for piece in pieces)
+    await response.prepare(http)
+    for piece in pieces:
+        await response.write(_head(OK, piece.nbytes))
+        await response.write(piece.data)
+    await response.write_eof()
+    return response
+
+
+def _refusal(message: str, code: int) -> web.Response:
+    text = message.encode()
+    return web.Response(body=_head(code, len(text)) + text)
+
+
+def _head(code: int, length: int) -> bytes:
+    return struct.pack("<Bq", code, length)

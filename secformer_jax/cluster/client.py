@@ -1,0 +1,133 @@
+"""A client: shares its input among the servers and adds up their shares of the logits. No server sees either."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..mpc.shares import decode, encode, join, share
+from ..serving import Serving
+from ..text import Encoded
+from .channel import Servers
+from .config import Cluster
+from .deployment import Deployment
+from .message import MessageError, shares_of, unpack, with_shares
+from .plans import serving
+from .server_paths import INFER_PATH
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the client learns, and what it cost.
+
+    Attributes:
+        logits: as `inference.Answer`.
+        seconds: from the encoded input to the logits, as the client sees it.
+        sent_bytes: by party: the share of the input.
+        party: the first party's own figures for the online part: seconds, send_bytes, send_actions.
+    """
+
+    logits: np.ndarray
+    seconds: float
+    sent_bytes: tuple[int, ...]
+    party: dict[str, float]
+
+
+class ClusterClient:
+    """Asks a cluster for predictions; to be entered with `async with`.
+
+    Args:
+        cluster: where the servers are.
+        role: this client's name in the cluster file.
+    """
+
+    def __init__(self, cluster: Cluster, role: str) -> None:
+        self._cluster, self._servers = cluster, Servers(cluster, role)
+        self._bits = int(cluster.runtime.get("fxp_fraction_bits", 18))
+        self._serving: Serving | None = None
+        self._name = ""
+
+    async def __aenter__(self) -> ClusterClient:
+        await self._servers.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception) -> None:
+        await self._servers.__aexit__()
+
+    async def deployment(self) -> Deployment:
+        """The model that the servers serve; they have to agree on it.
+
+        Raises:
+            UserError: no model is served, or a server says another one than the others.
+        """
+        await self._servers.meet()
+        found = [json.loads(status) for status in await self._servers.each(self._servers.status)]
+        names = {status["model"] for status in found}
+        if names == {None}:
+            raise UserError(f"no model is served ({found[0]['state']}): the owner runs secformer publish")
+        if len(names) != 1:
+            raise UserError("the servers don't serve the same model yet: try again in a while")
+        deployment = Deployment.from_json(found[0]["description"])
+        if deployment.name not in names:
+            raise UserError("the servers' description of the model is not the one that they name")
+        self._serving, self._name = serving(deployment, self._bits), deployment.name
+        return deployment
+
+    async def infer(self, encoded: Encoded) -> Answer:
+        """Answer one encoded batch.
+
+        Raises:
+            UserError: a server refuses, or anything died on the way: nothing is answered then, and it says what.
+        """
+        if self._serving is None:
+            await self.deployment()
+        assert self._serving is not None
+        started = time.perf_counter()
+        rows, length = encoded.input_ids.shape
+        fields = {"request": secrets.token_hex(16), "deployment": self._name, "rows": rows, "length": length}
+        parties, protocol = self._cluster.parties, str(self._cluster.runtime["protocol"])
+        shares: list[dict[str, Any]] = [{} for _ in parties]
+        for index, array in enumerate(self._serving.inputs(encoded)):
+            pieces = share(encode(array, self._bits), str(array.dtype), protocol, len(parties))
+            for own, piece in zip(shares, pieces, strict=True):
+                own[f"input{index}"] = piece
+        bodies = {
+            party: b"".join(with_shares("infer", fields, own).pack())
+            for party, own in zip(parties, shares, strict=True)
+        }
+
+        async def ask(party: str) -> bytes:
+            return await self._servers.post(party, INFER_PATH, data=bodies[party])
+
+        answers = await self._servers.each(ask)
+        try:
+            messages = [unpack(answer) for answer in answers]
+            outputs = [shares_of(message)["output0"] for message in messages]
+        except (MessageError, KeyError):
+            raise UserError("the servers' answers don't have the expected form: install the same version") from None
+        ring = join([output.rings()[0] for output in outputs])
+        logits = decode(ring, outputs[0].dtype, self._bits)
+        cost = {name: value for name, value in messages[0].fields.items() if isinstance(value, int | float)}
+        sent = tuple(len(body) for body in bodies.values())
+        return Answer(logits, time.perf_counter() - started, sent, cost)
+
+
+async def statuses(cluster: Cluster, role: str) -> dict[str, dict[str, Any]]:
+    """What every party says of itself; for one that does not answer, {"error": why}."""
+    async with Servers(cluster, role) as servers:
+
+        async def ask(party: str) -> dict[str, Any]:
+            try:
+                return json.loads(await asyncio.wait_for(servers.status(party), 10))
+            except (UserError, asyncio.TimeoutError) as error:
+                return {"role": party, "error": str(error) or "no answer"}
+
+        found = await servers.each(ask)
+    return dict(zip(cluster.parties, found, strict=True))

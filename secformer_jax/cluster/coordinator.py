@@ -1,0 +1,275 @@
+"""The first party's second task: to order sessions and requests so that all parties do the same at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from . import tls
+from .config import DEALER
+from .deployment import Shape
+from .node import Fields, Node, RefusedError
+from .peers import LocalMember, LostError, Member, RemoteMember
+from .scheduling import Request, Turns
+
+log = logging.getLogger(__name__)
+
+DEALER_POLL_SECONDS, DEALER_TIMEOUT_SECONDS = 1.0, 5.0
+ARRIVAL_SECONDS = 25.0
+PAUSE_SECONDS = 1.0
+MAX_SHAPES = 24
+MAX_WAITING = 64
+
+
+class Coordinator:
+    """Keeps a session running and takes requests in turn.
+
+    Args:
+        node: this party's own supervisor.
+        folder: for the name of the published model.
+    """
+
+    def __init__(self, node: Node, folder: Path) -> None:
+        self._node, self._cluster, self._current = node, node.cluster, folder / "current.json"
+        self._remote = [RemoteMember(name, self._event) for name in self._cluster.parties if name != node.name]
+        by_name: dict[str, Member] = {member.name: member for member in self._remote}
+        self._members = [by_name.get(name) or LocalMember(node) for name in self._cluster.parties]
+        self._turns, self._arriving = Turns(), dict[str, Request]()
+        self._compiled: dict[Shape, bool] = {}
+        self._stock: dict[Shape, str] = {}
+        self._lost: asyncio.Future[str] | None = None
+        self._ready = asyncio.Event()
+        self._stopping = False
+        self.state = "starting"
+        node.notify = self._event
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not being computed yet."""
+        return len(self._turns)
+
+    def deployment(self) -> str | None:
+        """The name of the published model."""
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads(self._current.read_text())["deployment"]
+        return None
+
+    async def activate(self, deployment: str) -> None:
+        """Serve another publication from now on; returns when it is served.
+
+        Raises:
+            RefusedError: the session with it does not start.
+        """
+        partial = self._current.with_name(self._current.name + ".partial")
+        partial.write_text(json.dumps({"deployment": deployment}))
+        partial.replace(self._current)
+        self._ready.clear()
+        self._break("another model is published")
+        while not (self._ready.is_set() and self._node.deployment and self._node.deployment.name == deployment):
+            await self._ready.wait()
+            await asyncio.sleep(0.05)
+
+    def _event(self, kind: str, fields: Fields) -> None:
+        if kind == "lost" and fields.get("session") in (None, self._node.session):
+            self._break(fields["text"])
+        elif kind == "arrived":
+            self._arrived(**fields)
+        elif kind == "gone":
+            self._turns.remove(fields["request"])
+
+    def _break(self, text: str) -> None:
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(text)
+
+    def _arrived(self, party: str, request: str, client: str, rows: int, length: int) -> None:
+        """A party has its share of an input; when all have, the request waits for its turn."""
+        fresh = request not in self._arriving
+        entry = self._arriving.setdefault(
+            request, Request(request, client, Shape(rows, length), set(self._cluster.parties))
+        )
+        if fresh:
+            asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, self._overdue, request)
+        if (entry.client, entry.shape) != (client, Shape(rows, length)):
+            return
+        entry.missing.discard(party)
+        if not entry.missing:
+            del self._arriving[request]
+            self._turns.add(entry)
+
+    def _overdue(self, request: str) -> None:
+        entry = self._arriving.pop(request, None)
+        if entry is not None:
+            missing = ", ".join(sorted(entry.missing))
+            self._tell("fail", {"request": request, "text": f"{missing} did not get its share of the input"})
+
+    def _tell(self, kind: str, fields: Fields) -> None:
+        """Say something to all parties that are there, without waiting."""
+
+        async def tell(member: Member) -> None:
+            with contextlib.suppress(LostError, RefusedError):
+                await member.call(kind, fields)
+
+        for member in self._members:
+            task = asyncio.create_task(tell(member))
+            self._told.add(task)
+            task.add_done_callback(self._told.discard)
+
+    async def run(self) -> None:
+        """Sessions, one after the other, until the process ends."""
+        self._told: set[asyncio.Task] = set()
+        context = tls.client_context(self._cluster.tls(self._node.name))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        connector = aiohttp.TCPConnector(ssl=context)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+            while not self._stopping:
+                await self._session(http)
+
+    async def _session(self, http: aiohttp.ClientSession) -> None:
+        self._lost = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(self._serve(http))
+        try:
+            waited: set[asyncio.Future[Any]] = {serving, self._lost}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            error = serving.exception() if serving.done() else None
+            text = self._lost.result() if self._lost.done() else str(error)
+            if error is not None and not isinstance(error, LostError):
+                log.error("an error of this program", exc_info=error)
+        finally:
+            self._ready.clear()
+            self._node.metrics.ready.set(0)
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        log.warning("session ended", extra={"reason": text})
+        self.state = f"starting again: {text}"
+        self._compiled.clear()
+        self._stock.clear()
+        self._arriving.clear()
+        self._turns.clear()
+        closing = (self._quietly(member, "close", {"text": text}) for member in self._members)
+        await asyncio.gather(*closing)
+        await asyncio.sleep(PAUSE_SECONDS)
+
+    async def close(self) -> None:
+        """Leave the other parties."""
+        for member in self._remote:
+            await member.close()
+
+    async def _quietly(self, member: Member, kind: str, fields: Fields) -> None:
+        with contextlib.suppress(LostError, RefusedError, asyncio.TimeoutError):
+            await asyncio.wait_for(member.call(kind, fields), 15)
+
+    async def _serve(self, http: aiohttp.ClientSession) -> None:
+        dealer = None
+        try:
+            if self._cluster.dealer is not None:
+                self.state = "waiting for the dealer"
+                await self._dealer_there(http)
+                dealer = asyncio.create_task(self._watch_dealer(http))
+            for member in self._remote:
+                if not member.connected:
+                    self.state = f"waiting for {member.name}"
+                    await member.connect(http, self._cluster.control[member.name])
+            self.state = "starting"
+            await self._start()
+            while True:
+                await self._next()
+        finally:
+            if dealer is not None:
+                dealer.cancel()
+
+    async def _start(self) -> None:
+        opened = await self._all("open", {"session": secrets.token_hex(16), "deployment": self.deployment()})
+        certificates = {
+            member.name: answer["certificate"] for member, answer in zip(self._members, opened, strict=True)
+        }
+        await self._all("start", {"certificates": certificates})
+        self._node.metrics.sessions.inc()
+        self.state = "ready" if self._node.deployment else "ready; no model is published"
+        self._node.metrics.ready.set(1)
+        self._ready.set()
+        log.info("ready", extra={"count": len(self._members)})
+
+    async def _next(self) -> None:
+        """Serve one request, then lay in material for the next of its shape."""
+        request = await self._turns.next()
+        shape, started = dataclasses.asdict(request.shape), time.perf_counter()
+        named = {"request": request.id, "client": request.client, **shape}
+        try:
+            await self._compile(request.shape)
+            await self._all("claim", named)
+            if self._compiled[request.shape] and request.shape not in self._stock:
+                await self._prepare(request.shape)
+            self._stock.pop(request.shape, None)
+            await self._all("run", named)
+            await self._all("release", named)
+        except RefusedError as error:
+            await self._all("fail", {**named, "text": str(error)})
+            return
+        seconds = time.perf_counter() - started
+        self._node.metrics.seconds.observe(seconds)
+        log.info("answered", extra={"request": request.id, "peer": request.client, "seconds": round(seconds, 3)})
+        if self._compiled[request.shape] and not len(self._turns):
+            await self._prepare(request.shape)
+
+    async def _compile(self, shape: Shape) -> None:
+        started = time.perf_counter()
+        if shape not in self._compiled:
+            if len(self._compiled) >= MAX_SHAPES:
+                raise RefusedError(f"{MAX_SHAPES} sizes of request are served in one session: use one of those")
+            answers = await self._all("compile", dataclasses.asdict(shape))
+            self._compiled[shape] = answers[0]["needs_material"]
+            log.info("compiled", extra={"seconds": round(time.perf_counter() - started, 3)})
+
+    async def _prepare(self, shape: Shape) -> None:
+        """Material is numbered, and a number serves one request, whatever becomes of it."""
+        started = time.perf_counter()
+        self._stock[shape] = secrets.token_hex(16)
+        await self._all("prepare", {**dataclasses.asdict(shape), "piece": self._stock[shape]})
+        log.info("material", extra={"seconds": round(time.perf_counter() - started, 3)})
+
+    async def _all(self, kind: str, fields: Fields) -> list[Fields]:
+        """The same command to all parties at once; the first error ends the wait."""
+        calls = [asyncio.create_task(member.call(kind, fields)) for member in self._members]
+        try:
+            if kind == "claim":
+                # All parties answer: what one has taken, it has to give up again.
+                answers: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+                for answer in answers:
+                    if isinstance(answer, BaseException):
+                        raise answer
+                return answers
+            return await asyncio.gather(*calls)
+        finally:
+            for call in calls:
+                call.cancel()
+
+    async def _dealer_there(self, http: aiohttp.ClientSession) -> None:
+        waited = 0
+        while not await self._dealer_answers(http):
+            if waited % 10 == 0:
+                log.warning("waiting for the dealer", extra={"address": str(self._cluster.dealer)})
+            waited += 1
+            await asyncio.sleep(DEALER_POLL_SECONDS)
+
+    async def _watch_dealer(self, http: aiohttp.ClientSession) -> None:
+        while await self._dealer_answers(http):
+            await asyncio.sleep(DEALER_POLL_SECONDS)
+        self._break("the dealer is gone")
+
+    async def _dealer_answers(self, http: aiohttp.ClientSession) -> bool:
+        timeout = aiohttp.ClientTimeout(total=DEALER_TIMEOUT_SECONDS)
+        url = f"https://{self._cluster.dealer_address()}/health"
+        try:
+            async with http.get(url, server_hostname=DEALER, timeout=timeout) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
+            return False

@@ -1,0 +1,244 @@
+"""The dealer's material service: shares of the masks that one request needs, dealt ahead of it and used once, ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from aiohttp import web
+
+from ..errors import UserError
+from ..mpc.dealer import MaterialReusedError, Randomness
+from ..mpc.shares import SEED_BYTES, Component, Share, deal, expand, join, split
+from . import store
+from .config import OWNER, Cluster
+from .deployment import Deployment, Shape
+from .http import peer_of
+from .ledger import Ledger
+from .material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH
+from .message import Bytes, Message, with_shares
+from .plans import mask_shapes, material_nodes, plan, serving
+from .server_paths import END
+
+log = logging.getLogger(__name__)
+
+KEPT_DEPLOYMENTS = 2
+KEPT_PIECES = 8
+BATCH_BYTES = 1 << 20
+Pieces = list[list[Share]]
+"""By rank: the shares of every leaf."""
+
+
+@dataclass
+class Published:
+    """A deployment, and the components of its weights' masks: one generator's key for each party."""
+
+    deployment: Deployment
+    seeds: dict[str, list[bytes]]
+    shapes: dict[str, tuple[int, ...]]
+    resident: dict[str, np.ndarray] = field(default_factory=dict)
+    nodes: dict[Shape, list[Any]] = field(default_factory=dict)
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """The masks themselves, for their products."""
+        if not self.resident:
+            self.resident.update(
+                {name: join([expand(seed, self.shapes[name]) for seed in seeds]) for name, seeds in self.seeds.items()}
+            )
+        return self.resident
+
+
+class MaterialService:
+    """Deals for the computing parties of one cluster.
+
+    Args:
+        cluster: the parties and their protocol.
+        state: a folder for what must outlive the process: the ledger, and the masks of the weights, sealed.
+        seal: path of the dealer's sealing key.
+    """
+
+    def __init__(self, cluster: Cluster, state: Path, seal: Path) -> None:
+        self._cluster, self._state = cluster, state
+        self._protocol = str(cluster.runtime["protocol"])
+        self._fraction_bits = int(cluster.runtime.get("fxp_fraction_bits", 18))
+        self._key = store.sealing_key(seal)
+        self._ledger = Ledger(state / "pieces")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="material")
+        self._published: dict[str, Published] = {}
+        self._dealt: dict[str, tuple[asyncio.Future[Pieces], set[str]]] = {}
+        self._ahead: dict[tuple[str, Shape], asyncio.Future[Pieces]] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        """For `http.application`."""
+        return [
+            web.post(DESCRIBE_PATH, self._describe),
+            web.post(MASKS_PATH, self._masks),
+            web.post(MATERIAL_PATH, self._material),
+        ]
+
+    def close(self) -> None:
+        """End its thread."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._ledger.close()
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        peer_of(request, [OWNER])
+        try:
+            deployment = Deployment.from_json((await request.json()).get("description"))
+        except (UserError, ValueError, AttributeError) as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        if deployment.name not in self._published and not self._path(deployment.name).exists():
+            await self._in_thread(self._publish, deployment)
+        log.info("described", extra={"count": len(self._ledger)})
+        return await _stream(request, [])
+
+    async def _masks(self, request: web.Request) -> web.StreamResponse:
+        rank = self._cluster.rank(peer_of(request, self._cluster.parties))
+        published = await self._known(request)
+        shares = {
+            f"masks/{name}": deal(list(seeds), "int64", published.shapes[name], self._protocol)[rank]
+            for name, seeds in published.seeds.items()
+        }
+        return await _stream(request, with_shares("weights", {}, shares).pack())
+
+    async def _material(self, request: web.Request) -> web.StreamResponse:
+        party = peer_of(request, self._cluster.parties)
+        published, values = await self._known(request), await request.json()
+        try:
+            shape, piece = Shape(int(values["rows"]), int(values["length"])), str(values["piece"])
+            published.deployment.check(shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        # One line of the ledger; a piece's number holds nothing else.
+        if len(piece) != 32 or not piece.isalnum() or not piece.isascii():
+            raise web.HTTPBadRequest(text="a piece's number has 32 letters and digits\n")
+        if piece not in self._dealt:
+            self._forget_oldest()
+            ready = self._ahead.pop((published.deployment.name, shape), None) or self._deal(published, shape)
+            # In its place before anything is awaited: the parties ask at the same time.
+            self._dealt[piece] = asyncio.ensure_future(self._entered(piece, ready)), set()
+        dealt, taken = self._dealt[piece]
+        if party in taken:
+            raise web.HTTPConflict(text=f"{party} has this piece of material already: ask for a new one\n")
+        taken.add(party)
+        try:
+            shares = (await dealt)[self._cluster.rank(party)]
+        except MaterialReusedError as error:
+            log.warning("refused", extra={"party": party, "request": piece, "reason": str(error)})
+            raise web.HTTPConflict(text=f"{error}\n") from None
+        if len(taken) == len(self._cluster.parties):
+            self._dealt.pop(piece, None)
+            self._ahead.setdefault((published.deployment.name, shape), self._deal(published, shape))
+        return await _stream(request, _batches(shares))
+
+    async def _entered(self, piece: str, ready: asyncio.Future[Pieces]) -> Pieces:
+        """The material, once its number is in the ledger."""
+        if not await asyncio.to_thread(self._ledger.add, piece):
+            raise MaterialReusedError("this piece of material has been dealt before: ask for a new one")
+        return await ready
+
+    def _deal(self, published: Published, shape: Shape) -> asyncio.Future[Pieces]:
+        return asyncio.ensure_future(self._in_thread(self._make, published, shape))
+
+    def _make(self, published: Published, shape: Shape) -> Pieces:
+        """Fresh material of one request, as shares; on the thread."""
+        if shape not in published.nodes:
+            planned = plan(serving(published.deployment, self._fraction_bits), shape)
+            published.nodes[shape] = material_nodes(planned.material)
+        randomness, parties = Randomness(), len(self._cluster.parties)
+        pieces: Pieces = [[] for _ in range(parties)]
+        for node in published.nodes[shape]:
+            for leaf in jax.tree.leaves(node.deal(randomness, published.masks())):
+                components: list[Component] = split(leaf, parties)
+                for own, share in zip(pieces, deal(components, "int64", leaf.shape, self._protocol), strict=True):
+                    own.append(share)
+        return pieces
+
+    def _publish(self, deployment: Deployment) -> None:
+        """Draw the masks of the weights, and keep their generators' keys, sealed."""
+        shapes = {}
+        if deployment.masked:
+            length = 16 if deployment.calibration is None else min(16, deployment.calibration.max_length)
+            planned = plan(serving(deployment, self._fraction_bits), Shape(2, length))
+            shapes = mask_shapes(planned.weights)
+        bytes_ = Randomness()
+        parties = len(self._cluster.parties)
+        seeds = {name: [bytes_.bits((SEED_BYTES // 8,)).tobytes() for _ in range(parties)] for name in shapes}
+        writer = store.SealedWriter(self._path(deployment.name), self._key, deployment.name)
+        fields = {"description": deployment.to_json(), "shapes": {name: list(shape) for name, shape in shapes.items()}}
+        writer.add(Message("published", fields, [b"".join(keys) for keys in seeds.values()]))
+        writer.finish()
+        self._published[deployment.name] = Published(deployment, seeds, shapes)
+        self._forget_deployments()
+
+    def _load(self, name: str) -> Published:
+        [message] = store.read(self._path(name), self._key, name)
+        shapes = {key: tuple(shape) for key, shape in message.fields["shapes"].items()}
+        keys = [bytes(chunk) for chunk in message.chunks]
+        cut = [[key[i : i + SEED_BYTES] for i in range(0, len(key), SEED_BYTES)] for key in keys]
+        deployment = Deployment.from_json(message.fields["description"])
+        return Published(deployment, dict(zip(shapes, cut, strict=True)), shapes)
+
+    async def _known(self, request: web.Request) -> Published:
+        """The deployment that a request names."""
+        try:
+            name = (await request.json())["deployment"]
+        except (ValueError, KeyError, TypeError):
+            raise web.HTTPBadRequest(text="a JSON object with the name of a deployment was expected\n") from None
+        if not isinstance(name, str) or not name.isalnum():
+            raise web.HTTPBadRequest(text="a deployment's name has letters and digits only\n")
+        if name not in self._published:
+            if not self._path(name).exists():
+                raise web.HTTPNotFound(text="the dealer does not know this model: publish it again\n")
+            self._published[name] = await self._in_thread(self._load, name)
+        return self._published[name]
+
+    def _path(self, name: str) -> Path:
+        return self._state / f"{name}.sealed"
+
+    def _forget_deployments(self) -> None:
+        """Keep the newest ones: a session with an older one may still run when the next is published."""
+        files = sorted(self._state.glob("*.sealed"), key=lambda path: path.stat().st_mtime)
+        for path in files[:-KEPT_DEPLOYMENTS]:
+            self._published.pop(path.stem, None)
+            path.unlink()
+
+    def _forget_oldest(self) -> None:
+        """What a party never fetched: its session is over."""
+        while len(self._dealt) >= KEPT_PIECES:
+            self._dealt.pop(next(iter(self._dealt)))
+
+    async def _in_thread(self, function, *arguments):
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+
+def _batches(shares: list[Share]) -> Iterator[Bytes]:
+    """Messages of about a MiB."""
+    batch: dict[str, Share] = {}
+    size = 0
+    for index, share in enumerate(shares):
+        batch[f"material{index}"] = share
+        size += sum(len(c) if isinstance(c, bytes) else c.nbytes for c in share.components)
+        if size >= BATCH_BYTES:
+            yield from with_shares("material", {}, batch).pack()
+            batch, size = {}, 0
+    if batch:
+        yield from with_shares("material", {}, batch).pack()
+
+
+async def _stream(request: web.Request, parts) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+    await answer.prepare(request)
+    for part in parts:
+        await answer.write(part)
+    for part in Message(END).pack():
+        await answer.write(part)
+    await answer.write_eof()
+    return answer

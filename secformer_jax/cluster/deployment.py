@@ -1,0 +1,150 @@
+"""What a model owner makes known about a model: every server compiles its program from it for itself.
+
+It is data, not code: the architecture, the names of the functions, the calibration constants. No weight is in it, and
+nothing that follows from the weights but the calibrated ranges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import presets
+from ..bert_config import BertConfig
+from ..calibration import Calibration, Range
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+
+FORMAT = 1
+MAX_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The public size of a request: texts, and tokens in each."""
+
+    rows: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One published model.
+
+    Attributes:
+        config: its architecture.
+        head: the checkpoint's: "classification", "regression" or "embedding".
+        functions: the names of the variants: "gelu", "softmax", "layer_norm".
+        calibration: ranges of the model's values, where the functions need them; without the model's fingerprint.
+        embedding: "client" or "inside", see `PrivateBert`.
+        keep_weights: keep the openings of the weights between requests.
+        nonce: makes each publication another one.
+    """
+
+    config: BertConfig
+    head: str
+    functions: Mapping[str, str]
+    calibration: Calibration | None
+    embedding: str
+    keep_weights: bool
+    nonce: str
+
+    @classmethod
+    def describe(
+        cls,
+        model: Checkpoint,
+        approximations: presets.Approximations,
+        calibration: Calibration | None,
+        *,
+        embedding: str = "client",
+        keep_weights: bool = True,
+    ) -> Deployment:
+        """What is to be known about a checkpoint that is served with these functions."""
+        chosen = {part: getattr(approximations, part).name for part in ("gelu", "softmax", "layer_norm")}
+        # The fingerprint is a hash of the weights: whoever guessed them could check the guess.
+        ranges = None if calibration is None else dataclasses.replace(calibration, fingerprint="")
+        return cls(model.config, model.head, chosen, ranges, embedding, keep_weights, secrets.token_hex(16))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "format": FORMAT,
+            "config": self.config.to_dict(),
+            "head": self.head,
+            "functions": dict(self.functions),
+            "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
+            "embedding": self.embedding,
+            "keep_weights": self.keep_weights,
+            "nonce": self.nonce,
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> Deployment:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: not such a description.
+        """
+        try:
+            if values["format"] != FORMAT:
+                raise UserError(f"a description of format {values['format']}, and {FORMAT} was expected")
+            head, keep, nonce = values["head"], values["keep_weights"], values["nonce"]
+            if head not in ("classification", "regression", "embedding") or type(keep) is not bool:
+                raise UserError(f"a description with head {head!r} and keep_weights {keep!r}")
+            if not isinstance(nonce, str) or len(nonce) != 32:
+                raise UserError("a description without a nonce of 32 characters")
+            ranges = None if values["calibration"] is None else _calibration(values["calibration"])
+            config = BertConfig.from_dict(values["config"])
+            made = cls(config, head, dict(values["functions"]), ranges, values["embedding"], keep, nonce)
+            made.approximations()
+            return made
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"no description of a model that this version understands ({error!r})") from None
+
+    @property
+    def name(self) -> str:
+        """SHA-256 of the description, short: what it is called on every wire."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
+
+    def approximations(self) -> presets.Approximations:
+        """The functions."""
+        return presets.preset("exact", **self.functions)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the weights stay under masks of the dealer's."""
+        return self.approximations().opened
+
+    def check(self, shape: Shape) -> None:
+        """Refuse a shape that this model does not serve.
+
+        Raises:
+            UserError: too many rows, too long, or longer than the calibration.
+        """
+        if not 1 <= shape.rows <= MAX_ROWS:
+            raise UserError(f"{shape.rows} texts in one request, and at most {MAX_ROWS} are served")
+        if not 3 <= shape.length <= self.config.max_position_embeddings:
+            raise UserError(
+                f"a padded length of {shape.length}, and this model takes 3 to {self.config.max_position_embeddings}"
+            )
+        if self.head == "embedding" and shape.rows % 2:
+            raise UserError("this model compares pairs of texts, and the number of texts is odd")
+        if self.calibration is not None:
+            self.calibration.check(presets.family(self.approximations()), shape.length)
+
+
+def _calibration(values: Mapping[str, Any]) -> Calibration:
+    places = {
+        str(place): {str(name): Range(float(ends["low"]), float(ends["high"])) for name, ends in ranges.items()}
+        for place, ranges in values["places"].items()
+    }
+    return Calibration("", str(values["family"]), int(values["sentences"]), int(values["max_length"]), places)

@@ -1,0 +1,133 @@
+"""HTTP servers of the cluster: mutual TLS, a check of every peer's name, health, metrics, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import ssl
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from .config import Address
+from .tls import PeerError, require_peer
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 1 << 20
+# A client keeps its connection between requests, which can be hours apart.
+KEEP_ALIVE_SECONDS = 86_400
+DRAIN_SECONDS = 30
+
+
+PLAINTEXT = web.AppKey("plaintext", bool)
+PEER = "secformer.peer"
+
+
+def peer_of(request: web.Request, allowed: Collection[str]) -> str:
+    """The role that sent a request; in an application in plaintext the first of those allowed.
+
+    Raises:
+        HTTPForbidden: it is none of those allowed.
+    """
+    name = request.get(PEER, next(iter(allowed)))
+    if name not in allowed:
+        raise _forbidden(request, f"the certificate is that of {name}, and {' or '.join(allowed)} is expected here")
+    return name
+
+
+def _forbidden(request: web.Request, reason: str) -> web.HTTPForbidden:
+    log.warning("refused", extra={"peer": request.remote, "reason": reason})
+    return web.HTTPForbidden(text=f"{reason}\n")
+
+
+def application(
+    routes: Iterable[web.AbstractRouteDef],
+    roles: Collection[str],
+    *,
+    registry: CollectorRegistry | None = None,
+    health: Callable[[], dict] = dict,
+    plaintext: bool = False,
+    max_body: int = MAX_BODY,
+) -> web.Application:
+    """An application of several services' routes, with /health and /metrics for everyone who has a certificate.
+
+    Args:
+        routes: of all its services; each asks `peer_of` who may use it.
+        roles: everyone of the cluster.
+        registry: what /metrics shows.
+        health: what /health says beside that it is well.
+        plaintext: without TLS everybody is believed to be who is expected; for tests and measurements.
+        max_body: bytes of a request's body.
+    """
+    app = web.Application(middlewares=[_known_peers(roles)], client_max_size=max_body)
+    app[PLAINTEXT] = plaintext
+
+    async def show_health(request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", **health()})
+
+    async def show_metrics(request: web.Request) -> web.Response:
+        body = generate_latest(registry) if registry else b""
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app.add_routes([web.get("/health", show_health), web.get("/metrics", show_metrics), *routes])
+    return app
+
+
+def _known_peers(roles: Collection[str]):
+    @web.middleware
+    async def check(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]):
+        if not request.app[PLAINTEXT]:
+            try:
+                request[PEER] = require_peer(request.get_extra_info("ssl_object"), roles)
+            except PeerError as error:
+                raise _forbidden(request, str(error)) from None
+        return await handler(request)
+
+    return check
+
+
+class Server:
+    """One listening application.
+
+    Args:
+        app: what it serves.
+        address: where.
+        tls: mutual TLS; None for an application in plaintext.
+    """
+
+    def __init__(self, app: web.Application, address: Address, tls: ssl.SSLContext | None) -> None:
+        if tls is None and not app[PLAINTEXT]:
+            raise ValueError("a server without TLS takes an application that is in plaintext")
+        self._runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=KEEP_ALIVE_SECONDS, shutdown_timeout=DRAIN_SECONDS
+        )
+        self._address, self._tls = address, tls
+
+    async def start(self) -> Address:
+        """Listen; returns the address, with the port that was chosen where 0 was asked for.
+
+        Raises:
+            OSError: the address can't be used.
+        """
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._address.host, self._address.port, ssl_context=self._tls, backlog=512)
+        await site.start()
+        return Address(self._address.host, self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """Take no more connections, let the requests under way end, and stop."""
+        await self._runner.cleanup()
+
+
+async def until_stopped() -> None:
+    """Return when the process is asked to end, by SIGTERM or SIGINT."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, asked.set)
+    await asked.wait()

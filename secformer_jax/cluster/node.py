@@ -1,0 +1,254 @@
+"""One server's supervisor: its worker, its sealed weights, and the inputs that wait for their turn.
+
+It does what the coordinator (the first party's supervisor) says, in that order, and answers its own clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from . import certs, identity, store
+from .config import Cluster
+from .deployment import Deployment, Shape
+from .material import MaterialClient
+from .message import Message
+from .party_metrics import PartyMetrics
+from .process import WorkerError, WorkerProcess
+
+Fields = dict[str, Any]
+START_SECONDS = 180
+
+
+class RefusedError(RuntimeError):
+    """One request can't be served; the session goes on."""
+
+
+@dataclasses.dataclass
+class Arrived:
+    """A client's input, as it came, and the answer that its connection waits for."""
+
+    client: str
+    shape: Shape
+    message: Message
+    answer: asyncio.Future[Message]
+
+
+class Node:
+    """The supervisor's state and its commands.
+
+    Args:
+        cluster: who takes part.
+        name: this party.
+        folder: for what has to stay: the sealed weights.
+        notify: tells the coordinator of an event.
+    """
+
+    def __init__(
+        self, cluster: Cluster, name: str, folder: Path, metrics: PartyMetrics, material: MaterialClient | None
+    ) -> None:
+        self.cluster, self.name, self.metrics = cluster, name, metrics
+        self._folder, self._material, self._files = folder, material, cluster.tls(name)
+        self._seal = self._files.key.with_name(f"{name}.seal.key")
+        self.notify: Callable[[str, Fields], None] = lambda kind, fields: None
+        self.deployment: Deployment | None = None
+        self.session = ""
+        self.inputs: dict[str, Arrived] = {}
+        self._running: dict[str, Arrived] = {}
+        self._results: dict[str, Message] = {}
+        self._takes: dict[Shape, dict[str, tuple[str, tuple[int, ...]]]] = {}
+        self.worker: WorkerProcess | None = None
+        self._watch: asyncio.Task | None = None
+        self.commands: dict[str, Callable[[Fields], Awaitable[Fields]]] = {
+            name: getattr(self, f"_{name}")
+            for name in ("open", "start", "compile", "claim", "prepare", "run", "release", "fail", "close")
+        }
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a client's input is being computed on."""
+        return bool(self._running)
+
+    def weights(self, deployment: str) -> Path:
+        """Where this party's sealed shares of a deployment lie."""
+        return self._folder / f"{deployment}.sealed"
+
+    def description(self, deployment: str) -> Path:
+        """Where the public description of a deployment lies."""
+        return self._folder / f"{deployment}.json"
+
+    def writer(self, deployment: Deployment) -> store.SealedWriter:
+        """For the shares of a publication; the description is kept beside them."""
+        path = self.description(deployment.name)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(deployment.to_json()))
+        partial.replace(path)
+        return store.SealedWriter(self.weights(deployment.name), store.sealing_key(self._seal), deployment.name)
+
+    async def _open(self, fields: Fields) -> Fields:
+        """A new session: end the old one's worker, and make a certificate for the link."""
+        await self.close("a new session begins")
+        self.session, name = str(fields["session"]), fields["deployment"]
+        if name is not None and not self.weights(name).is_file():
+            raise UserError(f"{self.name} has no shares of the published model: publish it again")
+        self.deployment = None if name is None else Deployment.from_json(json.loads(self.description(name).read_text()))
+        certificate, self._link_key = identity.session_certificate(self.name)
+        self._link_certificate = certificate
+        self.worker = WorkerProcess(self._folder / "worker")
+        await self.worker.spawn()
+        self._watch = asyncio.create_task(self._miss(self.worker))
+        return {"certificate": certificate.decode()}
+
+    async def _miss(self, worker: WorkerProcess) -> None:
+        await worker.ended.wait()
+        if worker is self.worker:
+            self.notify("lost", {"session": self.session, "text": f"{self.name}: its computing process ended"})
+
+    async def _start(self, fields: Fields) -> Fields:
+        """Have the worker meet the others and load the weights."""
+        assert self.worker is not None
+        runtime = self._folder / "worker"
+        paths = {key: runtime / f"link-{key}.pem" for key in ("certificate", "key", "peers")}
+        peers = [pem for party, pem in fields["certificates"].items() if party != self.name]
+        for key, data in (
+            ("certificate", self._link_certificate),
+            ("key", self._link_key),
+            ("peers", "".join(peers).encode()),
+        ):
+            paths[key].touch(mode=0o600)
+            paths[key].write_bytes(data)
+        dealer_key = certs.sm2_public(self._files).read_text() if self.cluster.uses_beaver else ""
+        deployment = self.deployment
+        message = Message(
+            "start",
+            {
+                "session": self.session,
+                "name": self.name,
+                "addresses": {party: str(address) for party, address in self.cluster.links.items()},
+                "link_tls": {key: str(path) for key, path in paths.items()},
+                "identity": {key: str(getattr(self._files, key)) for key in ("ca", "certificate", "key")},
+                "cluster_file": str(self.cluster.path),
+                "runtime": self.cluster.party_runtime(self.name, dealer_key),
+                "description": None if deployment is None else deployment.to_json(),
+                "weights": None if deployment is None else str(self.weights(deployment.name)),
+                "seal": str(self._seal),
+            },
+        )
+        answer = await asyncio.wait_for(self._call(message), START_SECONDS)
+        for path in self._folder.glob("*.sealed"):
+            if deployment is not None and path != self.weights(deployment.name):
+                path.unlink()
+                self.description(path.stem).unlink(missing_ok=True)
+        return answer.fields
+
+    async def _compile(self, fields: Fields) -> Fields:
+        """Compile for a shape."""
+        answer = await self._call(Message("compile", fields))
+        takes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in answer.fields["takes"].items()}
+        self._takes[_shape(fields)] = takes
+        return {"needs_material": any(name.startswith("material") for name in takes)}
+
+    async def _claim(self, fields: Fields) -> Fields:
+        """Take a client's input out of those that wait; it has to be this client's, and what the program takes."""
+        arrived = self.inputs.get(fields["request"])
+        if arrived is None:
+            raise RefusedError(f"{self.name} no longer has its share of the input")
+        if arrived.client != fields["client"] or arrived.shape != _shape(fields):
+            raise RefusedError(f"{self.name} was sent another request under this number")
+        takes = {n: of for n, of in self._takes[arrived.shape].items() if n.startswith("input")}
+        try:
+            listed = {
+                entry["name"]: (entry["dtype"], tuple(entry["shape"])) for entry in arrived.message.fields["shares"]
+            }
+        except (KeyError, TypeError):
+            listed = {}
+        if listed != takes:
+            raise RefusedError(f"{self.name} was sent another input than this model takes")
+        self._running[fields["request"]] = self.inputs.pop(fields["request"])
+        return {}
+
+    async def _prepare(self, fields: Fields) -> Fields:
+        """Fetch one piece of material from the dealer and run what needs no input."""
+        assert self.worker is not None and self.deployment is not None
+        if self._material is None:
+            raise UserError("this model needs a dealer, and the cluster has none")
+        count = 0
+        async for message in self._material.fetch(self.deployment, _shape(fields), fields["piece"]):
+            parts = Message("material", {**message.fields, **_plain(_shape(fields))}, message.chunks).pack()
+            count += sum(memoryview(part).nbytes for part in parts)
+            await self.worker.send(parts)
+        self.metrics.received.labels("dealer").inc(count)
+        answer = await self._call(Message("prepare", _plain(_shape(fields))))
+        return self._cost(answer)
+
+    async def _run(self, fields: Fields) -> Fields:
+        """Compute on a claimed input; its share of the result waits for `release`."""
+        arrived = self._running[fields["request"]]
+        fields_to_worker = {"shares": arrived.message.fields["shares"], **_plain(arrived.shape)}
+        answer = await self._call(Message("request", fields_to_worker, arrived.message.chunks))
+        self._results[fields["request"]] = answer
+        return self._cost(answer)
+
+    def _cost(self, answer: Message) -> Fields:
+        cost = {key: answer.fields[key] for key in ("seconds", "send_bytes", "send_actions")}
+        self.metrics.sent.labels("link").inc(cost["send_bytes"])
+        return cost
+
+    async def _release(self, fields: Fields) -> Fields:
+        """All parties have computed: answer the client."""
+        arrived, answer = self._running.pop(fields["request"]), self._results.pop(fields["request"])
+        if not arrived.answer.done():
+            arrived.answer.set_result(Message("result", answer.fields, answer.chunks))
+        self.metrics.requests.labels("answered").inc()
+        return {}
+
+    async def _fail(self, fields: Fields) -> Fields:
+        """Tell a client that its request is not answered."""
+        self.fail(fields["request"], fields["text"])
+        return {}
+
+    def fail(self, request: str, text: str) -> None:
+        """Answer a request with an error, wherever it is."""
+        self._results.pop(request, None)
+        arrived = self.inputs.pop(request, None) or self._running.pop(request, None)
+        if arrived is not None:
+            self.metrics.requests.labels("failed").inc()
+            if not arrived.answer.done():
+                arrived.answer.set_exception(RefusedError(text))
+
+    async def _close(self, fields: Fields) -> Fields:
+        await self.close(fields["text"])
+        return {}
+
+    async def close(self, text: str) -> None:
+        """End the session: the worker goes, and what waited here is answered with an error."""
+        worker, self.worker = self.worker, None
+        if self._watch is not None:
+            self._watch.cancel()
+        self._takes.clear()
+        for request in [*self._running, *self.inputs]:
+            self.fail(request, f"{text}: nothing was answered, send it again")
+        if worker is not None:
+            await worker.kill()
+
+    async def _call(self, message: Message) -> Message:
+        if self.worker is None:
+            raise WorkerError("there is no session")
+        try:
+            return await self.worker.call(message.pack())
+        except WorkerError as error:
+            raise WorkerError(f"{self.name}: {error}") from None
+
+
+def _shape(fields: Mapping[str, Any]) -> Shape:
+    return Shape(int(fields["rows"]), int(fields["length"]))
+
+
+def _plain(shape: Shape) -> Fields:
+    return dataclasses.asdict(shape)

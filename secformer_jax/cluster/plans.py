@@ -1,0 +1,71 @@
+"""From a published description to what is compiled: the function, and the shapes of all that goes into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from ..bert import part_of as part_of
+from ..checkpoint import Checkpoint
+from ..mpc.dealer import Material
+from ..serving import Serving, function, serving_for, variables
+from ..text import Encoded
+from .deployment import Deployment, Shape
+
+MASKS, OPENED, DEALER = "masks", "opened", "dealer"
+"""Collections of the opened model: the weights' masks, the weights minus these, and the material of one request."""
+
+
+def serving(deployment: Deployment, fraction_bits: int, model: Checkpoint | None = None) -> Serving:
+    """How the model is computed; without its checkpoint there are no weights in it."""
+    functions, ranges = deployment.approximations(), deployment.calibration
+    return serving_for(model or without_weights(deployment), functions, ranges, fraction_bits, deployment.embedding)
+
+
+def without_weights(deployment: Deployment) -> Checkpoint:
+    """What is known of the checkpoint to everybody."""
+    return Checkpoint(deployment.config, {}, deployment.head, tokenizer_dir=Path(), path=Path())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is needed to compile for one shape of request, and to know what goes into it.
+
+    Attributes:
+        compute: (weights, material, *inputs) -> logits.
+        weights: the collections that stay, as shapes.
+        material: abstract dealer material.
+        inputs: what the client shares, as shapes.
+    """
+
+    compute: Any
+    weights: dict[str, Any]
+    material: Any
+    inputs: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def plan(serving: Serving, shape: Shape) -> Plan:
+    """Everything but the weights for a shape of request."""
+    zeros = np.zeros((shape.rows, shape.length), np.int32)
+    inputs = serving.inputs(Encoded(zeros, zeros, np.ones(zeros.shape, np.float32)))
+    specs = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
+    module = serving.model(shape.length)
+    weights = variables(module, inputs)
+    material = weights.pop(DEALER, {})
+    return Plan(function(module), weights, material, specs)
+
+
+def mask_shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The weights' masks by the dealer's names."""
+    return {name: leaf.shape for name, leaf in flatten_dict(dict(weights.get(MASKS, {})), sep="/").items()}
+
+
+def material_nodes(material: Any) -> list[Material]:
+    """The nodes of a material collection, in the order of their leaves."""
+    return jax.tree.leaves(material, is_leaf=lambda node: isinstance(node, Material))

@@ -1,0 +1,244 @@
+"""A computing server's supervisor as an HTTP server: the owner publishes to it, clients ask it, the others meet it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from ..errors import UserError
+from . import frames, tls
+from .config import OWNER, Cluster
+from .coordinator import MAX_WAITING, Coordinator
+from .deployment import Deployment, Shape
+from .http import Server, application, peer_of, until_stopped
+from .material import MaterialClient
+from .message import Message, MessageError, shares_of, unpack
+from .node import Arrived, Node, RefusedError
+from .party_metrics import PartyMetrics
+from .peers import HEARTBEAT_SECONDS, follow
+from .server_paths import ACTIVATE_PATH, END, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATUS_PATH
+
+log = logging.getLogger(__name__)
+
+
+MAX_INPUT = 1 << 30
+ACTIVATE_SECONDS = 300
+DRAIN_SECONDS = 25
+
+
+class PartyServer:
+    """One computing party's supervisor.
+
+    Args:
+        cluster: who takes part.
+        name: this party.
+        folder: for what has to stay.
+    """
+
+    def __init__(self, cluster: Cluster, name: str, folder: Path) -> None:
+        self.cluster, self.name, self.folder = cluster, name, folder
+        self.metrics = PartyMetrics()
+        self._material = MaterialClient(cluster, name) if cluster.dealer else None
+        self.node = Node(cluster, name, folder, self.metrics, self._material)
+        self.coordinator = Coordinator(self.node, folder) if cluster.rank(name) == 0 else None
+        self._leader: web.WebSocketResponse | None = None
+        self._draining = False
+        self._publishing = asyncio.Lock()
+
+    def application(self) -> web.Application:
+        """All its routes."""
+        routes = [
+            web.post(PUBLISH_PATH, self._publish),
+            web.post(ACTIVATE_PATH, self._activate),
+            web.post(INFER_PATH, self._infer),
+            web.get(STATUS_PATH, self._status),
+            web.get(PEER_PATH, self._follow),
+        ]
+        return application(
+            routes, self.cluster.roles, registry=self.metrics.registry, health=self._health, max_body=MAX_INPUT
+        )
+
+    @property
+    def state(self) -> str:
+        """In words."""
+        if self._draining:
+            return "stopping"
+        if self.coordinator is not None:
+            return self.coordinator.state
+        leader = self.cluster.parties[0]
+        return "connected" if self._leader is not None else f"waiting for {leader}"
+
+    def _health(self) -> dict[str, Any]:
+        return {"role": self.name, "state": self.state}
+
+    async def _status(self, request: web.Request) -> web.Response:
+        deployment = self.node.deployment
+        waiting = self.coordinator.waiting if self.coordinator else len(self.node.inputs)
+        self.metrics.waiting.set(waiting)
+        return web.json_response(
+            {
+                **self._health(),
+                "protocol": self.cluster.runtime["protocol"],
+                "model": None if deployment is None else deployment.name,
+                "description": None if deployment is None else deployment.to_json(),
+                "waiting": waiting,
+                "worker": self.node.worker.pid if self.node.worker else None,
+                "counts": self.metrics.values(),
+            }
+        )
+
+    async def _publish(self, request: web.Request) -> web.Response:
+        """The owner's shares for this party, one message a tensor; they go to disk sealed, and nowhere else."""
+        peer_of(request, [OWNER])
+        async with self._publishing:
+            try:
+                first = await frames.read(request.content)
+                deployment = Deployment.from_json(first.fields.get("description"))
+                writer = self.node.writer(deployment)
+            except (MessageError, UserError, asyncio.IncompleteReadError) as error:
+                raise web.HTTPBadRequest(text=f"{error}\n") from None
+            try:
+                received = 0
+                while (message := await frames.read(request.content)).kind != END:
+                    shares_of(message)
+                    received += sum(memoryview(chunk).nbytes for chunk in message.chunks)
+                    await asyncio.to_thread(writer.add, message)
+                if deployment.masked:
+                    if self._material is None:
+                        raise UserError("this preset needs a dealer, and the cluster has none")
+                    async for message in self._material.masks(deployment):
+                        writer.add(message)
+                await asyncio.to_thread(writer.finish)
+            except (MessageError, UserError, asyncio.IncompleteReadError, ConnectionError) as error:
+                writer.abandon()
+                raise web.HTTPBadRequest(text=f"{error}\n") from None
+            except BaseException:
+                writer.abandon()
+                raise
+        self.metrics.received.labels("owner").inc(received)
+        log.info("published", extra={"bytes": received})
+        return web.json_response({"deployment": deployment.name})
+
+    async def _activate(self, request: web.Request) -> web.Response:
+        """Serve what all parties have been given."""
+        peer_of(request, [OWNER])
+        if self.coordinator is None:
+            raise web.HTTPBadRequest(text=f"{self.cluster.parties[0]} is told which model is served\n")
+        name = (await request.json())["deployment"]
+        if not isinstance(name, str) or not self.node.weights(name).is_file():
+            raise web.HTTPNotFound(text="no shares of this model: publish it first\n")
+        try:
+            await asyncio.wait_for(self.coordinator.activate(name), ACTIVATE_SECONDS)
+        except asyncio.TimeoutError:
+            raise web.HTTPServiceUnavailable(text=f"the model is not served: {self.state}\n") from None
+        return web.json_response({"deployment": name})
+
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
+        """A client's share of an input; the answer is this party's share of its logits."""
+        client = peer_of(request, self.cluster.clients)
+        number = "?"
+        try:
+            data = await request.read()
+            self.metrics.received.labels("clients").inc(len(data))
+            message = unpack(data)
+            number, shape = message.text("request"), Shape(message.number("rows"), message.number("length"))
+            answer = self._arrive(client, number, shape, message)
+            while not (await asyncio.wait({answer}, timeout=1))[0]:
+                if request.transport is None or request.transport.is_closing():
+                    self._gone(number)
+            result = answer.result()
+        except (MessageError, UserError) as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        except RefusedError as error:
+            log.warning("not answered", extra={"request": number, "peer": client, "reason": str(error)})
+            raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
+        body = b"".join(result.pack())
+        self.metrics.sent.labels("clients").inc(len(body))
+        return web.Response(body=body)
+
+    def _arrive(self, client: str, number: str, shape: Shape, message: Message) -> asyncio.Future[Message]:
+        deployment = self.node.deployment
+        if self._draining:
+            raise RefusedError(f"{self.name} is stopping")
+        if deployment is None or (self.coordinator is None and self._leader is None):
+            raise RefusedError(f"{self.name} serves no model now: {self.state}")
+        if message.fields.get("deployment") != deployment.name:
+            raise RefusedError("another model has been published: ask secformer status, and send it again")
+        if len(number) != 32 or number in self.node.inputs:
+            raise UserError("a request's number has 32 characters, and is new")
+        if sum(arrived.client == client for arrived in self.node.inputs.values()) >= MAX_WAITING:
+            raise RefusedError(f"{MAX_WAITING} requests of {client} wait already: send fewer at once")
+        deployment.check(shape)
+        shares_of(message)
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.node.inputs[number] = Arrived(client, shape, message, answer)
+        fields = {"party": self.name, "request": number, "client": client, **dataclasses.asdict(shape)}
+        self.node.notify("arrived", fields)
+        return answer
+
+    def _gone(self, number: str) -> None:
+        """A client that has hung up."""
+        self.node.fail(number, "the client is gone")
+        self.node.notify("gone", {"request": number})
+
+    async def _follow(self, request: web.Request) -> web.StreamResponse:
+        """The coordinator's WebSocket; a new one takes the place of the old."""
+        leader = self.cluster.parties[0]
+        peer_of(request, [leader])
+        if self.coordinator is not None:
+            raise web.HTTPBadRequest(text=f"{self.name} is the coordinator\n")
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=1 << 24)
+        await socket.prepare(request)
+        old, self._leader = self._leader, socket
+        if old is not None:
+            await old.close()
+        try:
+            await follow(socket, self.node, leader)
+        finally:
+            if self._leader is socket:
+                self._leader = None
+        return socket
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; the request under way is answered first.
+
+        Raises:
+            UserError: TLS files that can't be used, or an address that is taken.
+        """
+        address = self.cluster.control[self.name]
+        server = Server(self.application(), address, tls.server_context(self.cluster.tls(self.name)))
+        try:
+            await server.start()
+        except OSError as error:
+            raise UserError(
+                f"{self.name} can't listen on {address} ({error.strerror}): is it running already?"
+            ) from None
+        log.info("listening", extra={"address": str(address)})
+        ordering = asyncio.create_task(self.coordinator.run()) if self.coordinator else None
+        stopped = asyncio.create_task(until_stopped())
+        await asyncio.wait({stopped, *([ordering] if ordering else [])}, return_when=asyncio.FIRST_COMPLETED)
+        log.info("draining", extra={"count": len(self.node.inputs)})
+        self._draining = True
+        ends = time.monotonic() + DRAIN_SECONDS
+        while (self.node.inputs or self.node.busy) and time.monotonic() < ends:
+            await asyncio.sleep(0.1)
+        if ordering is not None and self.coordinator is not None:
+            ordering.cancel()
+            await asyncio.gather(ordering, return_exceptions=True)
+            await self.coordinator.close()
+        await self.node.close(f"{self.name} has stopped")
+        if self._leader is not None:
+            await self._leader.close()
+        if self._material is not None:
+            await self._material.close()
+        with contextlib.suppress(aiohttp.ClientError):
+            await server.close()
+        log.info("stopped")

@@ -1,0 +1,78 @@
+"""A cluster of real processes with a tiny model, for the tests."""
+
+import asyncio
+import dataclasses
+import socket
+import time
+
+import numpy as np
+from opened_bert import TINY, calibrate, opened_checkpoint, request
+
+from secformer_jax import presets
+from secformer_jax.cluster import owner
+from secformer_jax.cluster.client import Answer, ClusterClient, statuses
+from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.local import LocalCluster
+from secformer_jax.errors import UserError
+from secformer_jax.plaintext import Plaintext
+
+CONFIG = dataclasses.replace(TINY, vocab_size=64)
+TOLERANCE = 0.02
+ONE = (9,)
+"""One text of nine tokens."""
+
+
+class Tiny:
+    """A published tiny model, and its answers in plaintext."""
+
+    def __init__(self, preset: str) -> None:
+        self.model, approximations = opened_checkpoint(CONFIG), presets.preset(preset)
+        ranges = calibrate(self.model, preset) if presets.needs_calibration(approximations) else None
+        self.description = Deployment.describe(self.model, approximations, ranges)
+        self.plain = Plaintext(self.model, approximations, calibration=ranges)
+
+    def publish(self, local: LocalCluster) -> owner.Publication:
+        return asyncio.run(owner.publish(local.cluster, self.model, self.description))
+
+    def text(self, seed: int, length: int = 16):
+        return request(CONFIG, seed, ONE if length > ONE[0] else (5,), length)
+
+    def error(self, encoded, answer: Answer) -> float:
+        return float(np.abs(answer.logits - self.plain(encoded)).max())
+
+
+def ask(local: LocalCluster, client: str, *texts) -> list[Answer]:
+    """One client's requests, one after the other."""
+
+    async def run() -> list[Answer]:
+        async with ClusterClient(local.cluster, client) as asking:
+            return [await asking.infer(text) for text in texts]
+
+    return asyncio.run(run())
+
+
+def status(local: LocalCluster, role: str = "owner") -> dict:
+    return asyncio.run(statuses(local.cluster, role))
+
+
+def until_ready(local: LocalCluster, seconds: float = 120) -> None:
+    """Wait until a model is served, and is so for longer than it takes to miss a dealer that is gone."""
+    ends, since = time.monotonic() + seconds, None
+    while since is None or time.monotonic() < since + 2.5:
+        found = status(local)
+        ready = found[local.cluster.parties[0]].get("state") == "ready" and _dealer_listens(local)
+        since = (since or time.monotonic()) if ready and all("error" not in each for each in found.values()) else None
+        if time.monotonic() > ends:
+            raise UserError(f"not ready: {found}")
+        time.sleep(0.3)
+
+
+def _dealer_listens(local: LocalCluster) -> bool:
+    address = local.cluster.dealer
+    if address is None:
+        return True
+    try:
+        socket.create_connection((address.host, address.port), 5).close()
+    except OSError:
+        return False
+    return True
