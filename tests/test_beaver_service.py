@@ -151,6 +151,17 @@ def test_seeds_for_another_key_are_refused(client):
         ("AdjustMul", lambda d: d["prg_inputs"][2].update(prg_count=2**64 - 1), "prg_count"),
         ("AdjustTruncPr", lambda d: d.update(bits=63), "bits is 63"),
         ("AdjustDot", lambda d: d.update(M=2, N=2, K=3), "do not hold M 2, N 2, K 3"),
+        ("AdjustPerm", lambda d: (d["prg_inputs"].pop(), d.update(perm=1)), "perm has prg_count"),
+        (
+            "AdjustPerm",
+            lambda d: (d["prg_inputs"].pop(), d.update(perm={"encrypted_seeds": "AA==", "size": 5})),
+            "another",
+        ),
+        (
+            "AdjustPerm",
+            lambda d: (d["prg_inputs"].pop(), d.update(perm={"encrypted_seeds": "", "size": 1 << 40})),
+            "size",
+        ),
         ("AdjustDot", lambda d: d.update(M=0, N=2, K=2), "M is 0"),
         ("AdjustDot", lambda d: d.update(M=1, N=4, K=1, transpose_inputs=[True]), "do not hold"),
     ],

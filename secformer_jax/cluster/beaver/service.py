@@ -118,8 +118,8 @@ def _keep_freed_memory() -> None:
 
 
 def _copies(name: str) -> int:
-    """About how many times its arrays' bytes a request takes in memory: a product of matrices has their digits too."""
-    return 8 if name == "AdjustDot" else 2
+    """About how many times its arrays' bytes a request takes: matrices have digits too, a permutation its list."""
+    return 8 if name in ("AdjustDot", "AdjustPerm") else 2
 
 
 async def _send(http: web.Request, parts) -> web.StreamResponse:
