@@ -193,6 +193,9 @@ def test_oversized_requests_cost_nothing(client, dealer):
         client.ask("AdjustSquare", huge)
     with pytest.raises(RefusedError, match="are the most"):
         client.ask("AdjustMul", [{**client.array(16), "buffer_len": 31 << 20} for _ in range(3)])
+    arrays = [{**client.array(16), "buffer_len": size} for size in (1 << 13, 1 << 24, 1 << 14)]
+    with pytest.raises(RefusedError, match="asked for at once"):
+        client.ask("AdjustDot", arrays, M=1, N=1 << 11, K=1 << 10, transpose_inputs=[False] * 3)
     assert dealer.dealer.budget.used == 0 and client.is_served()
 
 
