@@ -16,7 +16,7 @@ pytest.importorskip("gmssl_pyx")
 
 from secformer_jax.cluster import config, tls
 from secformer_jax.cluster.beaver import prg, sm2
-from secformer_jax.cluster.beaver.sessions import Sessions
+from secformer_jax.cluster.beaver.sessions import BOOT_ID, Sessions
 from secformer_jax.cluster.http import application
 from secformer_jax.errors import UserError
 
@@ -238,8 +238,9 @@ def test_after_a_restart_of_the_machine_old_sessions_are_closed(cluster, tmp_pat
         client.ask("AdjustSquare", [client.array(16) for _ in range(2)])
     path = tmp_path / "beaver-sessions"
     content = path.read_bytes()
-    start = content.index(b"\n")
-    path.write_bytes(content[: start - 36] + b"f" * 36 + content[start:])
+    boot = BOOT_ID.read_bytes().strip()
+    assert boot in content[:64]
+    path.write_bytes(content.replace(boot, b"f" * len(boot)))
     with running(cluster, KEY, state=tmp_path) as second:
         again = Client(second, seeds=client.seeds, counter=client.counter)
         with pytest.raises(RefusedError, match="used once"):
