@@ -34,8 +34,8 @@ TASK = "SST-2"
 CHOICE = Choice("fast")
 SHAPE = distill_command.Shape(layers="3", vocabulary=10_000, positions=128)
 TEACHER = Recipe(epochs=1, learning_rate=5e-5, warmup=0.06, evaluations=4, dropout=False)
-STATES = dataclasses.replace(STATES_RECIPE, epochs=1, learning_rate=1e-4)
-LOGITS = Recipe(epochs=2, learning_rate=5e-5, warmup=0.05, evaluations=4, dropout=False)
+STATES = dataclasses.replace(STATES_RECIPE, epochs=0.4, learning_rate=1e-4)
+LOGITS = Recipe(epochs=1, learning_rate=5e-5, warmup=0.05, evaluations=4, dropout=False)
 RANGE_PENALTY = 0.01
 LABEL_WEIGHT = 0.5
 TRAIN_LENGTH = 64

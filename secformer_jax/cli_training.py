@@ -41,7 +41,7 @@ def finetune(
     gelu: Gelu = None,
     softmax: Softmax = None,
     layer_norm: LayerNorm = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training split.")] = 3,
+    epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training split.")] = 3,
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="The greatest one.")] = 3e-5,
     batch_size: BatchSize = 32,
     warmup: Annotated[float, typer.Option("--warmup", help="Part of all steps.")] = 0.1,
@@ -89,10 +89,10 @@ def distill(
     ] = None,
     positions: Annotated[int | None, typer.Option("--positions", help="Keep only so many positions.")] = None,
     states_epochs: Annotated[
-        int | None, typer.Option("--states-epochs", help="Of stage 1; the paper's for the task. 0 leaves it out.")
+        float | None, typer.Option("--states-epochs", help="Of stage 1; the paper's for the task. 0 leaves it out.")
     ] = None,
     states_learning_rate: Annotated[float, typer.Option("--states-learning-rate", help="Of stage 1.")] = 5e-5,
-    logits_epochs: Annotated[int, typer.Option("--logits-epochs", help="Of stage 2.")] = 5,
+    logits_epochs: Annotated[float, typer.Option("--logits-epochs", help="Of stage 2.")] = 5,
     logits_learning_rate: Annotated[float, typer.Option("--logits-learning-rate", help="Of stage 2.")] = 1e-5,
     range_penalty: Annotated[
         float, typer.Option("--range-penalty", help="Weight of a penalty on values outside narrow ranges.")

@@ -182,7 +182,7 @@ def test_evaluate_says_where_values_left_their_domains(copy, results, mistake, t
     places = {**ranges.places, "layer.1.gelu": {"input": calibration.Range(-1e-3, 1e-3)}}
     calibration.save([dataclasses.replace(ranges, places=places)], copy)
     assert cli.run([*map(str, checked)]) == 0
-    assert "layer.1.gelu input -" in (said := capsys.readouterr().out) and "left [-0.00125, 0.00125]" in said
+    assert "layer.1.gelu input -" in (said := capsys.readouterr().out) and "left [-0.001125, 0.001125]" in said
     assert "--runtime emulated" in mistake(*arguments, "--check-ranges")
 
 

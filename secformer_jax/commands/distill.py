@@ -49,7 +49,7 @@ def run(
     out: Path,
     choice: Choice,
     shape: Shape,
-    states_epochs: int | None,
+    states_epochs: float | None,
     states: Recipe,
     logits: Recipe,
     range_penalty: float,

@@ -105,7 +105,7 @@ def distill(
     save_seconds: float = SAVE_SECONDS,
 ) -> tuple[Trained | None, Trained]:
     """Both stages, or with `states` None the second alone; each goes on where it was stopped. See `loop.train`."""
-    steps = [recipe.epochs * data.batches_in_epoch(recipe.batch_size) for recipe in (states, logits) if recipe]
+    steps = [recipe.steps(data.batches_in_epoch(recipe.batch_size)) for recipe in (states, logits) if recipe]
     params, first = pair.student.params, None
 
     def run(objective: Objective, recipe: Recipe, name: str, score: Score | None, before: int) -> Trained:

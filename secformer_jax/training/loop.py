@@ -63,7 +63,7 @@ def train(
         UserError: a state of another run, or a loss that is not finite.
     """
     per_epoch = data.batches_in_epoch(recipe.batch_size)
-    total = recipe.epochs * per_epoch
+    total = recipe.steps(per_epoch)
     optimizer = make_optimizer(recipe, total)
     run = _Run(folder, {**about, **dataclasses.asdict(recipe)})
     params, best, opt_state = run.resume(jax.tree.map(np.asarray, params), optimizer.init(params))
@@ -81,7 +81,8 @@ def train(
         params, opt_state, loss = update(params, opt_state, fixed, batch, jax.random.fold_in(key, step))
         losses.append(float(loss))
         step += 1
-        if place + 1 in due:
+        scored = place + 1 in due or step == total
+        if scored:
             mean = float(np.mean(losses))
             if not math.isfinite(mean):
                 raise UserError(f"the loss is {mean} at step {step}: lower --learning-rate")
@@ -92,7 +93,7 @@ def train(
                     best = run.keep_best(params)
             run.history.append(entry)
             losses.clear()
-        if place + 1 in due or time.monotonic() - saved >= save_seconds:
+        if scored or time.monotonic() - saved >= save_seconds:
             run.save(step, params, opt_state)
             saved = time.monotonic()
         progress(step, total)

@@ -21,7 +21,7 @@ class Recipe:
     """One training run.
 
     Attributes:
-        epochs: passes over the training split.
+        epochs: passes over the training split; a part of one is possible.
         learning_rate: the greatest one.
         batch_size: examples a step.
         warmup: the part of all steps over which the learning rate rises from 0.
@@ -35,7 +35,7 @@ class Recipe:
         dropout: whether there is any, at the rates of the model's config.
     """
 
-    epochs: int = 3
+    epochs: float = 3
     learning_rate: float = 3e-5
     batch_size: int = 32
     warmup: float = 0.1
@@ -48,10 +48,10 @@ class Recipe:
     dropout: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluations"):
+        for name in ("batch_size", "evaluations"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', ' ')} {getattr(self, name)}: at least 1 was expected")
-        for name in ("learning_rate", "clip"):
+        for name in ("epochs", "learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name.replace('_', ' ')} {getattr(self, name)}: a number above 0 was expected")
         if not 0 <= self.warmup < 1:
@@ -61,6 +61,10 @@ class Recipe:
         for value, known in ((self.schedule, SCHEDULES), (self.dtype, DTYPES)):
             if value not in known:
                 raise UserError(f"{value!r} is unknown: choose one of {', '.join(known)}")
+
+    def steps(self, per_epoch: int) -> int:
+        """Steps in all, where an epoch has so many."""
+        return max(1, round(self.epochs * per_epoch))
 
 
 def make_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
