@@ -86,6 +86,18 @@ async def ask(local: LocalCluster, client: str, requests: Sequence[Encoded]) -> 
         return [await asking.infer(request) for request in requests]
 
 
+async def ask_again(asking: ClusterClient, request: Encoded, tries: int = 5) -> tuple[Answer, int]:
+    """One answer, and how often the request had to be sent again: a machine that pauses looks like a dead peer."""
+    for again in range(tries):
+        try:
+            return await asking.infer(request), again
+        except UserError:
+            if again == tries - 1:
+                raise
+            await asyncio.sleep(20)
+    raise AssertionError
+
+
 def until_ready(local: LocalCluster, seconds: float = 180) -> float:
     """Wait until the published model is served again, for longer than a lost dealer goes unnoticed; returns seconds."""
     started, since = time.monotonic(), None
