@@ -64,6 +64,13 @@ class LocalCluster:
         """The dealer, where there is one, and the parties."""
         return (*([DEALER] if self.cluster.dealer else []), *self.cluster.parties)
 
+    @property
+    def ports(self) -> set[int]:
+        """Where its servers listen."""
+        dealer = [self.cluster.dealer] if self.cluster.dealer else []
+        addresses = [*self.cluster.control.values(), *self.cluster.links.values(), *dealer]
+        return {address.port for address in addresses}
+
     def __enter__(self) -> LocalCluster:
         for name in self.servers:
             self.start(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .material import MaterialClient
 from .message import Message
 from .party_metrics import PartyMetrics
 from .process import WorkerError, WorkerProcess
+
+log = logging.getLogger(__name__)
 
 Fields = dict[str, Any]
 START_SECONDS = 180
@@ -235,6 +238,7 @@ class Node:
         for request in [*self._running, *self.inputs]:
             self.fail(request, f"{text}: nothing was answered, send it again")
         if worker is not None:
+            log.warning("session over", extra={"reason": text})
             await worker.kill()
 
     async def _call(self, message: Message) -> Message:

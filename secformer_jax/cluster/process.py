@@ -58,7 +58,12 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                # It is always ended by force: what it leaves goes with its folder.
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                    "TMPDIR": str(self._folder),
+                },
             )
         os.close(lifeline)
         self._reader, self._writer = await asyncio.open_connection(sock=ours)

@@ -66,9 +66,17 @@ def connect(
         options.verify.ca_file_path, options.verify.verify_depth = str(peers), 1
     path = folder / "link.sock"
     for party, address in addresses.items():
-        description.add_party(party, f"unix:{path}" if party == name else address)
+        description.add_party(party, f"unix:{path}" if party == name else _numeric(address))
     open_gate(addresses[name], path)
     return libspu.link.create_brpc(description, list(addresses).index(name))
+
+
+def _numeric(address: str) -> str:
+    """The address with its host as a number: SPU's link does not look up every kind of name."""
+    host, _, port = address.rpartition(":")
+    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    number = str(found[4][0])
+    return f"[{number}]:{port}" if found[0] == socket.AF_INET6 else f"{number}:{port}"
 
 
 def open_gate(address: str, path: Path) -> socket.socket:

@@ -1,0 +1,162 @@
+"""Each role of a cluster killed with SIGKILL at a random moment of a running request: who says what, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from cluster_subject import Subject, ask, processes, tiny, until_ready
+
+from results import Entry
+from secformer_jax.cluster.local import LocalCluster
+from secformer_jax.errors import UserError
+
+CLIENTS = ("alice", "bob")
+ROLES = ("S0", "S1", "worker of S0", "worker of S1", "dealer", "client", "owner")
+LIMIT_SECONDS = 30.0
+TOLERANCE = 0.02
+_MOMENTS = 3.0
+
+
+def kill(role: str, times: int) -> Entry:
+    """Kill a role some times; each trial's seconds until it was reported and until the model was served again."""
+    subject, trials = tiny("fast"), []
+    with (
+        tempfile.TemporaryDirectory(prefix="secformer-faults-") as folder,
+        LocalCluster(Path(folder), "2pc_semi2k_dealer", clients=CLIENTS) as local,
+    ):
+        subject.publish(local)
+        asyncio.run(ask(local, "bob", subject.requests[:1]))
+        for number in range(times):
+            trials.append(_trial(local, subject, role, random.Random(f"{role} {number}")))
+    return {
+        "trials": trials,
+        "most_report_seconds": max(trial["report_seconds"] for trial in trials),
+        "most_recovery_seconds": max(trial["recovery_seconds"] for trial in trials),
+        "failures": sum(bool(trial["failure"]) for trial in trials),
+    }
+
+
+def _trial(local: LocalCluster, subject: Subject, role: str, chance: random.Random) -> Entry:
+    until_ready(local)
+    before = processes(local)
+    outside = role in ("client", "owner")
+    asking = _Asking(local, subject) if not outside else None
+    victim = _outsider(local, subject, role) if outside else None
+    moment = chance.uniform(0.2, _MOMENTS) + (4 if outside else 0)
+    time.sleep(moment)
+    killed, clock = time.monotonic(), datetime.datetime.now(datetime.timezone.utc)
+    if victim is not None:
+        victim.kill()
+        victim.join()
+        failure, reported = "", 0.0
+    else:
+        os.kill(before[role], signal.SIGKILL)
+        if role in local.processes:
+            local.processes[role].wait()
+        assert asking is not None
+        failure, reported = asking.failure(killed)
+        # What an init system would do; the others go on by themselves.
+        if role in local.processes:
+            local.start(role)
+    failure = failure or _silent(local, role, clock)
+    recovery = until_ready(local)
+    for attempt in range(2):
+        try:
+            [answer] = asyncio.run(ask(local, "bob", subject.requests[:1]))
+        except UserError as error:
+            # A dealer's loss can go unnoticed until the next request; that one may fail, too.
+            failure = failure or (str(error) if attempt else "")
+            continue
+        if subject.error(0, answer) > TOLERANCE:
+            failure = failure or f"wrong by {subject.error(0, answer)}"
+        break
+    gone = [name for name, process in local.processes.items() if process.poll() is not None]
+    restarted = [name for name, process in local.processes.items() if name != role and process.pid != before[name]]
+    return {
+        "moment": moment,
+        "report_seconds": reported,
+        "recovery_seconds": recovery,
+        "failure": failure or ", ".join(gone + restarted),
+    }
+
+
+class _Asking:
+    """A client that asks until it fails."""
+
+    def __init__(self, local: LocalCluster, subject: Subject) -> None:
+        self._error, self._when = "", 0.0
+        self._thread = threading.Thread(target=self._ask, args=(local, subject), daemon=True)
+        self._thread.start()
+
+    def _ask(self, local: LocalCluster, subject: Subject) -> None:
+        try:
+            asyncio.run(ask(local, "alice", subject.requests * 200))
+        except UserError as error:
+            self._error, self._when = str(error), time.monotonic()
+
+    def failure(self, killed: float) -> tuple[str, float]:
+        """What is wrong with how it ended ("" if nothing is), and seconds until it did."""
+        self._thread.join(2 * LIMIT_SECONDS)
+        if not self._error:
+            return "the client hangs", 2 * LIMIT_SECONDS
+        wrong = f"more than a line: {self._error!r}" if "\n" in self._error else ""
+        return wrong, max(0.0, self._when - killed)
+
+
+def _outsider(local: LocalCluster, subject: Subject, role: str):
+    """A client or an owner as a process of its own."""
+    target = _publish if role == "owner" else _ask_for_ever
+    process = multiprocessing.get_context("spawn").Process(target=target, args=(local.path, subject), daemon=True)
+    process.start()
+    return process
+
+
+def _publish(path: Path, subject: Subject) -> None:
+    subject.publish(_Running(path))
+
+
+def _ask_for_ever(path: Path, subject: Subject) -> None:
+    asyncio.run(ask(_Running(path), "alice", subject.requests * 200))
+
+
+class _Running(LocalCluster):
+    """The cluster as another process sees it: its file alone."""
+
+    def __init__(self, path: Path) -> None:
+        from secformer_jax.cluster import config
+
+        self.path, self.cluster = path, config.load(path)
+
+
+def _silent(local: LocalCluster, role: str, since: datetime.datetime) -> str:
+    """Which of the other servers said nothing within the limit."""
+    if role in ("client", "owner"):
+        return ""
+    waiting = {name for name in local.cluster.parties if name != role}
+    ends = time.monotonic() + LIMIT_SECONDS
+    while waiting and time.monotonic() < ends:
+        waiting -= {name for name in waiting if _warned(local.log(name), since)}
+        time.sleep(0.2)
+    return f"silent: {', '.join(sorted(waiting))}" if waiting else ""
+
+
+def _warned(log: Path, since: datetime.datetime) -> bool:
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        when = datetime.datetime.fromisoformat(entry["time"].replace("Z", "+00:00"))
+        if when >= since - datetime.timedelta(milliseconds=5) and entry["level"] == "warning":
+            return True
+    return False
