@@ -4,10 +4,13 @@ PYTHON := $(shell for p in python3.11 python3.10 python3 python $$HOME/.pyenv/ve
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test lint
+.PHONY: demo demo-cluster test lint
 
 demo: $(STAMP)
 	$(BIN)/python experiments/demo.py $(if $(TEXT),"$$TEXT")
+
+demo-cluster: $(STAMP)
+	$(BIN)/python experiments/demo_cluster.py $(if $(TEXT),"$$TEXT")
 
 test: $(STAMP)
 	$(BIN)/pytest

@@ -13,6 +13,7 @@ from secformer_jax.calibration import Calibration, Range
 pytest.importorskip("spu")
 
 from secformer_jax.errors import UserError
+from secformer_jax.opened.plan import make_plan
 from secformer_jax.opened.ranges import RangeCheck, Violation, check_ranges
 from secformer_jax.plaintext import Plaintext
 
@@ -112,3 +113,9 @@ def test_what_is_not_checked():
         RangeCheck(MODEL, presets.preset("secformer"), None)
     with pytest.raises(UserError, match="secformer calibrate"):
         RangeCheck(MODEL, presets.preset("fast"), None)
+
+
+def test_a_range_too_wide_for_a_series_is_refused_by_its_place():
+    ranges = with_range(calibrate(MODEL, "fast"), "layer.0.softmax", "two_quad_mean", Range(0.01, 1000.0))
+    with pytest.raises(UserError, match=r"layer\.0\.softmax: two_quad_mean ranges over a factor of"):
+        make_plan(MODEL.config, ranges, 16)

@@ -123,7 +123,10 @@ def write(cluster: Cluster, folder: Path, *, days: int = 365, force: bool = Fals
     Raises:
         UserError: half of a pair is there, or the CA can't be read.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(f"{folder} can't be made ({error.strerror}): pass --out with a folder to write to") from None
     written: list[Path] = []
 
     def missing(*names: str) -> bool:

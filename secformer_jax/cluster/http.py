@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 
@@ -24,7 +25,7 @@ DRAIN_SECONDS = 30
 
 
 PLAINTEXT = web.AppKey("plaintext", bool)
-PEER = "secformer.peer"
+PEER = web.RequestKey("peer", str)
 
 
 def peer_of(request: web.Request, allowed: Collection[str]) -> str:
@@ -78,13 +79,18 @@ def application(
 
 
 def _known_peers(roles: Collection[str]):
+    # A connection's certificate can't change: there is no renegotiation.
+    known: weakref.WeakKeyDictionary[ssl.SSLObject, str] = weakref.WeakKeyDictionary()
+
     @web.middleware
     async def check(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]):
         if not request.app[PLAINTEXT]:
+            connection = request.get_extra_info("ssl_object")
             try:
-                request[PEER] = require_peer(request.get_extra_info("ssl_object"), roles)
+                name = known.get(connection) or require_peer(connection, roles)
             except PeerError as error:
                 raise _forbidden(request, str(error)) from None
+            known[connection] = request[PEER] = name
         return await handler(request)
 
     return check

@@ -23,7 +23,7 @@ class Outcome:
         """It is answered with so many bytes."""
         self.name = "served"
         self._metrics.sent_bytes.labels(self._operation).inc(sent_bytes)
-        self._metrics.compute_seconds.labels(self._operation).observe(seconds)
+        self._metrics.seconds.labels(self._operation).observe(seconds)
 
     def refused(self, peer: str, error: Exception) -> str:
         """It is refused; returns the line that the peer is told."""
@@ -42,7 +42,7 @@ class DealerMetrics:
             "secformer_dealer_requests", "Requests by outcome", ["operation", "outcome"], registry=registry
         )
         self.sent_bytes = Counter("secformer_dealer_sent_bytes", "Bytes of answers", ["operation"], registry=registry)
-        self.compute_seconds = Histogram(
+        self.seconds = Histogram(
             "secformer_dealer_seconds", "From a request to its answer", ["operation"], registry=registry
         )
         self.under_way = Gauge("secformer_dealer_under_way", "Requests under way", registry=registry)

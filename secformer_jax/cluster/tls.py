@@ -70,6 +70,7 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     # SPU's own client speaks TLS 1.2 in some builds.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         if files.key.stat().st_mode & 0o077:
             raise UserError(f"{files.key} can be read by others: chmod 600 {files.key}")

@@ -221,7 +221,7 @@ def main(descriptor: int, lifeline: int) -> None:
         try:
             reply = worker.commands[message.kind](message)
         except Exception as error:  # whatever went wrong, the supervisor decides; SPU raises bare RuntimeErrors
-            text = " ".join(str(error).split())[:300] or type(error).__name__
+            text = " ".join(str(error).partition("Stacktrace")[0].split())[:300] or type(error).__name__
             reply = Message("error", {"text": text})
         if reply is not None:
             channel.send(reply)

@@ -48,8 +48,8 @@ def request_inputs(material: Any, inputs: Any) -> list[Input]:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One SPU executable: its code and the runtime variables that it reads, writes and is the last to use."""
+class Step:
+    """Part of a program: its code, and the runtime variables that it reads, writes and is the last to use."""
 
     part: str
     phase: int
@@ -57,6 +57,10 @@ class Stage:
     outputs: tuple[str, ...]
     frees: tuple[str, ...]
     code: bytes
+
+
+class Stage(Step):
+    """One SPU executable."""
 
     def executable(self) -> libspu.Executable:
         """The executable as SPU takes it."""
@@ -66,15 +70,9 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class LocalStage:
+class LocalStage(Step):
     """What every party does to its own shares, outside SPU: see `local`. The code is its printed form."""
 
-    part: str
-    phase: int
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    frees: tuple[str, ...]
-    code: bytes
     function: LocalFunction
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..bert import BertConfig
 from ..calibration import Calibration
+from ..errors import UserError
 from ..nonlinear.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
 from ..presets import GELU_MARGIN, SERIES_MARGIN
 from . import scales
@@ -17,6 +18,10 @@ SHIFT = 5.0
 
 LARGEST_EXPONENT = 3.1
 """What centred scores are divided down to before the exponential: its squares and their means then fit the ring."""
+
+
+GREATEST_ERROR = 0.05
+"""A relative error of a row's reciprocal or inverse deviation from which on answers are not worth having."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,13 @@ def make_plan(config: BertConfig, calibration: Calibration, length: int, *, exac
         exact: for the exact softmax, not 2Quad.
 
     Raises:
-        UserError: a place without a measured range.
+        UserError: a place without a measured range, or with one that is too wide for a series.
     """
     ratio = variance_ratio(config)
 
     def inverse_deviation(place: str) -> Series:
         variance = calibration.range(place, "variance").widened(SERIES_MARGIN).scaled(ratio)
-        return fit_rsqrt(variance.low, variance.high).scaled(math.sqrt(ratio))
+        return _good(fit_rsqrt(variance.low, variance.high), place, "variance").scaled(math.sqrt(ratio))
 
     layers = []
     for i in range(config.num_hidden_layers):
@@ -105,7 +110,18 @@ def make_plan(config: BertConfig, calibration: Calibration, length: int, *, exac
 
 def _two_quad(calibration: Calibration, place: str, length: int) -> dict[str, Any]:
     means = calibration.range(place, "two_quad_mean").widened(SERIES_MARGIN)
-    return _reciprocal(means.low, means.high, length, 2 * scales.SCORE)
+    found = _reciprocal(means.low, means.high, length, 2 * scales.SCORE)
+    _good(found["reciprocal"], place, "two_quad_mean")
+    return found
+
+
+def _good(series: Series, place: str, quantity: str) -> Series:
+    if series.error > GREATEST_ERROR:
+        raise UserError(
+            f"{place}: {quantity} ranges over a factor of {series.high / series.low:,.0f}, too wide for a series (its "
+            f"error is {series.error:.0%}): distil the model for 2Quad, or use the preset secformer"
+        )
+    return series
 
 
 def _exact_softmax(calibration: Calibration, place: str, length: int) -> dict[str, Any]:

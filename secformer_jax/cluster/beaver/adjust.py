@@ -8,14 +8,14 @@ Source: SPU's TrustedParty (libspu/mpc/semi2k/beaver), whose names these are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...mpc.ring import ring_matmul
-from .prg import MERSENNE_61, permutation, prime_field, ring_bytes
-from .request import Request
+from .prg import BLOCK, blocks, permutation, ring_bytes
+from .request import Array, Request
 
 # Work on pieces that stay in a core's cache.
 PIECE = 1 << 18
@@ -113,63 +113,44 @@ WHOLE = (_dot, _perm)
 
 def answers(operation: Operation, request: Request) -> list[np.ndarray]:
     """The answers to a request that has been checked, in the order in which they are sent; uint8 each."""
-    if request.prime_field:
-        return [_prime(operation, request).view(np.uint8)]
     size = request.arrays[0].size
-    if operation.adjust in WHOLE:
-        parts = [_draw(array, how, 0, array.size, request.dtype) for array, how in _with(operation, request)]
+    whole = operation.adjust in WHOLE
+    if whole or size <= PIECE:
+        parts = _draw(operation, request, 0, max(array.size for array in request.arrays))
         return [answer.view(np.uint8) for answer in operation.adjust(*parts, request)]
     results = [np.empty(size, np.uint8) for _ in range(operation.masks)]
     for start in range(0, size, PIECE):
         end = min(start + PIECE, size)
-        parts = [_draw(array, how, start, end, request.dtype) for array, how in _with(operation, request)]
+        parts = _draw(operation, request, start, end)
         for result, answer in zip(results, operation.adjust(*parts, request), strict=True):
             result[start:end] = answer.view(np.uint8)
     return results
 
 
-def _with(operation: Operation, request: Request):
-    return zip(request.arrays, operation.combine, strict=True)
+def _draw(operation: Operation, request: Request, start: int, end: int) -> list[np.ndarray]:
+    """Elements of every array from byte `start` (a whole block) to `end`, the parties' parts combined."""
+    drawn: list[np.ndarray] = []
+    for seeds, counter, sizes in _runs(request.arrays, start, end):
+        streams = [ring_bytes(seed, counter, BLOCK * sum(map(blocks, sizes))) for seed in seeds]
+        offset = 0
+        for size in sizes:
+            how = operation.combine[len(drawn)]
+            total, *others = (stream[offset : offset + size].view(request.dtype) for stream in streams)
+            for part in others:
+                how(total, part, out=total)
+            drawn.append(total)
+            offset += BLOCK * blocks(size)
+    return drawn
 
 
-def _draw(array, how: np.ufunc, start: int, end: int, dtype: np.dtype) -> np.ndarray:
-    """Elements of one array from byte `start` (a whole block) to `end`, the parties' parts combined."""
-    counter = array.counter + start // 16
-    parts = [ring_bytes(seed, counter, end - start).view(dtype) for seed in array.seeds]
-    total = parts[0]
-    for part in parts[1:]:
-        how(total, part, out=total)
-    return total
-
-
-def _prime(operation: Operation, request: Request) -> np.ndarray:
-    """AdjustMul and AdjustMulPriv modulo 2^61 - 1."""
-    combine = {ADD: _add_prime, MULTIPLY: _multiply_prime}
-    totals = []
-    for array, how in _with(operation, request):
-        parts = [prime_field(seed, array.counter, array.size // 8) for seed in array.seeds]
-        total = parts[0]
-        for part in parts[1:]:
-            total = combine[how](total, part)
-        totals.append(total)
-    product = _multiply_prime(*totals[:2]) if len(totals) == 3 else totals[0]
-    return _add_prime(product, MERSENNE_61 - totals[-1])
-
-
-def _reduce(x: np.ndarray) -> np.ndarray:
-    x = (x & MERSENNE_61) + (x >> np.uint64(61))
-    return np.where(x >= MERSENNE_61, x - MERSENNE_61, x)
-
-
-def _add_prime(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _reduce(x + y)
-
-
-def _multiply_prime(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x y modulo 2^61 - 1 by halves: x = x1 2^31 + x0, and 2^62 = 2."""
-    low, half = np.uint64((1 << 31) - 1), np.uint64(31)
-    x0, x1, y0, y1 = x & low, x >> half, y & low, y >> half
-    # Each product is below 2^62, so three of them fit; 2^31 m is split where it passes 2^61.
-    middle = _reduce(x1 * y0 + x0 * y1)
-    shifted = ((middle & np.uint64((1 << 30) - 1)) << half) + (middle >> np.uint64(30))
-    return _reduce(_reduce(_reduce(np.uint64(2) * (x1 * y1)) + _reduce(shifted)) + _reduce(x0 * y0))
+def _runs(arrays: Sequence[Array], start: int, end: int) -> list[tuple[tuple[bytes, ...], int, list[int]]]:
+    """Arrays that follow each other in the same streams, drawn at once: (seeds, counter, sizes)."""
+    found: list[tuple[tuple[bytes, ...], int, list[int]]] = []
+    for i, array in enumerate(arrays):
+        size = min(end, array.size) - start
+        before = arrays[i - 1]
+        if i and array.counter == before.end and array.seeds == before.seeds and not start and before.size <= end:
+            found[-1][2].append(size)
+        else:
+            found.append((array.seeds, array.counter + start // BLOCK, [size]))
+    return found

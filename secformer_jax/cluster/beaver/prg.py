@@ -1,8 +1,8 @@
 """The pseudorandom arrays that each party draws from its seed, as SPU draws them.
 
-Sources: yacl's FillPRand and ReplayShuffle, SPU's ring_rand and gfmp_rand. A ring array is AES-128-ECB of the
-little-endian 128-bit counters count, count + 1, ...; arrays of the prime field and permutations use AES-128-CTR from
-the counter's bytes. A draw of n bytes moves the counter by ceil(n / 16) in all of them.
+Sources: yacl's FillPRand and ReplayShuffle, SPU's ring_rand. A ring array is AES-128-ECB of the little-endian 128-bit
+counters count, count + 1, ...; a permutation uses AES-128-CTR from the counter's bytes. A draw of n bytes moves the
+counter by ceil(n / 16) in both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 BLOCK = 16
 SEED_BYTES = 16
-MERSENNE_61 = np.uint64((1 << 61) - 1)
 
 
 def blocks(size: int) -> int:
@@ -40,21 +39,12 @@ def ring_bytes(seed: bytes, counter: int, size: int) -> np.ndarray:
     return stream[:size]
 
 
-def prime_field(seed: bytes, counter: int, count: int) -> np.ndarray:
-    """Elements modulo 2^61 - 1, uint64 (count,)."""
-    return (drawn := _ctr(seed, counter, 8 * count).view("<u8") & MERSENNE_61) * (drawn != MERSENNE_61)
-
-
 def permutation(seed: bytes, counter: int, size: int) -> np.ndarray:
     """A permutation of 0 .. size - 1, int64: Knuth's shuffle by 128-bit numbers reduced modulo 2, 3, ..., size."""
     order = list(range(size))
-    words = _ctr(seed, counter, BLOCK * (size - 1)).tobytes()
+    encryptor = Cipher(algorithms.AES128(seed), modes.CTR(counter.to_bytes(BLOCK, "little"))).encryptor()
+    words = encryptor.update(bytes(BLOCK * (size - 1)))
     for i in range(size - 1, 0, -1):
         j = int.from_bytes(words[BLOCK * (i - 1) : BLOCK * i], "little") % (i + 1)
         order[i], order[j] = order[j], order[i]
     return np.array(order, np.int64)
-
-
-def _ctr(seed: bytes, counter: int, size: int) -> np.ndarray:
-    encryptor = Cipher(algorithms.AES128(seed), modes.CTR(counter.to_bytes(BLOCK, "little"))).encryptor()
-    return np.frombuffer(encryptor.update(bytes(size)), np.uint8)

@@ -60,7 +60,6 @@ class Request:
         bits: how far a truncation shifts.
         dimensions: (M, N, K) of a product of matrices.
         transpose: whether the first and the second matrix are kept transposed.
-        prime_field: modulo 2^61 - 1 instead of a power of two.
         permutation: that of AdjustPerm.
     """
 
@@ -69,17 +68,16 @@ class Request:
     bits: int = 0
     dimensions: tuple[int, int, int] = (0, 0, 0)
     transpose: tuple[bool, bool] = (False, False)
-    prime_field: bool = False
     permutation: Permutation | None = None
 
 
-def parse(operation: str, body: bytes, decrypt: Callable[[bytes], bytes], *, parties: int, max_bytes: int) -> Request:
+def parse(operation: str, body: bytes, seed_of: Callable[[str], bytes], *, parties: int, max_bytes: int) -> Request:
     """Read one request.
 
     Args:
         operation: one of the service's names.
         body: its JSON.
-        decrypt: a seed's ciphertext -> the seed.
+        seed_of: a seed's ciphertext in base64 -> the seed; see `decrypted`.
         parties: how many seeds every array has.
         max_bytes: the most that its arrays may have, all together.
 
@@ -112,9 +110,9 @@ def parse(operation: str, body: bytes, decrypt: Callable[[bytes], bytes], *, par
     bits = 0
     if operation in ("AdjustTrunc", "AdjustTruncPr"):
         bits = _integer(document, "bits", 0, 8 * dtype.itemsize - 2)
-    arrays = tuple(_array(item, size, decrypt, parties) for item, size in zip(inputs, sizes, strict=True))
-    permutation = _permutation(document, arrays, dtype, decrypt) if operation == "AdjustPerm" else None
-    return Request(arrays, dtype, bits, dimensions, transpose, _prime_field(operation, document, dtype), permutation)
+    arrays = tuple(_array(item, size, seed_of, parties) for item, size in zip(inputs, sizes, strict=True))
+    permutation = _permutation(document, arrays, dtype, seed_of) if operation == "AdjustPerm" else None
+    return Request(arrays, dtype, bits, dimensions, transpose, permutation)
 
 
 def _dtype(operation: str, document: Mapping) -> np.dtype:
@@ -123,6 +121,8 @@ def _dtype(operation: str, document: Mapping) -> np.dtype:
     size = _integer(document, "field_size", 0, 16)
     if size not in DTYPES:
         raise RequestError(f"field_size {size}, and 4 or 8 bytes are expected: the ring is FM64")
+    if document.get("element_type", 0) not in (0, 1, "UNSPECIFIED", "RING"):
+        raise RequestError("element_type is RING: SPU uses a prime field in wider rings than FM64 alone")
     return DTYPES[size]
 
 
@@ -136,24 +136,21 @@ def _matrices(document: Mapping, sizes: list[int], dtype: np.dtype):
     return (m, n, k), (transpose[0], transpose[1])
 
 
-def _prime_field(operation: str, document: Mapping, dtype: np.dtype) -> bool:
-    kind = document.get("element_type", 0)
-    if kind in (0, 1, "UNSPECIFIED", "RING"):
-        return False
-    if kind not in (2, "GFMP") or operation not in ("AdjustMul", "AdjustMulPriv") or dtype.itemsize != 8:
-        raise RequestError("element_type is RING, or GFMP in products of 8-byte elements")
-    return True
-
-
-def _array(item: Mapping, size: int, decrypt, parties: int) -> Array:
+def _array(item: Mapping, size: int, seed_of, parties: int) -> Array:
     ciphertexts = _list(item, "encrypted_seeds", str)
     if len(ciphertexts) != parties:
         raise RequestError(f"{len(ciphertexts)} seeds for an array, and this cluster has {parties} parties")
     counter = _integer(item, "prg_count", 0, COUNTERS - blocks(size) - 1)
-    return Array(tuple(_seed(text, decrypt) for text in ciphertexts), counter, size)
+    return Array(tuple(seed_of(text) for text in ciphertexts), counter, size)
 
 
-def _seed(text: str, decrypt) -> bytes:
+def decrypted(text: str, decrypt: Callable[[bytes], bytes]) -> bytes:
+    """The seed in a ciphertext that came in base64.
+
+    Raises:
+        RequestError: not base64, or another length than a seed's.
+        sm2.DecryptionError: for another key.
+    """
     try:
         ciphertext = base64.b64decode(text[: 2 * MAX_CIPHERTEXT], validate=True)
     except (binascii.Error, ValueError):
@@ -164,14 +161,14 @@ def _seed(text: str, decrypt) -> bytes:
     return seed
 
 
-def _permutation(document: Mapping, arrays: tuple[Array, ...], dtype: np.dtype, decrypt) -> Permutation:
+def _permutation(document: Mapping, arrays: tuple[Array, ...], dtype: np.dtype, seed_of) -> Permutation:
     item = document.get("perm")
     if not isinstance(item, dict) or not isinstance(item.get("encrypted_seeds"), str):
         raise RequestError("perm has prg_count, size and one seed")
     count = arrays[0].size // dtype.itemsize
     if _integer(item, "size", 1, count) != count:
         raise RequestError(f"perm has another size than its arrays of {count}")
-    seed = _seed(item["encrypted_seeds"], decrypt)
+    seed = seed_of(item["encrypted_seeds"])
     if seed not in arrays[0].seeds:
         raise RequestError("perm has the seed of no party")
     return Permutation(seed, _integer(item, "prg_count", 0, COUNTERS - count))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from aiohttp import web
 
 from ..budget import Budget, BusyError
@@ -20,7 +21,7 @@ from ..http import peer_of
 from ..metrics import DealerMetrics
 from . import sm2
 from .adjust import OPERATIONS, Operation, answers
-from .request import Request, RequestError, parse
+from .request import Request, RequestError, decrypted, parse
 from .sessions import ReplayError, Sessions
 
 PATH = "/spu.mpc.semi2k.beaver.ttp_server.BeaverService"
@@ -56,8 +57,9 @@ class BeaverService:
     ) -> None:
         self._key, self._parties, self._sessions = key, tuple(parties), sessions
         self._budget, self._metrics = budget, metrics
-        self._seeds: dict[bytes, bytes] = {}
+        self._seeds: dict[str, bytes] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="beaver")
+        _keep_freed_memory()
 
     def routes(self) -> list[web.RouteDef]:
         """For `http.application`."""
@@ -76,7 +78,7 @@ class BeaverService:
                     request = parse(
                         name,
                         await http.read(),
-                        self._decrypt,
+                        self._seed,
                         parties=len(self._parties),
                         max_bytes=self._budget.limit // _copies(name),
                     )
@@ -98,13 +100,21 @@ class BeaverService:
             return answers(operation, request)
         return await asyncio.get_running_loop().run_in_executor(self._pool, answers, operation, request)
 
-    def _decrypt(self, ciphertext: bytes) -> bytes:
+    def _seed(self, text: str) -> bytes:
         """A seed; those of the latest sessions are kept, for each comes with every request."""
-        seed = self._seeds.pop(ciphertext, None) or self._key.decrypt(ciphertext)
-        self._seeds[ciphertext] = seed
+        seed = self._seeds.pop(text, None) or decrypted(text, self._key.decrypt)
+        self._seeds[text] = seed
         if len(self._seeds) > SEEDS_KEPT:
             del self._seeds[next(iter(self._seeds))]
         return seed
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what is freed: fresh pages for every request cost several times what is done in them.
+
+    It returns freed memory to the system at once until it has seen a large piece come and go, up to 32 MiB.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 def _copies(name: str) -> int:
