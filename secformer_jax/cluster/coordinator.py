@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DEALER_POLL_SECONDS, DEALER_TIMEOUT_SECONDS = 1.0, 5.0
 ARRIVAL_SECONDS = 25.0
+CONNECTED_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 MAX_SHAPES = 24
 MAX_WAITING = 64
@@ -67,8 +68,13 @@ class Coordinator:
         """Serve another publication from now on; returns when it is served.
 
         Raises:
-            RefusedError: the session with it does not start.
+            RefusedError: a party has not got all of it; what was served before stays.
+            LostError: a party is not there.
         """
+        ends = time.monotonic() + CONNECTED_SECONDS
+        while not all(member.connected for member in self._remote) and time.monotonic() < ends:
+            await asyncio.sleep(0.2)
+        await self._all("has", {"deployment": deployment})
         partial = self._current.with_name(self._current.name + ".partial")
         partial.write_text(json.dumps({"deployment": deployment}))
         partial.replace(self._current)

@@ -69,7 +69,7 @@ class Node:
         self._watch: asyncio.Task | None = None
         self.commands: dict[str, Callable[[Fields], Awaitable[Fields]]] = {
             name: getattr(self, f"_{name}")
-            for name in ("open", "start", "compile", "claim", "prepare", "run", "release", "fail", "close")
+            for name in ("has", "open", "start", "compile", "claim", "prepare", "run", "release", "fail", "close")
         }
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -144,11 +144,22 @@ class Node:
             },
         )
         answer = await asyncio.wait_for(self._call(message), START_SECONDS)
+        if deployment is not None:
+            self._forget_before(self.weights(deployment.name))
+        return answer.fields
+
+    def _forget_before(self, current: Path) -> None:
+        """Remove what was published earlier; what came later waits to be served."""
         for path in self._folder.glob("*.sealed"):
-            if deployment is not None and path != self.weights(deployment.name):
+            if path.stat().st_mtime < current.stat().st_mtime:
                 path.unlink()
                 self.description(path.stem).unlink(missing_ok=True)
-        return answer.fields
+
+    async def _has(self, fields: Fields) -> Fields:
+        """Whether a publication is whole here."""
+        if not self.weights(fields["deployment"]).is_file():
+            raise RefusedError(f"{self.name} has no shares of this model: publish it again")
+        return {}
 
     async def _compile(self, fields: Fields) -> Fields:
         """Compile for a shape."""

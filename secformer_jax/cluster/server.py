@@ -23,7 +23,7 @@ from .material import MaterialClient
 from .message import Message, MessageError, shares_of, unpack
 from .node import Arrived, Node, RefusedError
 from .party_metrics import PartyMetrics
-from .peers import HEARTBEAT_SECONDS, follow
+from .peers import HEARTBEAT_SECONDS, LostError, follow
 from .server_paths import ACTIVATE_PATH, END, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATUS_PATH
 
 log = logging.getLogger(__name__)
@@ -133,10 +133,12 @@ class PartyServer:
         if self.coordinator is None:
             raise web.HTTPBadRequest(text=f"{self.cluster.parties[0]} is told which model is served\n")
         name = (await request.json())["deployment"]
-        if not isinstance(name, str) or not self.node.weights(name).is_file():
-            raise web.HTTPNotFound(text="no shares of this model: publish it first\n")
+        if not isinstance(name, str) or not name.isalnum():
+            raise web.HTTPBadRequest(text="a deployment's name has letters and digits only\n")
         try:
             await asyncio.wait_for(self.coordinator.activate(name), ACTIVATE_SECONDS)
+        except (RefusedError, LostError) as error:
+            raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
         except asyncio.TimeoutError:
             raise web.HTTPServiceUnavailable(text=f"the model is not served: {self.state}\n") from None
         return web.json_response({"deployment": name})

@@ -13,6 +13,7 @@ from secformer_jax.checkpoint import load, resolve
 from secformer_jax.cluster import config
 from secformer_jax.commands.certs import require_cluster_packages
 from secformer_jax.commands.common import Choice, choice_for
+from secformer_jax.commands.dealer import check_level
 from secformer_jax.commands.infer import decoded
 from secformer_jax.errors import UserError
 from secformer_jax.plaintext import encode_request, load_calibration
@@ -53,6 +54,7 @@ def party(cluster: config.Cluster, *, name: str, state: Path | None, log_level: 
     from secformer_jax.cluster import logs, server
 
     cluster.rank(name)
+    check_level(log_level)
     logs.start(name, log_level)
     folder = state or cluster.tls(name).key.parent / f"{name}-state"
     asyncio.run(server.PartyServer(cluster, name, folder.resolve()).run())

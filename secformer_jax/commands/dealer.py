@@ -10,6 +10,12 @@ from secformer_jax.errors import UserError
 LEVELS = ("debug", "info", "warning", "error")
 
 
+def check_level(log_level: str) -> None:
+    """Refuse a level that there is not."""
+    if log_level not in LEVELS:
+        raise UserError(f"--log-level {log_level}: one of {', '.join(LEVELS)} is expected")
+
+
 def run(*, cluster: str, tls: Path | None, state: Path | None, memory_limit: float, log_level: str) -> None:
     """Serve until stopped."""
     require_cluster_packages()
@@ -17,8 +23,7 @@ def run(*, cluster: str, tls: Path | None, state: Path | None, memory_limit: flo
 
     from secformer_jax.cluster import config, dealer, logs
 
-    if log_level not in LEVELS:
-        raise UserError(f"--log-level {log_level}: one of {', '.join(LEVELS)} is expected")
+    check_level(log_level)
     if not 0.1 <= memory_limit <= 1024:
         raise UserError(f"--memory-limit {memory_limit:g}: 0.1 to 1024 gigabytes are expected")
     found = config.load(cluster, tls=tls)
