@@ -15,7 +15,7 @@ from secformer_jax.calibration import Calibration
 from secformer_jax.checkpoint import Checkpoint, load
 from secformer_jax.commands.common import Choice, Protocol, checked_length, choice_for
 from secformer_jax.errors import UserError
-from secformer_jax.evaluation import Forward, check_head, encode_examples, in_task_order, predict
+from secformer_jax.evaluation import Forward, check_head, encode_examples, in_task_order, predict, with_used_pieces
 from secformer_jax.plaintext import Plaintext, load_calibration
 from secformer_jax.reports import Entry, Reporter
 from secformer_jax.tasks import Task
@@ -89,13 +89,15 @@ def run(
         found: dict[str, np.ndarray] = {}
         for name in runtimes:
             part = examples[: sample if name == "simulated" else None]
-            encoded = encode_examples(loaded, tokenizer, part, max_length, truncate)
+            served, encoded = loaded, encode_examples(loaded, tokenizer, part, max_length, truncate)
+            if name == "emulated":
+                served, encoded = with_used_pieces(loaded, encoded)
             spent, left = Spent(), None
             used = replace(protocol, config=EMULATION) if name == "emulated" else protocol
             checked = check_ranges and name == "emulated"
             with (
                 reporter.progress(f"{task.name}, {len(part)} examples, {name}") as progress,
-                _forward(name, loaded, choice, used, ranges, spent, checked) as forward,
+                _forward(name, served, choice, used, ranges, spent, checked) as forward,
             ):
                 started = time.perf_counter()
                 logits = predict(forward, encoded, len(part), batch_size, max_length, progress)
