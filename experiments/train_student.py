@@ -178,7 +178,7 @@ under MPC. It is what `secformer infer --text "..."` answers with.
 - {layers} layers of hidden size 384, 12 heads, {vocabulary} word pieces (lower case), 128 positions;
   {megabytes} MB in float16.
 - Functions: exact GeLU, 2Quad (c = 5), LayerNorm: the presets `fast` and `secformer` compute these. With other
-  softmaxes its answers mean nothing.
+  softmaxes it answers otherwise than it was trained to.
 
 ## Where it comes from
 
