@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-
 from results import FOLDER, Check, Entry, Results, console, run, table
+
 from secformer_jax import tasks
 from secformer_jax.checkpoint import load
 from secformer_jax.commands import distill as distill_command

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from cluster_subject import Subject, ask, processes, tiny, until_ready
-
 from results import Entry
+
 from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.errors import UserError
 

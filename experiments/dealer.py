@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from results import Check, Entry, Results, console, run, table
+
 from secformer_jax import presets
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-
 from results import FOLDER, Check, Entry, Results, console, run, table
+
 from secformer_jax import checkpoint, tasks
 from secformer_jax.cli_options import DataDir
 from secformer_jax.commands import distill as distill_command

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -23,6 +24,7 @@ from secformer_jax.cluster.beaver import sm2
 from secformer_jax.mpc import config
 from secformer_jax.mpc.engine import Engine
 
+_links = itertools.count()
 X = np.linspace(-3, 3, 24, dtype=np.float32).reshape(4, 6)
 Y = np.linspace(0.5, 2, 24, dtype=np.float32).reshape(6, 4)[::-1].copy()
 FUNCTIONS = {
@@ -132,17 +134,47 @@ def test_weights_that_stay_are_served_again_and_their_masks_are_never_another_s(
 
 
 def test_a_wrong_key_ends_in_one_clear_error(cluster, dealer):
-    """The party that asks is told why; without TLS, because only the key is wrong here."""
-    libspu = spu.libspu
     cluster = dataclasses.replace(cluster, dealer=dealer.address)
-    runtime = cluster.party_runtime("S0", sm2.generate().public_pem().decode())
+    first, second = square(cluster.party_runtime("S0", sm2.generate().public_pem().decode()))
+    with pytest.raises(RuntimeError, match=r"SeedDecryptError.*not encrypted for this dealer"):
+        first.result(60)
+    with pytest.raises(RuntimeError):
+        second.result(60)
+
+
+@pytest.mark.parametrize("impostor", ["S1", "dealer of another CA", "plaintext"])
+def test_spu_refuses_who_is_not_the_dealer(cluster, tmp_path, impostor):
+    key = sm2.load(certs.sm2_private(cluster.tls("dealer")))
+    other = {
+        "S1": dataclasses.replace(cluster, tls_paths={**cluster.tls_paths, **as_role(cluster, "S1")}),
+        "dealer of another CA": tls_cases.folder(tmp_path, cluster),
+        "plaintext": cluster,
+    }[impostor]
+    with running(other, key, with_tls=impostor != "plaintext") as found:
+        at_impostor = dataclasses.replace(cluster, dealer=found.address)
+        public = certs.sm2_public(cluster.tls("S0")).read_text()
+        first, second = square(at_impostor.party_runtime("S0", public))
+        for party in (first, second):
+            with pytest.raises(RuntimeError):
+                party.result(60)
+        assert not served(found)
+
+
+def as_role(cluster, role) -> dict[str, str]:
+    """Path templates that give everybody one role's certificate."""
+    return {kind: cluster.tls_paths[kind].replace("{name}", role) for kind in ("certificate", "key")}
+
+
+def square(runtime) -> list[concurrent.futures.Future]:
+    """Two parties square a secret, with a link that gives up soon."""
+    libspu = spu.libspu
     settings = libspu.RuntimeConfig()
     assert settings.ParseFromJsonString(json.dumps(runtime))
     description = libspu.link.Desc()
-    description.id = "wrong-key"
-    description.recv_timeout_ms = 3_000
+    description.id = f"square-{next(_links)}"
+    description.recv_timeout_ms = 2_000
     for rank in range(2):
-        description.add_party(f"party-{rank}", f"wrong-{rank}")
+        description.add_party(f"party-{rank}", f"{description.id}-{rank}")
     io = spu.Io(2, settings)
     shares = io.make_shares(X, libspu.Visibility.VIS_SECRET)
     program = _square()
@@ -153,11 +185,7 @@ def test_a_wrong_key_ends_in_one_clear_error(cluster, dealer):
         runtime.run(program)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first, second = [pool.submit(party, rank) for rank in range(2)]
-        with pytest.raises(RuntimeError, match=r"SeedDecryptError.*not encrypted for this dealer"):
-            first.result(60)
-        with pytest.raises(RuntimeError):
-            second.result(60)
+        return [pool.submit(party, rank) for rank in range(2)]
 
 
 def _square():

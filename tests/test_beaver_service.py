@@ -16,7 +16,7 @@ pytest.importorskip("gmssl_pyx")
 
 from secformer_jax.cluster import config, tls
 from secformer_jax.cluster.beaver import prg, sm2
-from secformer_jax.cluster.beaver.sessions import Sessions
+from secformer_jax.cluster.beaver.sessions import BOOT_ID, Sessions
 from secformer_jax.cluster.http import application
 from secformer_jax.errors import UserError
 
@@ -151,6 +151,17 @@ def test_seeds_for_another_key_are_refused(client):
         ("AdjustMul", lambda d: d["prg_inputs"][2].update(prg_count=2**64 - 1), "prg_count"),
         ("AdjustTruncPr", lambda d: d.update(bits=63), "bits is 63"),
         ("AdjustDot", lambda d: d.update(M=2, N=2, K=3), "do not hold M 2, N 2, K 3"),
+        ("AdjustPerm", lambda d: (d["prg_inputs"].pop(), d.update(perm=1)), "perm has prg_count"),
+        (
+            "AdjustPerm",
+            lambda d: (d["prg_inputs"].pop(), d.update(perm={"encrypted_seeds": "AA==", "size": 5})),
+            "another",
+        ),
+        (
+            "AdjustPerm",
+            lambda d: (d["prg_inputs"].pop(), d.update(perm={"encrypted_seeds": "", "size": 1 << 40})),
+            "size",
+        ),
         ("AdjustDot", lambda d: d.update(M=0, N=2, K=2), "M is 0"),
         ("AdjustDot", lambda d: d.update(M=1, N=4, K=1, transpose_inputs=[True]), "do not hold"),
     ],
@@ -182,6 +193,9 @@ def test_oversized_requests_cost_nothing(client, dealer):
         client.ask("AdjustSquare", huge)
     with pytest.raises(RefusedError, match="are the most"):
         client.ask("AdjustMul", [{**client.array(16), "buffer_len": 31 << 20} for _ in range(3)])
+    arrays = [{**client.array(16), "buffer_len": size} for size in (1 << 13, 1 << 24, 1 << 14)]
+    with pytest.raises(RefusedError, match="asked for at once"):
+        client.ask("AdjustDot", arrays, M=1, N=1 << 11, K=1 << 10, transpose_inputs=[False] * 3)
     assert dealer.dealer.budget.used == 0 and client.is_served()
 
 
@@ -224,8 +238,9 @@ def test_after_a_restart_of_the_machine_old_sessions_are_closed(cluster, tmp_pat
         client.ask("AdjustSquare", [client.array(16) for _ in range(2)])
     path = tmp_path / "beaver-sessions"
     content = path.read_bytes()
-    start = content.index(b"\n")
-    path.write_bytes(content[: start - 36] + b"f" * 36 + content[start:])
+    boot = BOOT_ID.read_bytes().strip()
+    assert boot in content[:64]
+    path.write_bytes(content.replace(boot, b"f" * len(boot)))
     with running(cluster, KEY, state=tmp_path) as second:
         again = Client(second, seeds=client.seeds, counter=client.counter)
         with pytest.raises(RefusedError, match="used once"):

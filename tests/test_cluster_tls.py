@@ -102,7 +102,7 @@ def test_files(cluster):
     folder = cluster.tls("S0").ca.parent
     names = {path.name for path in folder.iterdir()}
     pairs = {f"{role}.{kind}" for role in cluster.roles for kind in ("pem", "key")}
-    assert names == pairs | {"ca.pem", "ca.key", certs.SM2_PUBLIC, certs.SM2_PRIVATE}
+    assert names == pairs | {"ca.pem", "ca.key", config.DEALER_CA, certs.SM2_PUBLIC, certs.SM2_PRIVATE}
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == (0o600 if path.suffix == ".key" else 0o644)
     certificate = x509.load_pem_x509_certificate((folder / "dealer.pem").read_bytes())
@@ -156,3 +156,14 @@ def test_sm2_keys(cluster, tmp_path):
         (tmp_path / "bad.key").write_bytes(bad)
         with pytest.raises(UserError, match=r"bad\.key"):
             sm2.load(tmp_path / "bad.key")
+
+
+def test_spu_s_client_trusts_nobody_but_the_dealer(cluster):
+    """A client that checks chains and no names, as SPU's does, and trusts the dealer's CA."""
+    blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    blind.check_hostname = False
+    blind.load_cert_chain(cluster.tls("S0").certificate, cluster.tls("S0").key)
+    blind.load_verify_locations(cluster.party_runtime("S0", "")["ttp_beaver_config"]["ssl_config"]["ca_file_path"])
+    assert talk(tls.server_context(cluster.tls("dealer")), blind, None, ["S0"]) == "S0"
+    with pytest.raises(ssl.SSLError, match="certificate verify failed"):
+        talk(tls.server_context(cluster.tls("S1")), blind, None, ["S0"])

@@ -3,6 +3,10 @@
 A certificate names its role as the subject's common name and among its alternative names, beside the role's hosts. The
 owner's and the clients' certificates can't serve, and the dealer's can't call: so a stolen client key can't stand in
 for a party even where only the chain is checked.
+
+SPU's client of the dealer checks a chain and no name, so the dealer's certificate has a CA of its own, which signs
+nothing else and whose key is thrown away: to that client, the chain is the name. The common CA signs the dealer's CA as
+well, so that everybody else finds the same certificate under the common CA.
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import UserError
 from .beaver import sm2
-from .config import DEALER, TLS_FILES, Cluster, TlsFiles
+from .config import DEALER, DEALER_CA, TLS_FILES, Cluster, TlsFiles
 
-CA_NAME = "secformer CA"
+CA_NAME, DEALER_CA_NAME = "secformer CA", "secformer dealer CA"
 CA_KEY = "ca.key"
 SM2_PUBLIC, SM2_PRIVATE = "dealer.sm2.pem", "dealer.sm2.key"
 # Clocks of several organisations differ.
@@ -41,16 +45,16 @@ class Authority:
         self._key, self.certificate = key, certificate
 
     @classmethod
-    def create(cls, days: int = 365) -> Authority:
+    def create(cls, days: int = 365, name: str = CA_NAME) -> Authority:
         """A new CA for some days."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = _name(CA_NAME)
-        builder = (
-            _builder(name, name, key, days)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(sign_certificates=True), critical=True)
-        )
-        return cls(key, builder.sign(key, hashes.SHA256()))
+        key, subject = ec.generate_private_key(ec.SECP256R1()), _name(name)
+        return cls(key, _ca_builder(subject, subject, key.public_key(), days, 1).sign(key, hashes.SHA256()))
+
+    def endorse(self, other: Authority, days: int = 365) -> bytes:
+        """A certificate for another CA under this one, PEM: whoever trusts this CA trusts what the other signed."""
+        subject, key = other.certificate.subject, other._key.public_key()
+        builder = _ca_builder(subject, self.certificate.subject, key, days, 0)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     @classmethod
     def load(cls, folder: Path) -> Authority:
@@ -97,7 +101,7 @@ class Authority:
         uses = [ExtendedKeyUsageOID.SERVER_AUTH] * serves + [ExtendedKeyUsageOID.CLIENT_AUTH] * calls
         alternatives = [x509.DNSName(role), *(_general_name(host) for host in hosts)]
         builder = (
-            _builder(_name(role), self.certificate.subject, key, days, ends)
+            _builder(_name(role), self.certificate.subject, key.public_key(), days, ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(), critical=True)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=True)
@@ -132,7 +136,8 @@ def write(cluster: Cluster, folder: Path, *, days: int = 365, force: bool = Fals
     def missing(*names: str) -> bool:
         there = [name for name in names if (folder / name).exists()]
         if there and not force and len(there) < len(names):
-            raise UserError(f"{folder}: {there[0]} is there without {names[names[0] == there[0]]}: mend it, or --force")
+            lacking = next(name for name in names if name not in there)
+            raise UserError(f"{folder}: {there[0]} is there without {lacking}: mend it, or pass --force")
         made = force or not there
         written.extend(folder / name for name in names * made)
         return made
@@ -144,14 +149,15 @@ def write(cluster: Cluster, folder: Path, *, days: int = 365, force: bool = Fals
         authority = Authority.load(folder)
     for role in cluster.roles:
         certificate, key = (TLS_FILES[kind].replace("{name}", role) for kind in ("certificate", "key"))
-        if missing(certificate, key):
-            pems = authority.issue(
-                role,
-                cluster.hosts(role),
-                serves=role in cluster.parties or role == DEALER,
-                calls=role != DEALER,
-                days=days,
-            )
+        if role == DEALER:
+            if missing(certificate, key, DEALER_CA):
+                own = Authority.create(days, DEALER_CA_NAME)
+                pems = own.issue(role, cluster.hosts(role), calls=False, days=days)
+                _write(folder / key, pems[1], secret=True)
+                _write(folder / certificate, pems[0] + authority.endorse(own, days))
+                _write(folder / DEALER_CA, own.certificate.public_bytes(serialization.Encoding.PEM))
+        elif missing(certificate, key):
+            pems = authority.issue(role, cluster.hosts(role), serves=role in cluster.parties, days=days)
             _write(folder / key, pems[1], secret=True)
             _write(folder / certificate, pems[0])
     if cluster.dealer and missing(SM2_PUBLIC, SM2_PRIVATE):
@@ -171,18 +177,26 @@ def sm2_private(files: TlsFiles) -> Path:
     return files.key.parent / SM2_PRIVATE
 
 
-def _builder(subject, issuer, key, days: int, ends: datetime.datetime | None = None) -> x509.CertificateBuilder:
+def _ca_builder(subject, issuer, public_key, days: int, path_length: int) -> x509.CertificateBuilder:
+    return (
+        _builder(subject, issuer, public_key, days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(sign_certificates=True), critical=True)
+    )
+
+
+def _builder(subject, issuer, public_key, days: int, ends: datetime.datetime | None = None) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.timezone.utc)
     ends = ends or now + datetime.timedelta(days=days)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(now, ends) - CLOCK_SKEW)
         .not_valid_after(ends)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 
 

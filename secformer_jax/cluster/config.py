@@ -25,6 +25,8 @@ INSECURE_FLAG = "--insecure-trusted-first-party"
 KEYS = ("dealer", "clients", "tls")
 TLS_FILES = {"ca": "ca.pem", "certificate": "{name}.pem", "key": "{name}.key"}
 DEFAULT_TLS = "tls"
+DEALER_CA = "dealer-ca.pem"
+"""Beside the common CA's certificate: the CA of the dealer alone, for SPU's client, which checks no name."""
 # Depth 0 means no check at all in SPU; the certificates here come straight from the CA, so one step is enough.
 VERIFY_DEPTH = 1
 # A name is also a host name in certificates and a file's name: no dots, no wildcards.
@@ -150,7 +152,7 @@ class Cluster:
                 "ssl_config": {
                     "certificate": str(files.certificate),
                     "private_key": str(files.key),
-                    "ca_file_path": str(files.ca),
+                    "ca_file_path": str(files.ca.with_name(DEALER_CA)),
                     "verify_depth": VERIFY_DEPTH,
                 },
             }

@@ -137,7 +137,7 @@ def fit_reciprocal(low: float, high: float, tolerance: float = 2.0**-11) -> Seri
 
 
 @functools.lru_cache(maxsize=256)
-def fit_rsqrt(low: float, high: float, tolerance: float = 2.0**-11) -> Series:
+def fit_rsqrt(low: float, high: float, tolerance: float = 2.0**-13) -> Series:
     """x^(-1/2) on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
     return _fewest(lambda x: x**-0.5, low, high, tolerance, least=(high / low) ** 0.5)
 

@@ -84,7 +84,10 @@ def _dot(a, b, c, request):
     m, n, k = request.dimensions
     a = a.reshape(k, m).T if request.transpose[0] else a.reshape(m, k)
     b = b.reshape(n, k).T if request.transpose[1] else b.reshape(k, n)
-    product = ring_matmul(a.astype(np.int64), b.astype(np.int64)).astype(c.dtype)
+    if c.itemsize == 8:
+        product = ring_matmul(a.view(np.int64), b.view(np.int64)).view(c.dtype)
+    else:
+        product = ring_matmul(a.astype(np.int64), b.astype(np.int64)).astype(c.dtype)
     return (product.reshape(-1) - c,)
 
 

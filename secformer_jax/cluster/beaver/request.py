@@ -22,6 +22,8 @@ COUNTERS = 1 << 64
 ARRAYS = {"AdjustRandBit": 1, "AdjustMulPriv": 2, "AdjustSquare": 2, "AdjustTrunc": 2, "AdjustEqz": 2, "AdjustPerm": 2}
 """How many arrays an operation takes; 3 for those that are not here."""
 MAX_CIPHERTEXT = 366
+# A shuffle is a loop in Python: some seconds for so many elements.
+MAX_PERMUTATION = 1 << 22
 
 
 class RequestError(ValueError):
@@ -166,7 +168,7 @@ def _permutation(document: Mapping, arrays: tuple[Array, ...], dtype: np.dtype, 
     if not isinstance(item, dict) or not isinstance(item.get("encrypted_seeds"), str):
         raise RequestError("perm has prg_count, size and one seed")
     count = arrays[0].size // dtype.itemsize
-    if _integer(item, "size", 1, count) != count:
+    if _integer(item, "size", 1, MAX_PERMUTATION) != count:
         raise RequestError(f"perm has another size than its arrays of {count}")
     seed = seed_of(item["encrypted_seeds"])
     if seed not in arrays[0].seeds:

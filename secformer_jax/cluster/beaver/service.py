@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from aiohttp import web
 
+from ...mpc.ring import TERMS
 from ..budget import Budget, BusyError
 from ..http import peer_of
 from ..metrics import DealerMetrics
@@ -80,9 +81,9 @@ class BeaverService:
                         await http.read(),
                         self._seed,
                         parties=len(self._parties),
-                        max_bytes=self._budget.limit // _copies(name),
+                        max_bytes=self._budget.limit,
                     )
-                    async with self._budget.take(_copies(name) * sum(array.size for array in request.arrays)):
+                    async with self._budget.take(_memory(name, request)):
                         masks, replays = operation.masks, operation.replays
                         self._sessions.admit(request, masks=masks, replays=replays, owner=peer)
                         parts = await self._compute(operation, request)
@@ -117,9 +118,16 @@ def _keep_freed_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def _copies(name: str) -> int:
-    """About how many times its arrays' bytes a request takes in memory: a product of matrices has their digits too."""
-    return 8 if name == "AdjustDot" else 2
+def _memory(name: str, request: Request) -> int:
+    """About the bytes that a request takes at its greatest, its answer on the way included."""
+    arrays = sum(array.size for array in request.arrays)
+    if name == "AdjustPerm":
+        return 8 * arrays
+    if name == "AdjustDot":
+        # Both parties' streams; digits of as many terms as are multiplied at once; four results while they add up.
+        digits = 5 * min(1.0, TERMS / request.dimensions[2])
+        return int((2 + digits) * arrays) + 4 * request.arrays[-1].size
+    return arrays
 
 
 async def _send(http: web.Request, parts) -> web.StreamResponse:

@@ -10,9 +10,9 @@ array is fresh, the answers say nothing to anyone who lacks a seed, whatever was
   only arrays that a known session has drawn;
 - all new arrays of a request are of one session; a seed belongs to one session; a session to the party that began it.
 
-With a folder the sessions outlive the process: a file mapped into memory has every session's digest and how far it is,
-written before the answer. The page cache keeps it when the process is killed; after a restart of the machine all old
-sessions are closed.
+With a file the sessions outlive the process: mapped into memory, it has every session's digests and how far it is,
+written before the answer. The page cache keeps it when the process is killed. A session's first row is on disk before
+its first answer, and after a restart of the machine all old sessions are closed: nobody knows how far they were.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ CLOSED = np.uint64(2**64 - 1)
 DIGEST = 16
 GROWTH = 1024
 MAX_SESSIONS = 1 << 16
-BOOT_BYTES = 36
+# Which machine start the file is of; the rows after it are aligned, so that a counter is written at once.
+BOOT_BYTES, HEADER = 36, 64
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -49,9 +50,9 @@ class Sessions:
     """
 
     def __init__(self, parties: int, path: Path | None = None, *, max_sessions: int = MAX_SESSIONS) -> None:
-        self._type = np.dtype([("seeds", f"V{DIGEST * parties}"), ("owner", f"V{DIGEST}"), ("next", "<u8")])
+        self._type = np.dtype([("next", "<u8"), ("owner", f"V{DIGEST}"), ("seeds", f"V{DIGEST * parties}")])
         self._path, self._max_sessions, self._parties = path, max_sessions, parties
-        self._prefix = b"secformer sessions 1 %d " % parties
+        self._prefix = b"secformer sessions %d " % parties
         self._by_seed: dict[bytes, int] = {}
         self._count = 0
         self._table = np.zeros(0, self._type)
@@ -119,7 +120,9 @@ class Sessions:
         if self._count == len(self._table):
             self._grow()
         row = self._count
-        self._table[row] = (_joined(seeds), _digest(owner.encode()), 0)
+        self._table[row] = (0, _digest(owner.encode()), _joined(seeds))
+        if isinstance(self._table, np.memmap):
+            self._table.flush()
         self._remember(row)
         return row
 
@@ -134,30 +137,28 @@ class Sessions:
             self._table = np.concatenate([self._table, np.zeros(GROWTH, self._type)])
         else:
             with self._path.open("r+b") as file:
-                file.truncate(self._offset() + rows * self._type.itemsize)
-            self._table = np.memmap(self._path, self._type, "r+", self._offset(), (rows,))
-
-    def _offset(self) -> int:
-        return len(self._prefix) + BOOT_BYTES + 1
+                file.truncate(HEADER + rows * self._type.itemsize)
+                os.fsync(file.fileno())
+            self._table = np.memmap(self._path, self._type, "r+", HEADER, (rows,))
 
     def _open(self) -> None:
         if self._path is None:
             return
-        boot = _boot_id()
-        header = self._prefix + boot + b"\n"
+        header = (self._prefix + _boot_id()).ljust(HEADER - 1) + b"\n"
         if not self._path.exists():
             partial = self._path.with_name(self._path.name + ".partial")
             partial.write_bytes(header)
             partial.chmod(0o600)
             partial.replace(self._path)
+            _sync(self._path.parent)
             return
         with self._path.open("rb") as file:
             found = file.read(len(header))
         if len(found) != len(header) or not found.startswith(self._prefix):
             raise UserError(f"{self._path} does not hold this dealer's sessions: move it away, and make a new SM2 key")
-        rows = (self._path.stat().st_size - len(header)) // self._type.itemsize
+        rows = (self._path.stat().st_size - HEADER) // self._type.itemsize
         if rows:
-            self._table = np.memmap(self._path, self._type, "r+", len(header), (rows,))
+            self._table = np.memmap(self._path, self._type, "r+", HEADER, (rows,))
         for row in range(rows):
             if bytes(self._table["seeds"][row]) == bytes(DIGEST * self._parties):
                 break
@@ -165,8 +166,20 @@ class Sessions:
         if found != header:
             # What the machine had not written to its disk is lost, so nobody knows how far a session was.
             self._table["next"][: self._count] = CLOSED
+            if rows:
+                self._table.flush()  # type: ignore[attr-defined]
             with self._path.open("r+b") as file:
                 file.write(header)
+                os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Have a folder's new names on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _boot_id() -> bytes:
