@@ -16,6 +16,7 @@ from cluster_processes import TOLERANCE, Tiny, ask, status, until_ready
 from tls_cases import CLIENT_CASES
 
 from secformer_jax.cluster import store, tls
+from secformer_jax.cluster.client import ClusterClient
 from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.cluster.material import MATERIAL_PATH
 from secformer_jax.cluster.message import shares_of
@@ -178,6 +179,25 @@ def test_who_dies_is_named_and_the_next_request_is_right(fast, served, victim):
     until_ready(served)
     text = fast.text(50)
     assert fast.error(text, ask(served, "bob", text)[0]) < TOLERANCE
+
+
+def test_a_client_that_hangs_up_disturbs_nobody(fast, served):
+    until_ready(served)
+    before = status(served)["S0"]["counts"]["secformer_sessions_total"]
+
+    async def hang_up(seconds: float) -> None:
+        async with ClusterClient(served.cluster, "alice") as asking:
+            await asking.deployment()
+            task = asyncio.create_task(asking.infer(fast.text(60)))
+            await asyncio.sleep(seconds)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    for seconds in (0.02, 0.2, 0.4):
+        asyncio.run(hang_up(seconds))
+    text = fast.text(61)
+    assert fast.error(text, ask(served, "bob", text)[0]) < TOLERANCE
+    assert status(served)["S0"]["counts"]["secformer_sessions_total"] == before
 
 
 @pytest.mark.parametrize("case", CLIENT_CASES)

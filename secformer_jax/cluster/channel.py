@@ -15,7 +15,7 @@ from .config import Cluster
 from .server_paths import STATUS_PATH
 
 T = TypeVar("T")
-CONNECT_SECONDS, PATIENCE_SECONDS = 10, 30.0
+CONNECT_SECONDS, PATIENCE_SECONDS = 10, 60.0
 _RETRY_SECONDS = 0.5
 
 

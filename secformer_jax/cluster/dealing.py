@@ -30,7 +30,7 @@ from .server_paths import END
 log = logging.getLogger(__name__)
 
 KEPT_DEPLOYMENTS = 2
-KEPT_PIECES = 8
+KEPT_PIECES, KEPT_AHEAD = 4, 4
 BATCH_BYTES = 1 << 20
 Pieces = list[list[Share]]
 """By rank: the shares of every leaf."""
@@ -135,8 +135,16 @@ class MaterialService:
             raise web.HTTPConflict(text=f"{error}\n") from None
         if len(taken) == len(self._cluster.parties):
             self._dealt.pop(piece, None)
-            self._ahead.setdefault((published.deployment.name, shape), self._deal(published, shape))
+            self._deal_ahead(published, shape)
         return await _stream(request, _batches(shares))
+
+    def _deal_ahead(self, published: Published, shape: Shape) -> None:
+        """One piece for the next request of this size; only the sizes asked for last have one."""
+        key = published.deployment.name, shape
+        if key not in self._ahead:
+            while len(self._ahead) >= KEPT_AHEAD:
+                self._ahead.pop(next(iter(self._ahead))).cancel()
+            self._ahead[key] = self._deal(published, shape)
 
     async def _entered(self, piece: str, ready: asyncio.Future[Pieces]) -> Pieces:
         """The material, once its number is in the ledger."""

@@ -187,9 +187,10 @@ class PartyServer:
         return answer
 
     def _gone(self, number: str) -> None:
-        """A client that has hung up."""
-        self.node.fail(number, "the client is gone")
-        self.node.notify("gone", {"request": number})
+        """A client that has hung up: what waits is forgotten, and what is computed goes on, for the others' sake."""
+        if number in self.node.inputs:
+            self.node.fail(number, "the client is gone")
+            self.node.notify("gone", {"request": number})
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """The coordinator's WebSocket; a new one takes the place of the old."""
