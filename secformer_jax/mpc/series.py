@@ -22,6 +22,9 @@ from .local import local
 FINE_BITS = 28
 """Fraction bits that public sines and cosines can have: their products stay below 2^63."""
 
+_DEALT_TOGETHER = 1 << 15
+"""Values whose masks the dealer computes at a time: they fit a core's cache."""
+
 _MOST_BY_RECURRENCE = 64
 """The recurrence's rounding grows with the square of the harmonic: with more, each sine has its own polynomial."""
 
@@ -67,16 +70,26 @@ class OpenedSeries(Material):
     def deal(self, randomness: Randomness, resident) -> OpenedSeries:
         """Fresh masks; see Material."""
         t = randomness.bits(self.t.shape, self._modulus_bits)
-        angle = t * (2 * math.pi / 2.0**self._modulus_bits)
-        terms = list(zip(self.series.harmonics, self.series.cos, self.series.sin, strict=True))
-        scale = 2.0**self.mask_bits
+        masks = np.empty((2, *self.with_cos.shape), np.int64)
+        flat = masks.reshape(2, len(self.series.harmonics), -1)
+        for start in range(0, t.size, _DEALT_TOGETHER):
+            part = np.s_[start : start + _DEALT_TOGETHER]
+            self._fill(flat[:, :, part], t.reshape(-1)[part])
+        return self.replace(t=t, with_cos=masks[0], with_sin=masks[1])
 
-        def ring(values: np.ndarray) -> np.ndarray:
-            return np.rint(values * scale).astype(np.int64)
+    def _fill(self, masks: np.ndarray, t: np.ndarray) -> None:
+        """Write a cos + b sin and b cos - a sin of each harmonic of t: the parts of (a - ib) e^(i h w t).
 
-        with_cos = [ring(a * np.cos(h * angle) + b * np.sin(h * angle)) for h, a, b in terms]
-        with_sin = [ring(b * np.cos(h * angle) - a * np.sin(h * angle)) for h, a, b in terms]
-        return self.replace(t=t, with_cos=np.stack(with_cos), with_sin=np.stack(with_sin))
+        Harmonic by harmonic from the last one: float64 loses less than 2^-40 over hundreds of them.
+        """
+        angle = t * (2j * math.pi / 2.0**self._modulus_bits)
+        wave, last, turns = np.ones(t.shape, complex), 0, {}
+        for k, (h, a, b) in enumerate(zip(self.series.harmonics, self.series.cos, self.series.sin, strict=True)):
+            if h - last not in turns:
+                turns[h - last] = np.exp((h - last) * angle)
+            wave, last = wave * turns[h - last], h
+            term = wave * (complex(a, -b) * 2.0**self.mask_bits)
+            masks[0, k], masks[1, k] = np.rint(term.real), np.rint(-term.imag)
 
     def masked(self, x: Fixed) -> jax.Array:
         """What to open: x - t modulo the period, uniform whatever x is."""
