@@ -214,7 +214,7 @@ def _prepare(case: Case, side: str) -> tuple[list[Entry], Any, spu.Io]:
     def shares(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         kinds = {True: libspu.Visibility.VIS_SECRET, False: libspu.Visibility.VIS_PUBLIC}
         made = {
-            name: [np.stack(piece.rings()) for piece in share(array, "int64", config.protocol, config.world_size)]
+            name: [piece.stacked() for piece in share(array, "int64", config.protocol, config.world_size)]
             if name in aside
             else io.make_shares(np.ascontiguousarray(array), kinds[secret.get(name, True)])
             for name, array in arrays.items()

@@ -118,7 +118,7 @@ class Parties:
     def share_aside(self, name: str, ring: np.ndarray) -> int:
         """Share ring elements that local stages alone read; returns the bytes for one party."""
         pieces = share(ring, "int64", self._config.protocol, len(self._own))
-        held = [np.stack(piece.rings()) for piece in pieces]
+        held = [piece.stacked() for piece in pieces]
         for own, array in zip(self._own, held, strict=True):
             own.keep(name, array)
         return held[0].nbytes

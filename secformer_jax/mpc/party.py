@@ -42,7 +42,7 @@ class Party:
         held = HELD[self._config.protocol](self._link.rank)
         if len(share.components) != len(held):
             raise ValueError(f"{name}: {len(share.components)} components, and {len(held)} were expected")
-        ring = np.stack(share.rings())
+        ring = share.stacked()
         if aside:
             self._own.keep(name, ring)
         else:

@@ -47,6 +47,11 @@ class Share:
         """The components as int64 arrays of this shape."""
         return [expand(c, self.shape) if isinstance(c, bytes) else c.reshape(self.shape) for c in self.components]
 
+    def stacked(self) -> np.ndarray:
+        """The components as one int64 array (components, *shape); a single one isn't copied."""
+        rings = self.rings()
+        return rings[0][None] if len(rings) == 1 else np.stack(rings)
+
 
 def encode(array: np.ndarray, fraction_bits: int) -> np.ndarray:
     """Ring elements: integers as they are, other numbers with this many fraction bits.
