@@ -135,6 +135,7 @@ def test_distill_learns(student):
 
 
 def test_a_student_is_served_as_it_was_trained(work, student, capsys):
+    pytest.importorskip("spu")
     capsys.readouterr()
     assert run("infer", "--model", student, "--text", "the film is good", "--json") == 0
     [entry] = json.loads(capsys.readouterr().out)["results"]
@@ -156,6 +157,7 @@ def test_a_student_is_served_as_it_was_trained(work, student, capsys):
 
 
 def test_opened_states_are_the_hidden_states(student):
+    pytest.importorskip("spu")
     from secformer_jax.layer_errors import errors_by_layer
     from secformer_jax.plaintext import encode, load_calibration
     from secformer_jax.presets import preset
