@@ -97,6 +97,8 @@ class Check:
 class Results:
     """One experiment's file: a cell is kept as soon as it is measured, and a later run does not measure it again.
 
+    Processes that measure different cells can share a file.
+
     Args:
         name: of the file, without its suffix.
         folder: where it goes.
@@ -105,16 +107,27 @@ class Results:
 
     def __init__(self, name: str, folder: Path = FOLDER, *, fresh: bool = False) -> None:
         self.path = folder / f"{name}.json"
-        stored = {} if fresh or not self.path.is_file() else json.loads(self.path.read_text(encoding="utf-8"))
-        self.cells: dict[str, Entry] = stored.get("cells", {})
         self._about = provenance(command_line())
-        self._notes: Entry = stored.get("notes", {})
+        self.cells: dict[str, Entry] = {}
+        self._notes: Entry = {}
+        self._fresh = fresh
+        self._read()
+
+    def _read(self) -> None:
+        """Take over what is in the file: another process may have added cells."""
+        if not self._fresh and self.path.is_file():
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            self.cells |= stored["cells"]
+            self._notes = stored["notes"] | self._notes
 
     def cell(self, key: str, measure: Callable[[], Entry]) -> Entry:
         """The cell of this name, measured unless it is there."""
+        self._read()
         if key not in self.cells:
-            about = {name: self._about[name] for name in ("commit", "date")}
-            self.cells[key] = {**measure(), **about}
+            about = {name: self._about[name] for name in ("command", "commit", "date")}
+            measured = {**measure(), **about}
+            self._read()
+            self.cells[key] = measured
             self.save()
         return self.cells[key]
 

@@ -51,6 +51,17 @@ def test_finished_cells_are_not_measured_again(efficiency, folder):
     assert found["cells"] == efficiency[1]["cells"]
 
 
+def test_processes_share_a_results_file(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(EXPERIMENTS)!r}); from results import Results, Path; "
+    code += f"results = Results('shared', Path({str(tmp_path)!r})); "
+    other = code + "results.cell('theirs', lambda: {'figure': 2})"
+    code += f"import subprocess; measure = lambda: subprocess.run([sys.executable, '-c', {other!r}], check=True) and "
+    code += "{'figure': 1}; results.cell('ours', measure)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    found = json.loads((tmp_path / "shared.json").read_text())["cells"]
+    assert {name: cell["figure"] for name, cell in found.items()} == {"ours": 1, "theirs": 2}
+
+
 def test_network_model_from_measured_costs(efficiency, folder):
     out, found = run("network", folder, "--side", "fast")
     predicted = found["notes"]["predicted"]["tiny-16"]
