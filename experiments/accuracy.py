@@ -56,7 +56,7 @@ EPOCHS = {
 TEACHER = Recipe(learning_rate=5e-5, evaluations=2, dropout=False)
 STATES = dataclasses.replace(STATES_RECIPE, learning_rate=1e-4, batch_size=16)
 LOGITS = dataclasses.replace(LOGITS_RECIPE, learning_rate=3e-5, batch_size=16, evaluations=2)
-"""Few epochs take higher rates than the paper's 5e-5 and 1e-5, and batches of half its 32: --paper-epochs takes its own."""
+"""Few epochs take higher rates than the paper's 5e-5 and 1e-5, and half its batches: --paper-epochs takes its own."""
 
 
 @dataclasses.dataclass(frozen=True)
