@@ -22,7 +22,7 @@ from secformer_jax.commands.calibrate import encode_lines
 from secformer_jax.commands.compare import random_model, random_sentences
 from secformer_jax.errors import UserError
 from secformer_jax.inference import calibrate_model
-from secformer_jax.plaintext import Plaintext, calibration_sentences, encode_request
+from secformer_jax.plaintext import Plaintext, calibration_sentences, encode_request, load_calibration
 from secformer_jax.text import Encoded, Tokenizer
 
 TINY_LENGTH = 16
@@ -59,7 +59,7 @@ def tiny(preset: str) -> Subject:
     sentences = random_sentences(model, TINY_LENGTH)
     arrays = sentences.input_ids, sentences.token_type_ids, sentences.attention_mask
     rows = [Encoded(*(array[i : i + 1] for array in arrays)) for i in range(len(sentences.input_ids))]
-    return _subject(model, preset, sentences, rows)
+    return _subject(model, preset, _measured(model, preset, sentences), rows)
 
 
 def minilm(preset: str, length: int = 16) -> Subject:
@@ -68,14 +68,24 @@ def minilm(preset: str, length: int = 16) -> Subject:
     tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
     pairs = zip(lines[0::2], lines[1::2], strict=False)
     rows = [encode_request(model, tokenizer, *pair, length, truncate=True) for pair in pairs]
-    return _subject(model, preset, encode_lines(model, lines, 128), rows)
+    return _subject(model, preset, _measured(model, preset, encode_lines(model, lines, 128)), rows)
 
 
-def _subject(model: Checkpoint, preset: str, sentences: Encoded, rows: list[Encoded]) -> Subject:
+def student(preset: str, length: int = 32) -> Subject:
+    """The model of this package with its own ranges, and its own sentences."""
+    model = checkpoint.load(checkpoint.SHIPPED)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    rows = [encode_request(model, tokenizer, line, None, length, truncate=True) for line in calibration_sentences()]
+    return _subject(model, preset, load_calibration(model, presets.preset(preset)), rows)
+
+
+def _measured(model: Checkpoint, preset: str, sentences: Encoded) -> Calibration | None:
     chosen = presets.preset(preset)
-    ranges = None
-    if presets.needs_calibration(chosen):
-        (ranges,) = calibrate_model(model, sentences, [presets.family(chosen)])
+    return calibrate_model(model, sentences, [presets.family(chosen)])[0] if presets.needs_calibration(chosen) else None
+
+
+def _subject(model: Checkpoint, preset: str, ranges: Calibration | None, rows: list[Encoded]) -> Subject:
+    chosen = presets.preset(preset)
     plain = Plaintext(model, chosen, calibration=ranges)
     return Subject(model, preset, ranges, rows, [plain(row) for row in rows])
 
