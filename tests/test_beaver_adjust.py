@@ -28,7 +28,7 @@ def request(count, arrays, itemsize=8, **options):
     counter, found, parts = 5, [], []
     for size in [count * itemsize] * arrays if isinstance(arrays, int) else arrays:
         found.append(Array(SEEDS, counter, size))
-        parts.append([ints(prg.ring_bytes(seed, counter, size), itemsize) for seed in SEEDS])
+        parts.append([ints(stream, itemsize) for stream in prg.ring_bytes(SEEDS, counter, size)])
         counter += prg.blocks(size)
     dtype = np.dtype({1: np.uint8, 4: "<u4", 8: "<u8"}[itemsize])
     return Request(tuple(found), dtype, **options), parts
@@ -45,9 +45,9 @@ def answers(name, asked):
 def test_streams():
     for size in (1, 16, 17, 1000):
         expected = blocks_of(SEEDS[0], 7, prg.blocks(size))[:size]
-        assert prg.ring_bytes(SEEDS[0], 7, size).tobytes() == expected
+        assert prg.ring_bytes(SEEDS[:1], 7, size)[0].tobytes() == expected
     # The high half of a counter stays zero in SPU, whose counters are of 64 bits.
-    assert prg.ring_bytes(SEEDS[0], 2**64 - 3, 32).tobytes() == blocks_of(SEEDS[0], 2**64 - 3, 2)
+    assert prg.ring_bytes(SEEDS[:1], 2**64 - 3, 32)[0].tobytes() == blocks_of(SEEDS[0], 2**64 - 3, 2)
 
 
 @pytest.mark.parametrize("count", [1, 3, adjust.PIECE // 8 + 3])
@@ -73,7 +73,7 @@ def test_bits():
     size = adjust.PIECE + 5
     asked = Request(tuple(Array(SEEDS, 20_000 * i, size) for i in range(3)), np.dtype(np.uint8))
     (answer,) = answers("AdjustAnd", asked)
-    drawn = [[prg.ring_bytes(seed, array.counter, size) for seed in SEEDS] for array in asked.arrays]
+    drawn = [prg.ring_bytes(SEEDS, array.counter, size) for array in asked.arrays]
     a, b, c = (first ^ second for first, second in drawn)
     np.testing.assert_array_equal(answer, (a & b) ^ c)
     asked, (a, b) = request(40, 2)

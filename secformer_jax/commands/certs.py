@@ -12,7 +12,7 @@ from secformer_jax.reports import Entry, Reporter
 
 def require_cluster_packages() -> None:
     """Refuse when what only clusters need is not installed."""
-    for package in ("aiohttp", "prometheus_client", "gmssl_pyx", "cryptography"):
+    for package in ("aiohttp", "prometheus_client", "gmssl_pyx", "cryptography", "uvloop"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{package} is not installed, and clusters need it: pip install 'secformer_jax[cluster]'")
 

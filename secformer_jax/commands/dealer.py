@@ -19,7 +19,7 @@ def check_level(log_level: str) -> None:
 def run(*, cluster: str, tls: Path | None, state: Path | None, memory_limit: float, log_level: str) -> None:
     """Serve until stopped."""
     require_cluster_packages()
-    import asyncio
+    import uvloop
 
     from secformer_jax.cluster import config, dealer, logs
 
@@ -29,4 +29,5 @@ def run(*, cluster: str, tls: Path | None, state: Path | None, memory_limit: flo
     found = config.load(cluster, tls=tls)
     found.dealer_address()
     logs.start(config.DEALER, log_level)
-    asyncio.run(dealer.run(found, dealer.state_folder(found, state), memory_limit=int(memory_limit * 1e9)))
+    # Thousands of small requests wait for each other: this loop takes half the time for one that asyncio's does.
+    uvloop.run(dealer.run(found, dealer.state_folder(found, state), memory_limit=int(memory_limit * 1e9)))

@@ -18,7 +18,7 @@ from .prg import BLOCK, blocks, permutation, ring_bytes
 from .request import Array, Request
 
 # Work on pieces that stay in a core's cache.
-PIECE = 1 << 18
+PIECE = 1 << 17
 
 ADD, XOR, MULTIPLY = np.add, np.bitwise_xor, np.multiply
 
@@ -134,7 +134,7 @@ def _draw(operation: Operation, request: Request, start: int, end: int) -> list[
     """Elements of every array from byte `start` (a whole block) to `end`, the parties' parts combined."""
     drawn: list[np.ndarray] = []
     for seeds, counter, sizes in _runs(request.arrays, start, end):
-        streams = [ring_bytes(seed, counter, BLOCK * sum(map(blocks, sizes))) for seed in seeds]
+        streams = ring_bytes(seeds, counter, BLOCK * sum(map(blocks, sizes)))
         offset = 0
         for size in sizes:
             how = operation.combine[len(drawn)]

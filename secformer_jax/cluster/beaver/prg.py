@@ -7,6 +7,8 @@ counter by ceil(n / 16) in both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -19,24 +21,27 @@ def blocks(size: int) -> int:
     return -(-size // BLOCK)
 
 
-def ring_bytes(seed: bytes, counter: int, size: int) -> np.ndarray:
-    """Bytes of a ring array; any part of an array that starts at a whole block can be drawn alone.
+def ring_bytes(seeds: Sequence[bytes], counter: int, size: int) -> list[np.ndarray]:
+    """Bytes of ring arrays at the same place of several streams; any part that starts at a whole block can be drawn.
 
     Args:
-        seed: the party's 16 bytes.
+        seeds: 16 bytes each.
         counter: of the first block.
         size: bytes wanted.
 
     Returns:
-        uint8 (size,).
+        uint8 (size,) for each seed.
     """
     count = blocks(size)
     counters = np.zeros((count, 2), "<u8")
     counters[:, 0] = np.arange(counter, counter + count, dtype=np.uint64)
-    encryptor = Cipher(algorithms.AES128(seed), modes.ECB()).encryptor()
-    stream = np.empty(count * BLOCK + BLOCK - 1, np.uint8)
-    encryptor.update_into(counters.data.cast("B"), stream.data)
-    return stream[:size]
+    streams = []
+    for seed in seeds:
+        encryptor = Cipher(algorithms.AES128(seed), modes.ECB()).encryptor()
+        stream = np.empty(count * BLOCK + BLOCK - 1, np.uint8)
+        encryptor.update_into(counters.data.cast("B"), stream.data)
+        streams.append(stream[:size])
+    return streams
 
 
 def permutation(seed: bytes, counter: int, size: int) -> np.ndarray:

@@ -30,7 +30,8 @@ PATH = "/spu.mpc.semi2k.beaver.ttp_server.BeaverService"
 MAX_PIECE = 32 << 20
 OK, ADJUST_ERROR, DECRYPT_ERROR = 0, 1, 2
 # Below this an answer takes less time than handing it to another thread and back.
-INLINE_BYTES = 1 << 16
+INLINE_BYTES = 1 << 20
+ONE_WRITE_BYTES = 1 << 16
 SEEDS_KEPT = 1024
 
 
@@ -133,7 +134,7 @@ def _memory(name: str, request: Request) -> int:
 async def _send(http: web.Request, parts) -> web.StreamResponse:
     """The answer's pieces; a small one is one write."""
     pieces = [part[start : start + MAX_PIECE] for part in parts for start in range(0, part.size, MAX_PIECE)]
-    if sum(piece.nbytes for piece in pieces) <= INLINE_BYTES:
+    if sum(piece.nbytes for piece in pieces) <= ONE_WRITE_BYTES:
         return web.Response(body=b"".join(b"".join((_head(OK, len(piece)), piece)) for piece in pieces))
     response = web.StreamResponse()
     response.content_length = sum(piece.nbytes + 9 for piece in pieces)

@@ -56,6 +56,7 @@ class Sessions:
         self._by_seed: dict[bytes, int] = {}
         self._count = 0
         self._table = np.zeros(0, self._type)
+        self._mapped: np.memmap | None = None
         self._open()
 
     def __len__(self) -> int:
@@ -121,8 +122,8 @@ class Sessions:
             self._grow()
         row = self._count
         self._table[row] = (0, _digest(owner.encode()), _joined(seeds))
-        if isinstance(self._table, np.memmap):
-            self._table.flush()
+        if self._mapped is not None:
+            self._mapped.flush()
         self._remember(row)
         return row
 
@@ -139,7 +140,12 @@ class Sessions:
             with self._path.open("r+b") as file:
                 file.truncate(HEADER + rows * self._type.itemsize)
                 os.fsync(file.fileno())
-            self._table = np.memmap(self._path, self._type, "r+", HEADER, (rows,))
+            self._map(self._path, rows)
+
+    def _map(self, path: Path, rows: int) -> None:
+        self._mapped = np.memmap(path, self._type, "r+", HEADER, (rows,))
+        # The same memory, without memmap's own work at every access.
+        self._table = np.asarray(self._mapped)
 
     def _open(self) -> None:
         if self._path is None:
@@ -158,7 +164,7 @@ class Sessions:
             raise UserError(f"{self._path} does not hold this dealer's sessions: move it away, and make a new SM2 key")
         rows = (self._path.stat().st_size - HEADER) // self._type.itemsize
         if rows:
-            self._table = np.memmap(self._path, self._type, "r+", HEADER, (rows,))
+            self._map(self._path, rows)
         for row in range(rows):
             if bytes(self._table["seeds"][row]) == bytes(DIGEST * self._parties):
                 break
@@ -166,8 +172,8 @@ class Sessions:
         if found != header:
             # What the machine had not written to its disk is lost, so nobody knows how far a session was.
             self._table["next"][: self._count] = CLOSED
-            if rows:
-                self._table.flush()  # type: ignore[attr-defined]
+            if self._mapped is not None:
+                self._mapped.flush()
             with self._path.open("r+b") as file:
                 file.write(header)
                 os.fsync(file.fileno())
