@@ -38,8 +38,8 @@ def total(parts, how=lambda x, y: (x + y) % RING):
     return [how(x, y) for x, y in zip(*parts, strict=True)]
 
 
-def answers(name, asked):
-    return adjust.answers(adjust.OPERATIONS[name], asked)
+def answers(name, asked, older=(), kept=None):
+    return adjust.answers(adjust.OPERATIONS[name], asked, older, kept or adjust.Kept(0))
 
 
 def test_streams():
@@ -116,6 +116,20 @@ def test_products_of_matrices(transpose, itemsize):
     b = b.reshape(n, k).T if transpose[1] else b.reshape(k, n)
     (answer,) = answers("AdjustDot", asked)
     assert ints(answer, itemsize) == list((a @ b - c.reshape(m, n)).reshape(-1) % ring)
+
+
+def test_kept_factors():
+    """A weight's mask is drawn once while it is used; what is kept is bounded."""
+    sizes = [8 * size for size in (12, 20, 15)]
+    kept, first = adjust.Kept(8 * 45), request(0, sizes, dimensions=(3, 5, 4))[0]
+    expected = answers("AdjustDot", first)[0].tobytes()
+    for _ in range(2):
+        assert answers("AdjustDot", first, [1], kept)[0].tobytes() == expected
+    drawn = []
+    for counter in (1, 2, 1, 3, 1, 2):
+        array = Array(SEEDS, counter, 160)
+        kept.get(array, lambda: drawn.append(counter) or np.zeros(20, np.int64))  # noqa: B023
+    assert drawn == [1, 2, 3, 2]
 
 
 def test_permutations():

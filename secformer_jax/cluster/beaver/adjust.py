@@ -7,8 +7,12 @@ Source: SPU's TrustedParty (libspu/mpc/semi2k/beaver), whose names these are.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,12 +118,47 @@ WHOLE = (_dot, _perm)
 """Operations whose arrays can't be cut into pieces."""
 
 
-def answers(operation: Operation, request: Request) -> list[np.ndarray]:
-    """The answers to a request that has been checked, in the order in which they are sent; uint8 each."""
+class Kept:
+    """Sums of the parties' arrays that serve in every request, the masks of weights: the latest used, so many bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held = limit, 0
+        self._sums: OrderedDict[Array, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, array: Array, draw: Callable[[], np.ndarray]) -> np.ndarray:
+        """The sum of an array, drawn unless it is there; not to be written to."""
+        with self._lock:
+            found = self._sums.get(array)
+            if found is not None:
+                self._sums.move_to_end(array)
+                return found
+        drawn = draw()
+        drawn.flags.writeable = False
+        with self._lock:
+            if array not in self._sums and drawn.nbytes <= self._limit:
+                self._sums[array] = drawn
+                self._held += drawn.nbytes
+                while self._held > self._limit:
+                    self._held -= self._sums.popitem(last=False)[1].nbytes
+        return drawn
+
+
+def answers(operation: Operation, request: Request, older: Collection[int], kept: Kept) -> list[np.ndarray]:
+    """The answers to a request that has been checked, in the order in which they are sent; uint8 each.
+
+    Args:
+        operation: what is asked for.
+        request: of which arrays.
+        older: those of them, by position, that an earlier request had.
+        kept: where sums of older factors of matrix products are kept.
+    """
     size = request.arrays[0].size
     whole = operation.adjust in WHOLE
     if whole or size <= PIECE:
-        parts = _draw(operation, request, 0, max(array.size for array in request.arrays))
+        end = max(array.size for array in request.arrays)
+        factors = [i for i in older if operation.adjust is _dot]
+        parts = _draw(operation, request, 0, end) if not factors else _with_kept(operation, request, factors, kept)
         return [answer.view(np.uint8) for answer in operation.adjust(*parts, request)]
     results = [np.empty(size, np.uint8) for _ in range(operation.masks)]
     for start in range(0, size, PIECE):
@@ -128,6 +167,18 @@ def answers(operation: Operation, request: Request) -> list[np.ndarray]:
         for result, answer in zip(results, operation.adjust(*parts, request), strict=True):
             result[start:end] = answer.view(np.uint8)
     return results
+
+
+def _with_kept(operation: Operation, request: Request, older: Collection[int], kept: Kept) -> list[np.ndarray]:
+    """Whole arrays, those of earlier requests from what is kept."""
+
+    def draw(index: int) -> np.ndarray:
+        one = dataclasses.replace(request, arrays=(request.arrays[index],))
+        return _draw(dataclasses.replace(operation, combine=(operation.combine[index],)), one, 0, one.arrays[0].size)[0]
+
+    return [
+        kept.get(array, functools.partial(draw, i)) if i in older else draw(i) for i, array in enumerate(request.arrays)
+    ]
 
 
 def _draw(operation: Operation, request: Request, start: int, end: int) -> list[np.ndarray]:

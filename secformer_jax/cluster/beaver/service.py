@@ -8,6 +8,7 @@ the error.
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
 import time
 from collections.abc import Callable, Collection
@@ -21,7 +22,7 @@ from ..budget import Budget, BusyError
 from ..http import peer_of
 from ..metrics import DealerMetrics
 from . import sm2
-from .adjust import OPERATIONS, Operation, answers
+from .adjust import OPERATIONS, Kept, Operation, answers
 from .request import Request, RequestError, decrypted, parse
 from .sessions import ReplayError, Sessions
 
@@ -33,6 +34,7 @@ OK, ADJUST_ERROR, DECRYPT_ERROR = 0, 1, 2
 INLINE_BYTES = 1 << 20
 ONE_WRITE_BYTES = 1 << 16
 SEEDS_KEPT = 1024
+KEPT_BYTES = 256 << 20
 
 
 class BeaverService:
@@ -60,6 +62,7 @@ class BeaverService:
         self._key, self._parties, self._sessions = key, tuple(parties), sessions
         self._budget, self._metrics = budget, metrics
         self._seeds: dict[str, bytes] = {}
+        self._kept = Kept(KEPT_BYTES)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="beaver")
         _keep_freed_memory()
 
@@ -86,8 +89,8 @@ class BeaverService:
                     )
                     async with self._budget.take(_memory(name, request)):
                         masks, replays = operation.masks, operation.replays
-                        self._sessions.admit(request, masks=masks, replays=replays, owner=peer)
-                        parts = await self._compute(operation, request)
+                        older = self._sessions.admit(request, masks=masks, replays=replays, owner=peer)
+                        parts = await self._compute(operation, request, older)
                         outcome.served(sum(part.nbytes for part in parts), time.perf_counter() - started)
                         return await _send(http, parts)
                 except sm2.DecryptionError as error:
@@ -97,10 +100,11 @@ class BeaverService:
 
         return handle
 
-    async def _compute(self, operation: Operation, request: Request):
+    async def _compute(self, operation: Operation, request: Request, older: list[int]):
+        work = functools.partial(answers, operation, request, older, self._kept)
         if sum(array.size for array in request.arrays) <= INLINE_BYTES:
-            return answers(operation, request)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, answers, operation, request)
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _seed(self, text: str) -> bytes:
         """A seed; those of the latest sessions are kept, for each comes with every request."""

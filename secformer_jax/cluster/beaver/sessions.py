@@ -62,7 +62,7 @@ class Sessions:
     def __len__(self) -> int:
         return self._count
 
-    def admit(self, request: Request, *, masks: int, replays: bool, owner: str) -> None:
+    def admit(self, request: Request, *, masks: int, replays: bool, owner: str) -> list[int]:
         """Take a request's arrays out of their session, or refuse it.
 
         Args:
@@ -71,6 +71,9 @@ class Sessions:
             replays: whether the arrays before the masks may be old ones.
             owner: who asks.
 
+        Returns:
+            the positions of the arrays that an earlier request had.
+
         Raises:
             ReplayError: refused; nothing has changed.
         """
@@ -78,7 +81,7 @@ class Sessions:
         if len(set(current)) != self._parties:
             raise ReplayError("each party has a seed of its own in every array")
         session = self._find(current)
-        position = 0 if session is None else int(self._table["next"][session])
+        position, older = 0 if session is None else int(self._table["next"][session]), []
         if session is not None and bytes(self._table["owner"][session]) != _digest(owner.encode()):
             raise ReplayError("this session belongs to another party")
         for index, array in enumerate(arrays):
@@ -89,6 +92,7 @@ class Sessions:
                 raise ReplayError("an array of this request has served before: masks are used once")
             else:
                 self._check_old(array, current, position)
+                older.append(index)
         if request.permutation is not None:
             if request.permutation.counter < position:
                 raise ReplayError("the permutation of this request has served before: masks are used once")
@@ -96,6 +100,7 @@ class Sessions:
         if session is None:
             session = self._add(current, owner)
         self._table["next"][session] = position
+        return older
 
     def _check_old(self, array: Array, current: tuple[bytes, ...], position: int) -> None:
         session = self._find(array.seeds)
