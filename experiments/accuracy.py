@@ -27,7 +27,7 @@ from secformer_jax.commands import distill as distill_command
 from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import finetune as finetune_command
 from secformer_jax.commands.common import Choice, Protocol
-from secformer_jax.commands.training import calibrate, read_splits
+from secformer_jax.commands.training import calibrate, read_report, read_splits
 from secformer_jax.reports import Reporter
 from secformer_jax.training.distill import LOGITS_RECIPE, STATES_RECIPE
 from secformer_jax.training.recipe import Recipe
@@ -160,7 +160,8 @@ class Bench:
         columns = {f"{row['runtime']}": row["metric"] for row in rows}
         nearness = rows[-1]["agreement"].get("plaintext", {})
         kept = {name: rows[0][name] for name in ("metric_name", "count", "note")}
-        return {**columns, **kept, **nearness, "model": folder.name, "seconds": sum(row["seconds"] for row in rows)}
+        seconds = sum(row["seconds"] for row in rows)
+        return {**columns, **kept, **nearness, "model": folder.name, "trained": read_report(folder), "seconds": seconds}
 
     def _calibrate(self, folder: Path, side: Side, task: str) -> None:
         """Ranges of a teacher for a preset that needs some, on training sentences."""
