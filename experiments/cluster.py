@@ -286,8 +286,9 @@ def checks(cells: dict[str, Entry]) -> list[Check]:
         if name.startswith("requests"):
             found.append(Check(f"{name}: greatest difference from plaintext", c["worst_error"], TOLERANCE))
             found.append(Check(f"{name}: seconds over the simulation's", c["ratio"], SLOWDOWN))
-            growth = c["most_link_bytes"] - c["least_link_bytes"]
-            found.append(Check(f"{name}: bytes between servers beyond the least request's", growth, 0))
+            # SPU's count of ABY3's bytes differs by some percent from run to run, in simulation as well.
+            varying = (c["most_link_bytes"] - c["least_link_bytes"]) / max(c["publish_bytes"])
+            found.append(Check(f"{name}: bytes that vary between requests, of the weights'", varying, 0.05))
         elif name == "thousand":
             found.append(Check("thousand: greatest growth of a process", max(c["growth"].values()), GROWTH))
             found.append(Check("thousand: greatest difference from plaintext", c["worst_error"], TOLERANCE))
