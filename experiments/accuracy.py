@@ -51,7 +51,7 @@ EPOCHS = {
     "RTE": Epochs(4, 3, 2),
     "CoLA": Epochs(4, 3, 2),
     "QNLI": Epochs(2, 2, 1),
-    "SST-2": Epochs(1.5, 0.5, 0.5),
+    "SST-2": Epochs(3, 1, 1),
 }
 TEACHER = Recipe(learning_rate=5e-5, evaluations=2, dropout=False)
 STATES = dataclasses.replace(STATES_RECIPE, learning_rate=1e-4, batch_size=16)
