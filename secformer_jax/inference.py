@@ -66,7 +66,7 @@ class PrivateBert:
         model: the checkpoint.
         approximations: the nonlinear functions, from `presets.preset`.
         config: a configuration, its name in spu_configs/, or a path.
-        calibration: ranges of this model; needed by functions with deflation.
+        calibration: ranges of this model, for functions that need some; by default those kept beside it.
         embedding: "client": the client shares one-hot rows; "inside": it shares ids, and the protocol compares them.
         keep_weights: keep the openings of the weights between requests (SEMI2K).
     """
@@ -83,6 +83,7 @@ class PrivateBert:
     ) -> None:
         self.config = config if isinstance(config, mpc_config.MpcConfig) else mpc_config.load(config)
         self._model = model
+        calibration = calibration or load_calibration(model, approximations)
         self._serving = serving_for(model, approximations, calibration, self.config.fraction_bits, embedding)
         # What is missing for these functions should be said before anything is shared.
         self._serving.model(padded_length(1))

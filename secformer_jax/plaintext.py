@@ -33,7 +33,7 @@ class Plaintext:
     Args:
         model: the checkpoint.
         approximations: the nonlinear functions.
-        calibration: ranges of this model; needed by functions with deflation.
+        calibration: ranges of this model, for functions that need some; by default those kept beside it.
         head: one of `bert.HEADS`; the one that answers requests by default.
     """
 
@@ -46,6 +46,7 @@ class Plaintext:
         head: str | None = None,
     ) -> None:
         self._model, self._head = model, head or request_head(model)
+        calibration = calibration or load_calibration(model, approximations)
         self._functions = partial(functions_for, model.config, approximations, calibration=calibration)
         self._apply = jax.jit(self._run, static_argnames="keep")
 
