@@ -154,7 +154,7 @@ class Bench:
             calibration=None,
             limit=self.limit,
             batch_size=16,
-            max_length=None,
+            max_length=LENGTH,
             truncate=True,
         )
         columns = {f"{row['runtime']}": row["metric"] for row in rows}

@@ -181,7 +181,7 @@ def evaluate(
     calibration: CalibrationFile = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first examples of each task.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples in a request.")] = 16,
-    max_length: MaxLength = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="The greatest padded length.")] = None,
     truncate: Truncate = False,
     embedding: Embedding = "client",
     sample: Annotated[

@@ -66,14 +66,13 @@ def predict(
     encoded: Encoded,
     count: int,
     batch_size: int,
-    max_length: int | None,
     progress: Callable[[int, int], None],
 ) -> np.ndarray:
-    """Logits of all examples, in their order, batch by batch of equal length."""
+    """Logits of all examples, in their order, batch by batch, each of the least public length that fits."""
     rows = len(encoded.input_ids) // count
     tokens = encoded.attention_mask.sum(axis=1).astype(int).reshape(count, rows).max(axis=1)
     longest = encoded.input_ids.shape[1]
-    lengths = np.array([max_length or min(padded_length(int(n)), longest) for n in tokens])
+    lengths = np.array([min(padded_length(int(n)), longest) for n in tokens])
     batch_size = min(batch_size, count)
     logits: dict[int, np.ndarray] = {}
     for length in np.unique(lengths):

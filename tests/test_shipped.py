@@ -61,6 +61,6 @@ def test_accuracy_in_plaintext(student, glue_dir):
     examples = tasks.read(task, glue_dir, "dev", limit=200)
     encoded = encode_examples(student, Tokenizer(student.tokenizer_dir), examples, None, False)
     plain = Plaintext(student, presets.families()["exact/two_quad"])
-    logits = predict(plain, encoded, len(examples), 32, None, lambda done, total: None)
+    logits = predict(plain, encoded, len(examples), 32, lambda done, total: None)
     assert tasks.score(task, tasks.predict(task, logits), examples.labels)["accuracy"] > 0.8
     assert np.isfinite(logits).all()

@@ -13,6 +13,7 @@ from secformer_jax import bert, checkpoint, cli, tasks
 from secformer_jax.commands import finetune as finetune_command
 from secformer_jax.commands.common import Choice, choice_for
 from secformer_jax.errors import UserError
+from secformer_jax.evaluation import predict
 from secformer_jax.reports import Reporter
 from secformer_jax.text import Tokenizer
 from secformer_jax.training.recipe import Recipe
@@ -154,6 +155,19 @@ def test_a_student_is_served_as_it_was_trained(work, student, capsys):
     assert [row["place"] for row in rows] == ["embeddings", "layer 0"]
     assert all(0 < row["fixed_point_max_error"] < 0.02 for row in rows)
     assert rows[0]["approximation_max_error"] < 1e-4 < rows[1]["approximation_max_error"] < 0.2
+
+
+def test_each_text_has_the_least_length_that_fits(work):
+    tokenizer = Tokenizer(work / "tokens")
+    encoded = tokenizer.encode(["the cat is fine", "the cat " * 10, "the cat " * 40], None, 64, truncate=True)
+    seen = []
+
+    def forward(batch):
+        seen.append(batch.input_ids.shape)
+        return batch.attention_mask.sum(axis=1, keepdims=True)
+
+    logits = predict(forward, encoded, 3, 2, lambda done, total: None)
+    assert logits[:, 0].tolist() == [6, 22, 64] and seen == [(2, 16), (2, 32), (2, 64)]
 
 
 def test_opened_states_are_the_hidden_states(student):

@@ -58,8 +58,8 @@ def run(
     only the first examples under "simulated". With `layer_errors`, the errors after each layer on so many
     examples; with `check_ranges`, where values left the domains of their series.
 
-    Texts are padded to --max-length, or else each to the least public length that it fits; batches are always full, so
-    each length is compiled once.
+    Each text is padded to the least public length that it fits, at most `max_length`; batches are always full, so each
+    length is compiled once.
     """
     runtimes = [name.strip() for name in runtime.split(",")]
     for name in runtimes:
@@ -100,7 +100,7 @@ def run(
                 _forward(name, served, choice, used, ranges, spent, checked) as forward,
             ):
                 started = time.perf_counter()
-                logits = predict(forward, encoded, len(part), batch_size, max_length, progress)
+                logits = predict(forward, encoded, len(part), batch_size, progress)
                 seconds = time.perf_counter() - started
                 if checked:
                     left = [str(place) for place in forward.violations]  # type: ignore[attr-defined]

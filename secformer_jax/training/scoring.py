@@ -34,7 +34,7 @@ def dev_score(model: Checkpoint, approximations: presets.Approximations, task: T
             batch = Batch(encoded.input_ids, encoded.token_type_ids, encoded.attention_mask, unlabelled)
             return np.asarray(logits_of(on_device, batch))
 
-        logits = predict(forward, dev.encoded, len(dev), BATCH_SIZE, None, lambda done, total: None)
+        logits = predict(forward, dev.encoded, len(dev), BATCH_SIZE, lambda done, total: None)
         predictions = tasks.predict(task, in_task_order(task, model, logits))
         return next(iter(tasks.score(task, predictions, dev.labels).values()))
 
