@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from secformer_jax.checkpoint import Checkpoint
@@ -43,22 +41,6 @@ def encode_examples(
         texts = [text for pair in zip(examples.texts, examples.pairs, strict=True) for text in pair]
         return encode(model, tokenizer, texts, None, max_length, truncate)
     return encode(model, tokenizer, examples.texts, examples.pairs, max_length, truncate)
-
-
-def with_used_pieces(model: Checkpoint, encoded: Encoded) -> tuple[Checkpoint, Encoded]:
-    """The same model and texts with only those word pieces in the vocabulary that the texts have.
-
-    For emulation: a row that no token picks adds exactly 0 to its one-hot product, and takes most of the time.
-    """
-    used, ids = np.unique(encoded.input_ids, return_inverse=True)
-
-    def rows(path: tuple, leaf: np.ndarray) -> np.ndarray:
-        return leaf[used] if any(getattr(key, "key", None) == "word_embeddings" for key in path) else leaf
-
-    params = jax.tree_util.tree_map_with_path(rows, model.params)
-    config = dataclasses.replace(model.config, vocab_size=len(used))
-    texts = dataclasses.replace(encoded, input_ids=ids.reshape(encoded.input_ids.shape).astype(encoded.input_ids.dtype))
-    return dataclasses.replace(model, config=config, params=params), texts
 
 
 def predict(

@@ -18,6 +18,7 @@ PLAIN = (
     "checkpoint",
     "errors",
     "evaluation",
+    "pieces",
     "plaintext",
     "presets",
     "tasks",

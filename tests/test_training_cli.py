@@ -76,6 +76,16 @@ def test_finetune_learns(teacher):
     assert not (teacher / "preset.json").exists() and not teacher.with_name("teacher.training").exists()
 
 
+def test_pieces_that_no_text_has_stay_as_they_were(work, teacher):
+    def table(folder):
+        return np.asarray(checkpoint.load(folder).params["bert"]["embeddings"]["word_embeddings"]["embedding"])
+
+    texts = Tokenizer(work / "tokens").encode([f"the {noun} is {word}" for noun in NOUNS for word in LABELS], None, 16)
+    changed = np.flatnonzero((table(work / "base") != table(teacher)).any(axis=1))
+    assert changed.tolist() == np.unique(texts.input_ids).tolist()
+    assert json.loads((teacher / "training.json").read_text())["used_pieces"] == len(changed) < len(PIECES)
+
+
 def test_a_killed_command_ends_with_the_same_model(work, tmp_path):
     class Killer(Reporter):
         @contextlib.contextmanager

@@ -60,6 +60,8 @@ def run(
 ) -> list[Entry]:
     """Stage 1 and stage 2; keep the parameters with the best dev metric of stage 2, and write the student to `out`.
 
+    Word pieces that neither split has stay as they were.
+
     states_epochs: of stage 1; None for the paper's number for this task, 0 to leave the stage out.
     """
     task, approximations = tasks.find(name), choice.approximations()
@@ -74,6 +76,9 @@ def run(
     pair = Pair(reduced, keep_layers(reduced, layers), layers, approximations, label_weight, range_penalty)
     checked_length(max_length, pair.student)
     splits = read_splits(pair.student, task, data_dir, max_length, limit)
+    pieces = splits.used_pieces()
+    narrow = dataclasses.replace(pair, teacher=pieces.model(pair.teacher), student=pieces.model(pair.student))
+    narrowed = splits.renumbered(pieces)
     first = dataclasses.replace(states, epochs=epochs) if epochs else None
     about: dict[str, Any] = {
         "kind": "distill",
@@ -86,18 +91,20 @@ def run(
         "range_penalty": range_penalty,
         "label_weight": label_weight,
         "max_length": max_length,
+        "used_pieces": len(pieces.ids),
         "limit": limit,
         "note": splits.note,
     }
-    teacher_score = dev_score(reduced, Choice("exact").approximations(), task, splits.dev)(reduced.params)
+    exact = Choice("exact").approximations()
+    teacher_score = dev_score(narrow.teacher, exact, task, narrowed.dev)(narrow.teacher.params)
     reporter.say(f"teacher, as the student reads: dev {task.metric} {teacher_score:.4f}")
     with reporter.progress(f"distilling for {task.name}, {len(splits.train):,} examples") as progress:
         before, trained = distill(
-            pair,
-            splits.train,
+            narrow,
+            narrowed.train,
             first,
             logits,
-            dev_score(pair.student, approximations, task, splits.dev),
+            dev_score(narrow.student, approximations, task, narrowed.dev),
             working_folder(out),
             about,
             progress=progress,
@@ -109,7 +116,7 @@ def run(
         "states_history": None if before is None else before.history,
         "recipe": dataclasses.asdict(logits),
     }
-    best = dataclasses.replace(pair.student, params=trained.params)
+    best = dataclasses.replace(pair.student, params=pieces.restored(trained.params, pair.student))
     return [finish(reporter, out, best, choice, trained, splits.train, about)]
 
 

@@ -15,7 +15,8 @@ from secformer_jax.calibration import Calibration
 from secformer_jax.checkpoint import Checkpoint, load
 from secformer_jax.commands.common import Choice, Protocol, checked_length, choice_for
 from secformer_jax.errors import UserError
-from secformer_jax.evaluation import Forward, check_head, encode_examples, in_task_order, predict, with_used_pieces
+from secformer_jax.evaluation import Forward, check_head, encode_examples, in_task_order, predict
+from secformer_jax.pieces import UsedPieces
 from secformer_jax.plaintext import Plaintext, load_calibration
 from secformer_jax.reports import Entry, Reporter
 from secformer_jax.tasks import Task
@@ -91,7 +92,8 @@ def run(
             part = examples[: sample if name == "simulated" else None]
             served, encoded = loaded, encode_examples(loaded, tokenizer, part, max_length, truncate)
             if name == "emulated":
-                served, encoded = with_used_pieces(loaded, encoded)
+                pieces = UsedPieces.of(encoded)
+                served, encoded = pieces.model(loaded), pieces.texts(encoded)
             spent, left = Spent(), None
             used = replace(protocol, config=EMULATION) if name == "emulated" else protocol
             checked = check_ranges and name == "emulated"

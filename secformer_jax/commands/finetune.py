@@ -30,13 +30,18 @@ def run(
     limit: int | None,
     save_seconds: float = SAVE_SECONDS,
 ) -> list[Entry]:
-    """Train on the task's labels, keep the parameters with the best dev metric, and write the model to `out`."""
+    """Train on the task's labels, keep the parameters with the best dev metric, and write the model to `out`.
+
+    Word pieces that neither split has stay as they were.
+    """
     task, approximations = tasks.find(name), choice.approximations()
     check_out(out)
     loaded = load(model)
     checked_length(max_length, loaded)
     headed = with_head(loaded, task, recipe.seed)
     splits = read_splits(headed, task, data_dir, max_length, limit)
+    pieces = splits.used_pieces()
+    narrow, narrowed = pieces.model(headed), splits.renumbered(pieces)
     about: dict[str, Any] = {
         "kind": "finetune",
         "task": task.name,
@@ -44,22 +49,23 @@ def run(
         "from": loaded.fingerprint,
         "functions": choice.entry(),
         "max_length": max_length,
+        "used_pieces": len(pieces.ids),
         "limit": limit,
         "note": splits.note,
     }
     with reporter.progress(f"fine-tuning on {task.name}, {len(splits.train):,} examples") as progress:
         trained = finetune(
-            headed,
+            narrow,
             approximations,
-            splits.train,
+            narrowed.train,
             recipe,
-            dev_score(headed, approximations, task, splits.dev),
+            dev_score(narrow, approximations, task, narrowed.dev),
             working_folder(out),
             about,
             progress=progress,
             save_seconds=save_seconds,
         )
-    best = dataclasses.replace(headed, params=trained.params)
+    best = dataclasses.replace(headed, params=pieces.restored(trained.params, headed))
     # A model with exact functions is a teacher, and answers with any preset.
     served = None if choice.preset == "exact" else choice
     about |= {"recipe": dataclasses.asdict(recipe)}

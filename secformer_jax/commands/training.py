@@ -15,6 +15,7 @@ from secformer_jax.checkpoint import Checkpoint, load, save
 from secformer_jax.commands.common import Choice
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import encode_examples
+from secformer_jax.pieces import UsedPieces
 from secformer_jax.plaintext import calibrate_model
 from secformer_jax.reports import Entry, Reporter, versions
 from secformer_jax.tasks import Examples, Task
@@ -33,6 +34,15 @@ class Splits:
     train: Dataset
     dev: Dataset
     note: str | None
+
+    def used_pieces(self) -> UsedPieces:
+        """The word pieces that there are in either."""
+        return UsedPieces.of(self.train.encoded, self.dev.encoded)
+
+    def renumbered(self, pieces: UsedPieces) -> Splits:
+        """The same, for a model with these pieces alone."""
+        train, dev = (dataclasses.replace(each, encoded=pieces.texts(each.encoded)) for each in (self.train, self.dev))
+        return Splits(train, dev, self.note)
 
 
 def read_splits(model: Checkpoint, task: Task, data_dir: Path | None, max_length: int, limit: int | None) -> Splits:
