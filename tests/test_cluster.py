@@ -237,9 +237,12 @@ def test_a_party_that_never_comes_is_named(tmp_path):
     local = LocalCluster(tmp_path, "2pc_semi2k", insecure=True)
     try:
         local.start("S0")
+        waiting, ends = '"waiting for a party", "party": "S1"', time.monotonic() + 120
+        while waiting not in local.log("S0").read_text():
+            assert time.monotonic() < ends
+            time.sleep(0.2)
         with pytest.raises(UserError, match=r"S1 at .* can't be reached"):
             asyncio.run(_meet(local))
-        assert '"waiting for a party", "party": "S1"' in local.log("S0").read_text()
     finally:
         local.stop()
 
