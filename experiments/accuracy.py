@@ -51,9 +51,11 @@ EPOCHS = {
     "RTE": Epochs(4, 3, 2),
     "CoLA": Epochs(4, 3, 2),
     "QNLI": Epochs(2, 2, 1),
-    "SST-2": Epochs(3, 1, 1),
+    "SST-2": Epochs(2, 1, 1),
 }
 TEACHER = Recipe(learning_rate=5e-5, evaluations=2, dropout=False)
+TEACHER_OF = {"SST-2": dataclasses.replace(TEACHER, evaluations=4, dropout=True)}
+"""Without dropout a second epoch over SST-2's 67,000 phrases lowers its dev score."""
 STATES = dataclasses.replace(STATES_RECIPE, learning_rate=1e-4, batch_size=16)
 LOGITS = dataclasses.replace(LOGITS_RECIPE, learning_rate=3e-5, batch_size=16, evaluations=2)
 """Few epochs take higher rates than the paper's 5e-5 and 1e-5, and half its batches: --paper-epochs takes its own."""
@@ -133,7 +135,7 @@ class Bench:
                 Reporter(False),
                 model=self.model,
                 choice=Choice(preset or "exact"),
-                recipe=dataclasses.replace(TEACHER, epochs=epochs.teacher, seed=seed),
+                recipe=dataclasses.replace(TEACHER_OF.get(task, TEACHER), epochs=epochs.teacher, seed=seed),
                 **shared,
             )
         return out
