@@ -29,7 +29,7 @@ from secformer_jax.commands import finetune as finetune_command
 from secformer_jax.commands.common import PRESET_FILE, Choice, Protocol
 from secformer_jax.commands.training import calibrate, read_report, read_splits
 from secformer_jax.reports import Reporter
-from secformer_jax.training.distill import STATES_RECIPE
+from secformer_jax.training.distill import STATES_RECIPE, Weights
 from secformer_jax.training.recipe import Recipe
 
 TASK = "SST-2"
@@ -38,8 +38,7 @@ SHAPE = distill_command.Shape(layers="3", vocabulary=10_000, positions=128)
 TEACHER = Recipe(epochs=1, learning_rate=5e-5, warmup=0.06, evaluations=4, dropout=False)
 STATES = dataclasses.replace(STATES_RECIPE, epochs=0.4, learning_rate=1e-4)
 LOGITS = Recipe(epochs=1, learning_rate=5e-5, warmup=0.05, evaluations=4, dropout=False)
-RANGE_PENALTY = 0.01
-LABEL_WEIGHT = 0.5
+WEIGHTS = Weights(labels=0.5, ranges=0.01)
 TRAIN_LENGTH = 64
 LENGTH = 128
 SIDES = (("plaintext", "fast"), ("emulated", "fast"), ("emulated", "secformer"))
@@ -92,8 +91,7 @@ def main(
             states_epochs=STATES.epochs,
             states=STATES,
             logits=LOGITS,
-            range_penalty=RANGE_PENALTY,
-            label_weight=LABEL_WEIGHT,
+            weights=WEIGHTS,
             max_length=TRAIN_LENGTH,
             limit=limit,
         )

@@ -27,6 +27,7 @@ from secformer_jax.commands import finetune as finetune_command
 from secformer_jax.commands.common import Choice
 from secformer_jax.errors import UserError
 from secformer_jax.reports import Reporter
+from secformer_jax.training.distill import Weights
 from secformer_jax.training.recipe import Recipe
 
 TrainTask = Annotated[str, typer.Option("--task", help="CoLA, MRPC, RTE, STS-B, SST-2 or QNLI.")]
@@ -94,6 +95,10 @@ def distill(
     states_learning_rate: Annotated[float, typer.Option("--states-learning-rate", help="Of stage 1.")] = 5e-5,
     logits_epochs: Annotated[float, typer.Option("--logits-epochs", help="Of stage 2.")] = 5,
     logits_learning_rate: Annotated[float, typer.Option("--logits-learning-rate", help="Of stage 2.")] = 1e-5,
+    scores_weight: Annotated[
+        float,
+        typer.Option("--scores-weight", help="Weight of attention scores beside hidden states in stage 1."),
+    ] = 1.0,
     range_penalty: Annotated[
         float, typer.Option("--range-penalty", help="Weight of a penalty on values outside narrow ranges.")
     ] = 0.0,
@@ -110,8 +115,8 @@ def distill(
     json: Json = False,
 ) -> None:
     """Teach a student with other functions what a teacher does: hidden states and scores, then logits."""
-    if min(range_penalty, label_weight, states_epochs or 0) < 0:
-        raise UserError("--range-penalty, --label-weight and --states-epochs: 0 or more was expected")
+    if min(scores_weight, range_penalty, label_weight, states_epochs or 0) < 0:
+        raise UserError("--scores-weight, --range-penalty, --label-weight and --states-epochs: 0 or more was expected")
     reporter = Reporter(json)
     entries = distill_command.run(
         reporter,
@@ -132,8 +137,7 @@ def distill(
             dtype=dtype,
             dropout=dropout,
         ),
-        range_penalty=range_penalty,
-        label_weight=label_weight,
+        weights=Weights(scores_weight, label_weight, range_penalty),
         max_length=max_length,
         limit=limit,
     )

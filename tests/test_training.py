@@ -219,6 +219,9 @@ def test_stage_losses(data):
     expected = np.mean(np.square(ours["hidden_states.1"] - theirs["hidden_states.2"])[real])
     expected += np.mean(np.square(ours["layer.0.attention_scores"] - theirs["layer.1.attention_scores"])[pairs])
     assert float(distill.states_loss(ours, theirs, batch.attention_mask, (1,))) == pytest.approx(expected, rel=1e-5)
+    expected = np.mean(np.square(ours["hidden_states.1"] - theirs["hidden_states.2"])[real])
+    found = distill.states_loss(ours, theirs, batch.attention_mask, (1,), scores=0.0)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
     logits, soft = np.array([[2.0, 0.0]]), np.array([[0.0, 0.0]])
     expected = np.logaddexp(2, 0) - 1
     assert float(distill.logits_loss(logits, soft, np.array([0]))) == pytest.approx(float(expected), rel=1e-6)

@@ -14,7 +14,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.evaluation import check_head
 from secformer_jax.reports import Entry, Reporter
 from secformer_jax.tasks import Examples
-from secformer_jax.training.distill import STATES_EPOCHS, Pair, distill
+from secformer_jax.training.distill import STATES_EPOCHS, Pair, Weights, distill
 from secformer_jax.training.loop import SAVE_SECONDS
 from secformer_jax.training.recipe import Recipe
 from secformer_jax.training.scoring import dev_score
@@ -52,8 +52,7 @@ def run(
     states_epochs: float | None,
     states: Recipe,
     logits: Recipe,
-    range_penalty: float,
-    label_weight: float,
+    weights: Weights,
     max_length: int,
     limit: int | None,
     save_seconds: float = SAVE_SECONDS,
@@ -73,7 +72,7 @@ def run(
     epochs = STATES_EPOCHS[task.name] if states_epochs is None else states_epochs
     reduced = _reduce(loaded, shape, tasks.read(task, data_dir, "train", limit), working_folder(out))
     layers = shape.follow(loaded.config.num_hidden_layers)
-    pair = Pair(reduced, keep_layers(reduced, layers), layers, approximations, label_weight, range_penalty)
+    pair = Pair(reduced, keep_layers(reduced, layers), layers, approximations, weights)
     checked_length(max_length, pair.student)
     splits = read_splits(pair.student, task, data_dir, max_length, limit)
     pieces = splits.used_pieces()
@@ -88,8 +87,9 @@ def run(
         "functions": choice.entry(),
         "layers": list(layers),
         "vocabulary": pair.student.config.vocab_size,
-        "range_penalty": range_penalty,
-        "label_weight": label_weight,
+        "scores_weight": weights.scores,
+        "label_weight": weights.labels,
+        "range_penalty": weights.ranges,
         "max_length": max_length,
         "used_pieces": len(pieces.ids),
         "limit": limit,

@@ -34,23 +34,37 @@ STATES_EPOCHS = {"CoLA": 50, "MRPC": 20, "RTE": 50, "STS-B": 100, "QNLI": 10, "S
 
 
 @dataclasses.dataclass(frozen=True)
+class Weights:
+    """Of the terms of both losses that a recipe may leave out or add; as they are, the paper's.
+
+    Attributes:
+        scores: the attention scores, beside the hidden states (stage 1). With 2Quad a student whose scores are the
+            teacher's attends to other keys than the teacher, whose softmax is sharper: 0 lets it find its own.
+        labels: the loss against the labels, beside the teacher's logits (stage 2).
+        ranges: `penalty.range_penalty`, in both stages.
+    """
+
+    scores: float = 1.0
+    labels: float = 0.0
+    ranges: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Pair:
     """A teacher (with exact functions) and the student that learns from it.
 
     Attributes:
         layers: the teacher's layer that each of the student's follows.
         approximations: the student's functions.
-        labels: weight of the loss against the labels in stage 2, beside the teacher's logits; 0 is the paper's recipe.
-        penalty: weight of `penalty.range_penalty`; likewise.
-        ranges: what it allows.
+        weights: of the terms of the losses.
+        ranges: what `penalty.range_penalty` allows.
     """
 
     teacher: Checkpoint
     student: Checkpoint
     layers: tuple[int, ...]
     approximations: presets.Approximations
-    labels: float = 0.0
-    penalty: float = 0.0
+    weights: Weights = Weights()
     ranges: Ranges = dataclasses.field(default_factory=Ranges)
 
     def __post_init__(self) -> None:
@@ -65,8 +79,10 @@ class Pair:
                 )
 
 
-def states_loss(student: Intermediates, teacher: Intermediates, mask: Array, layers: Sequence[int]) -> jax.Array:
-    """Mean squared error of every hidden state, embeddings included, and of every layer's attention scores.
+def states_loss(
+    student: Intermediates, teacher: Intermediates, mask: Array, layers: Sequence[int], scores: float = 1.0
+) -> jax.Array:
+    """Mean squared error of all hidden states, embeddings included, and `scores` times that of all attention scores.
 
     Padded positions and masked keys don't count. Student layer i is held to the teacher's layer `layers[i]`.
     """
@@ -81,7 +97,8 @@ def states_loss(student: Intermediates, teacher: Intermediates, mask: Array, lay
     total = error("hidden_states.0", "hidden_states.0", at)
     for i, layer in enumerate(layers):
         total += error(f"hidden_states.{i + 1}", f"hidden_states.{layer + 1}", at)
-        total += error(f"layer.{i}.attention_scores", f"layer.{layer}.attention_scores", pairs)
+        if scores:
+            total += scores * error(f"layer.{i}.attention_scores", f"layer.{layer}.attention_scores", pairs)
     return total
 
 
@@ -130,7 +147,7 @@ def distill(
 
 
 def _objective(pair: Pair, recipe: Recipe, *, with_states: bool) -> Objective:
-    exact, own = presets.preset("exact"), trainable(pair.approximations)
+    exact, own, weights = presets.preset("exact"), trainable(pair.approximations), pair.weights
     needs_teacher = with_states or pair.student.head != "regression"
 
     def objective(params: Params, teacher_params: Params, batch: Batch, key: jax.Array) -> jax.Array:
@@ -142,13 +159,13 @@ def _objective(pair: Pair, recipe: Recipe, *, with_states: bool) -> Objective:
             config, head = pair.teacher.config, pair.teacher.head
             teacher_logits, teacher_kept = apply_bert(config, head, exact, teacher_params, batch, dtype=recipe.dtype)
         if with_states:
-            loss = states_loss(kept, teacher_kept, batch.attention_mask, pair.layers)
+            loss = states_loss(kept, teacher_kept, batch.attention_mask, pair.layers, weights.scores)
         else:
             loss = logits_loss(logits, teacher_logits, batch.labels)
-            if pair.labels:
-                loss += pair.labels * label_loss(logits, batch.labels)
-        if pair.penalty:
-            loss += pair.penalty * range_penalty(kept, batch.attention_mask, pair.ranges)
+            if weights.labels:
+                loss += weights.labels * label_loss(logits, batch.labels)
+        if weights.ranges:
+            loss += weights.ranges * range_penalty(kept, batch.attention_mask, pair.ranges)
         return loss
 
     return objective
