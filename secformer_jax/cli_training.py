@@ -82,6 +82,10 @@ def distill(
     gelu: Gelu = None,
     softmax: Softmax = None,
     layer_norm: LayerNorm = None,
+    like: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--like", help="Start from what changed in this student, of another task, and its teacher."),
+    ] = None,
     layers: Annotated[
         str | None, typer.Option("--layers", help="How many of the teacher's, or which, as 1,3,5; all by default.")
     ] = None,
@@ -138,6 +142,7 @@ def distill(
             dropout=dropout,
         ),
         weights=Weights(scores_weight, label_weight, range_penalty),
+        like=like,
         max_length=max_length,
         limit=limit,
     )

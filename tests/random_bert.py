@@ -11,9 +11,9 @@ from secformer_jax.plaintext import Plaintext
 from secformer_jax.text import Encoded
 
 
-def random_checkpoint(config: bert.BertConfig, head: str = "classification") -> Checkpoint:
+def random_checkpoint(config: bert.BertConfig, head: str = "classification", seed: int = 0) -> Checkpoint:
     """A model without a tokenizer. For logits that spread, take an initializer_range well over BERT's 0.02."""
-    params = bert.init_params(config, head, jax.random.key(0))
+    params = bert.init_params(config, head, jax.random.key(seed))
     return Checkpoint(config, params, head, tokenizer_dir=Path(), path=Path())
 
 

@@ -2,13 +2,14 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from scipy.special import erf
 from sweeps import coefficient_sum, in_float64
 
 from secformer_jax.nonlinear import series
-from secformer_jax.nonlinear.series import fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
+from secformer_jax.nonlinear.series import fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt, fit_tanh
 
 POINTS = 20_001
 
@@ -79,3 +80,12 @@ def test_the_ridge_keeps_coefficients_small():
     loose = series.fit(lambda x: 1 / x, 1.0, 50.0, ridge=1e-9, **options)
     tight = series.fit(lambda x: 1 / x, 1.0, 50.0, ridge=1e-4, **options)
     assert coefficient_sum(tight) < coefficient_sum(loose) / 2 and tight.error < 0.01
+
+
+@pytest.mark.parametrize("fitted", [fit_gelu_tail(12.5), fit_gelu_tail(40.0), fit_tanh(), fit_rsqrt(0.1, 5.0)])
+def test_in_float32(fitted):
+    """In plaintext, by rotation or by sines and cosines: float32's rounding of each, and no more."""
+    x = np.linspace(fitted.low, fitted.high, POINTS)
+    found = jax.jit(fitted)(x.astype(np.float32))
+    assert found.dtype == np.float32
+    assert np.abs(found - in_float64(fitted, x)).max() < 1e-5 * coefficient_sum(fitted)

@@ -11,7 +11,7 @@ from random_bert import random_checkpoint, random_request
 from secformer_jax import bert, presets
 from secformer_jax.errors import UserError
 from secformer_jax.text import Encoded
-from secformer_jax.training import distill, loop, penalty, recipe, state
+from secformer_jax.training import arithmetic, distill, loop, penalty, recipe, state
 from secformer_jax.training.batches import LENGTHS, Dataset
 from secformer_jax.training.finetune import apply_bert, finetune, label_loss, trainable, with_head
 from secformer_jax.training.student import keep_layers
@@ -225,6 +225,28 @@ def test_stage_losses(data):
     logits, soft = np.array([[2.0, 0.0]]), np.array([[0.0, 0.0]])
     expected = np.logaddexp(2, 0) - 1
     assert float(distill.logits_loss(logits, soft, np.array([0]))) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_arithmetic_of_models():
+    model, student, teacher = (random_checkpoint(TINY, seed=seed) for seed in (0, 1, 2))
+    mean, moved = arithmetic.average([student, teacher]), arithmetic.transfer(model, student, teacher)
+    np.testing.assert_allclose(head(mean), (head(student) + head(teacher)) / 2)
+    np.testing.assert_allclose(kernel(moved), kernel(model) + kernel(student) - kernel(teacher), atol=1e-6)
+    # The head is the model's own.
+    np.testing.assert_array_equal(head(moved), head(model))
+    other = random_checkpoint(dataclasses.replace(TINY, num_hidden_layers=2))
+    with pytest.raises(UserError, match="different shapes have no mean"):
+        arithmetic.average([model, other])
+    with pytest.raises(UserError, match="models of different shapes: what changed"):
+        arithmetic.transfer(model, other, teacher)
+
+
+def head(model):
+    return np.asarray(model.params["classifier"]["kernel"])
+
+
+def kernel(model):
+    return np.asarray(model.params["bert"]["encoder"]["layer"]["0"]["output"]["dense"]["kernel"])
 
 
 def test_layers_that_do_not_fit():

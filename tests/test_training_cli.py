@@ -145,6 +145,28 @@ def test_distill_learns(student):
     assert set(PIECES) - set((student / "vocab.txt").read_text().split()) == {"was", "##ine"}
 
 
+def test_a_student_like_another_starts_near_its_teacher(work, teacher, student, tmp_path, capsys):
+    common = "distill", "--teacher", teacher, *data_of(work), "--logits-epochs", 1
+    rates = [("--states-learning-rate", rate) for rate in ("3e-3", "1e-6")]
+    assert run(*common, *rates[0], "--out", tmp_path / "first", "--states-epochs", 8) == 0
+    like = "--out", tmp_path / "second", *rates[1], "--states-epochs", 1, "--like", tmp_path / "first"
+    assert run(*common, *like, teacher) == 0
+    first, second = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("first", "second"))
+    assert first["like"] is None and second["like"] == checkpoint.load(tmp_path / "first").fingerprint
+    started, ended = (first["states_history"][i]["loss"] for i in (0, -1))
+    assert second["states_history"][0]["loss"] < 1.2 * ended < 0.5 * started
+    for options, message in (
+        ((*like, work / "base"), "was not distilled from"),
+        ((*like, teacher, "--preset", "mpcformer"), "other functions"),
+        ((*like[:-1], student, teacher), "different shapes"),
+        ((*like[:-1], teacher, teacher), "was not distilled from"),
+        ((*like[:-1], work / "base", teacher), "has no training.json"),
+    ):
+        capsys.readouterr()
+        assert run(*common, "--out", tmp_path / "x", *options[2:]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_student_is_served_as_it_was_trained(work, student, capsys):
     pytest.importorskip("spu")
     capsys.readouterr()

@@ -9,11 +9,12 @@ from typing import Any
 from secformer_jax import tasks
 from secformer_jax.checkpoint import Checkpoint, load
 from secformer_jax.commands.common import Choice, checked_length
-from secformer_jax.commands.training import check_out, finish, read_splits, working_folder
+from secformer_jax.commands.training import check_out, finish, read_report, read_splits, working_folder
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import check_head
 from secformer_jax.reports import Entry, Reporter
 from secformer_jax.tasks import Examples
+from secformer_jax.training.arithmetic import transfer
 from secformer_jax.training.distill import STATES_EPOCHS, Pair, Weights, distill
 from secformer_jax.training.loop import SAVE_SECONDS
 from secformer_jax.training.recipe import Recipe
@@ -53,6 +54,7 @@ def run(
     states: Recipe,
     logits: Recipe,
     weights: Weights,
+    like: tuple[str, str] | None = None,
     max_length: int,
     limit: int | None,
     save_seconds: float = SAVE_SECONDS,
@@ -62,6 +64,7 @@ def run(
     Word pieces that neither split has stay as they were.
 
     states_epochs: of stage 1; None for the paper's number for this task, 0 to leave the stage out.
+    like: another task's student with the same functions, and its teacher: the student starts from what changed there.
     """
     task, approximations = tasks.find(name), choice.approximations()
     check_out(out)
@@ -72,7 +75,10 @@ def run(
     epochs = STATES_EPOCHS[task.name] if states_epochs is None else states_epochs
     reduced = _reduce(loaded, shape, tasks.read(task, data_dir, "train", limit), working_folder(out))
     layers = shape.follow(loaded.config.num_hidden_layers)
-    pair = Pair(reduced, keep_layers(reduced, layers), layers, approximations, weights)
+    start = keep_layers(reduced, layers)
+    if like is not None:
+        start = transfer(start, *_like(*like, choice))
+    pair = Pair(reduced, start, layers, approximations, weights)
     checked_length(max_length, pair.student)
     splits = read_splits(pair.student, task, data_dir, max_length, limit)
     pieces = splits.used_pieces()
@@ -84,6 +90,7 @@ def run(
         "task": task.name,
         "metric_name": task.metric,
         "from": loaded.fingerprint,
+        "like": None if like is None else load(like[0]).fingerprint,
         "functions": choice.entry(),
         "layers": list(layers),
         "vocabulary": pair.student.config.vocab_size,
@@ -118,6 +125,17 @@ def run(
     }
     best = dataclasses.replace(pair.student, params=pieces.restored(trained.params, pair.student))
     return [finish(reporter, out, best, choice, trained, splits.train, about)]
+
+
+def _like(student: str, teacher: str, choice: Choice) -> tuple[Checkpoint, Checkpoint]:
+    """A student and the teacher it was distilled from, refused unless they are that."""
+    after, before = load(student), load(teacher)
+    report = read_report(after.path)
+    if report.get("from") != before.fingerprint:
+        raise UserError(f"{student} was not distilled from {teacher}: pass a student's folder and its teacher's")
+    if report["functions"] != choice.entry():
+        raise UserError(f"{student} has other functions than the student asked for: pass one of the same preset")
+    return after, before
 
 
 def _reduce(teacher: Checkpoint, shape: Shape, train: Examples, folder: Path) -> Checkpoint:

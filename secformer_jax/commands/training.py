@@ -101,6 +101,8 @@ def finish(
 
 def read_report(folder: Path) -> Entry:
     """What `finish` said of a model: its task, recipe, scores and versions."""
+    if not (folder / REPORT_FILE).is_file():
+        raise UserError(f"{folder} has no {REPORT_FILE}: a model made by `secformer distill` was expected")
     return json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 Function = Callable[[np.ndarray], np.ndarray]
 _LAWSON_ROUNDS = 8
+_ROTATIONS = 32
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,27 @@ class Series:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The series in plaintext, differentiable; same shape and type as x."""
+        if len(self.harmonics) <= _ROTATIONS and len(set(np.diff(self.harmonics))) == 1:
+            return self._by_rotation(x)
         angle = x[..., None] * jnp.asarray([2 * math.pi * h / self.period for h in self.harmonics], x.dtype)
         terms = jnp.cos(angle) @ jnp.asarray(self.cos, x.dtype) + jnp.sin(angle) @ jnp.asarray(self.sin, x.dtype)
         return terms + jnp.asarray(self.constant, x.dtype)
+
+    def _by_rotation(self, x: jax.Array) -> jax.Array:
+        """Equally spaced harmonics, each by a rotation of the one before: training's time is mostly GeLU otherwise.
+
+        Rounding grows with their number, and so does the program: it is for few.
+        """
+        angle, first = (
+            x * jnp.asarray(2 * math.pi * h / self.period, x.dtype)
+            for h in (self.harmonics[1] - self.harmonics[0], self.harmonics[0])
+        )
+        (turn_cos, turn_sin), (cos, sin) = ((jnp.cos(each), jnp.sin(each)) for each in (angle, first))
+        total = jnp.full_like(x, self.constant)
+        for by_cos, by_sin in zip(self.cos, self.sin, strict=True):
+            total += by_cos * cos + by_sin * sin
+            cos, sin = cos * turn_cos - sin * turn_sin, sin * turn_cos + cos * turn_sin
+        return total
 
     @classmethod
     def sines(cls, period: float, coefficients: Sequence[float], limit: float, error: float) -> Series:
