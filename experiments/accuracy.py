@@ -7,7 +7,8 @@ A teacher is fine-tuned for each task; students are distilled from it in the two
 their functions and no teacher; each is scored on the whole dev split. Every model is kept in --runs and every cell in
 results/accuracy.json as soon as it is there, so a stopped run goes on by the same command. Epochs are those of two
 cores (`EPOCHS`), where the table of one seed takes some seven hours for all-MiniLM-L6-v2; --paper-epochs takes the
-paper's. --model bert-base-uncased, from a local folder, gives the paper's own backbone.
+paper's, and each student then starts from its teacher alone. --model bert-base-uncased, from a local folder, gives the
+paper's own backbone.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ SOUPS = {
 STATES = dataclasses.replace(STATES_RECIPE, learning_rate=3e-4, batch_size=8, warmup=0.05, schedule="linear")
 LOGITS = dataclasses.replace(LOGITS_RECIPE, learning_rate=3e-5, batch_size=16, evaluations=2)
 WEIGHTS = Weights(scores=0.0)
-"""Few epochs take higher rates than the paper's 5e-5 and 1e-5, half its batches, and hidden states alone in stage 1:
---paper-epochs takes its own."""
+"""Few epochs take higher rates than the paper's 5e-5 and 1e-5, smaller batches for more steps in their time, and
+hidden states alone in stage 1: --paper-epochs takes its own."""
 
 
 @dataclasses.dataclass(frozen=True)
