@@ -27,11 +27,20 @@ def work(tmp_path_factory):
     params = jax.tree.map(np.asarray, bert.init_params(config, "embedding", jax.random.key(0)))
     tokens = folder / "tokens"
     checkpoint.save(checkpoint.Checkpoint(config, params, "embedding", tokens, tokens), folder / "tiny")
-    (folder / "SST-2").mkdir()
-    rows = ["sentence\tlabel", *[f"the film is {word}\t{word == 'good':d}" for word in ("good", "bad") * 20]]
-    for split in ("train", "dev"):
-        (folder / "SST-2" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    words = ("good", "bad") * 20
+    write(folder, "SST-2", ("sentence\tlabel", *(f"the film is {word}\t{word == 'good':d}" for word in words)))
+    columns = "index genre filename year old_index source1 source2 sentence1 sentence2 score"
+    pairs = [
+        f"the film is good\tthe film is {word}\t{4 * (word == 'good') + i / 100:.2f}" for i, word in enumerate(words)
+    ]
+    write(folder, "STS-B", (columns.replace(" ", "\t"), *("\t" * 7 + pair for pair in pairs)))
     return folder
+
+
+def write(folder, task, rows):
+    (folder / task).mkdir()
+    for split in ("train", "dev"):
+        (folder / task / f"{split}.tsv").write_text("\n".join(rows) + "\n")
 
 
 def run(work, *sides):
@@ -51,6 +60,9 @@ def test_table(work):
     assert "emulated" not in plain and plain["metric_name"] == "accuracy" and plain["count"] == 32
     assert 0 <= secformer["emulated"] <= 1 and secformer["max_logit_difference"] < 0.02
     assert "teacher SST-2" in out and "| secformer | emulated |" in (work / "results" / "accuracy-tiny.md").read_text()
+    # A student of another task than the first starts from the first's.
+    first = checkpoint.load(work / "runs" / "tiny-distilled-secformer-STS-B-0-quick").fingerprint
+    assert secformer["trained"]["like"] == first
     # The models and the cells that are there stay as they are.
     before = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("model.safetensors")}
     _, again = run(work, "plain", "fast")
