@@ -54,7 +54,7 @@ class Epochs:
 EPOCHS = {
     "STS-B": Epochs(3, 3, 1),
     "MRPC": Epochs(4, 1, 1),
-    "RTE": Epochs(4, 1, 3),
+    "RTE": Epochs(4, 4, 1),
     "CoLA": Epochs(4, 2, 1),
     "QNLI": Epochs(2, 1, 1),
     "SST-2": Epochs(1, 1, 1),
