@@ -56,10 +56,11 @@ def _git(*arguments: str) -> str:
 
 
 def command_line() -> str:
-    """The command that runs, from the root of the repository."""
+    """The command that runs, from the repository; absolute paths, which only one machine has, are given by name."""
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
-    return " ".join(["python", str(name), *(word for word in sys.argv[1:] if word != "--fresh")])
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:] if word != "--fresh"]
+    return " ".join(["python", str(name), *words])
 
 
 def run(main: Callable[..., None]) -> None:

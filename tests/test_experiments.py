@@ -39,11 +39,12 @@ def test_efficiency(efficiency, folder):
     assert set(linear["by_part"]) & {"gelu", "softmax", "layer_norm"} == set()
     assert fast["same_functions_max_abs_error"] < 0.02 > puma["same_functions_max_abs_error"]
     assert fast["offline_bytes"] > 0 == puma["offline_bytes"]
-    assert found["command"].startswith("python experiments/efficiency.py --quick") and found["versions"]["spu"]
+    command = f"python experiments/efficiency.py --quick --folder {folder.name}"
+    assert found["command"] == command and found["versions"]["spu"]
     assert (folder / "efficiency_tiny-16.png").stat().st_size > 10_000
     page = (folder / "efficiency.md").read_text()
     assert "MB sent: tiny" in out and "## MB sent: tiny" in page and "| fast | " in page
-    assert str(Path.home()) not in page
+    assert command in page and str(folder) not in page + json.dumps(found)
 
 
 def test_finished_cells_are_not_measured_again(efficiency, folder):
