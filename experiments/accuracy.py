@@ -7,8 +7,8 @@ A teacher is fine-tuned for each task; students are distilled from it in the two
 their functions and no teacher; each is scored on the whole dev split. Every model is kept in --runs and every cell in
 results/accuracy.json as soon as it is there, so a stopped run goes on by the same command. Epochs are those of two
 cores (`EPOCHS`), chosen so that the table of one seed takes about half a day for all-MiniLM-L6-v2; --paper-epochs takes
-the paper's, and each student then starts from its teacher alone. --model bert-base-uncased, from a local folder, gives the
-paper's own backbone.
+the paper's, and each student then starts from its teacher alone. --model bert-base-uncased, from a local folder, gives
+the paper's own backbone.
 """
 
 from __future__ import annotations
