@@ -240,7 +240,9 @@ def main(
 def report(results: Results) -> None:
     """Print the table and the checks of the cells that are there."""
     checks = teacher_checks(results.cells) + comparison(results.cells)
-    notes = {cell["note"] for cell in results.cells.values() if cell["note"]}
+    seeds = len({key.rpartition("/")[2] for key in results.cells})
+    splits = sorted({cell["note"] for cell in results.cells.values() if cell["note"]})
+    title = "; ".join((f"GLUE dev, 100 times the official metric, {seeds} seed{'s' * (seeds > 1)}", *splits))
     found = [name for name in (*TABLE_2, "SST-2") if any(f"/{name}/" in key for key in results.cells)]
     rows = []
     for label in SIDES:
@@ -255,9 +257,9 @@ def report(results: Results) -> None:
                 mean = shown([float(np.mean(whole))]) if len(whole) == len(TABLE_2) else ""
                 rows.append((label, column, *map(shown, values), mean))
     columns = ("side", "arithmetic", *found, "Table 2 mean")
-    shown_table = table("GLUE dev, 100 times the official metric", columns, rows, 2)
+    shown_table = table(title, columns, rows, 2)
     epochs = {name: dataclasses.asdict(each) for name, each in EPOCHS.items()}
-    results.publish(console(), [shown_table], checks, epochs=epochs, splits=sorted(notes))
+    results.publish(console(), [shown_table], checks, epochs=epochs, splits=splits)
 
 
 def scores(cells: dict[str, Entry], label: str, task: str, column: str) -> list[float]:
