@@ -67,6 +67,14 @@ def until_ready(local: LocalCluster, seconds: float = 120) -> None:
         time.sleep(0.3)
 
 
+def until_logged(local: LocalCluster, name: str, text: str, seconds: float) -> None:
+    """Wait until a server has written these words to its log."""
+    ends = time.monotonic() + seconds
+    while text not in local.log(name).read_text():
+        assert time.monotonic() < ends, f"{name} has not written {text!r} in {seconds} s"
+        time.sleep(0.2)
+
+
 def _dealer_listens(local: LocalCluster) -> bool:
     address = local.cluster.dealer
     if address is None:
