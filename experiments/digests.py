@@ -1,0 +1,109 @@
+"""SHA-256 of the compiled programs of every preset and protocol: whether a change of the code changes what runs.
+
+    python experiments/digests.py                       # print them
+    python experiments/digests.py --out FILE            # and write them
+    python experiments/digests.py --check FILE          # fail where one differs
+
+The model is a tiny BERT with fixed ranges, so that nothing depends on a machine or on random weights. A digest is over
+the code of every stage, its part of the model, its phase, and which variables it shares with others; names of variables
+are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import typer
+
+from secformer_jax import bert, presets
+from secformer_jax.calibration import Calibration, Range
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.mpc import config as mpc_config
+from secformer_jax.mpc.compiler import compile_program
+from secformer_jax.mpc.program import Program, request_inputs, weight_input
+from secformer_jax.serving import function, serving_for, variables
+from secformer_jax.text import Encoded
+
+CONFIGS = ("1pc_ref2k", "2pc_semi2k", "2pc_semi2k_dealer", "3pc_aby3", "2pc_cheetah")
+HEADS = ("classification", "embedding")
+SHAPE = (2, 16)
+TINY = dataclasses.replace(bert.SHAPES["tiny"], num_hidden_layers=1)
+
+
+def ranges(config: bert.BertConfig, family: str) -> Calibration:
+    """Ranges as a trained model has them."""
+    norm, gelu = {"variance": Range(0.5, 8.0)}, {"input": Range(-6.0, 5.0)}
+    scores = {"score": Range(-3.0, 6.0), "centred_score": Range(-5.0, 7.0), "two_quad_mean": Range(15.0, 60.0)}
+    places = {"embeddings.layer_norm": norm}
+    for i in range(config.num_hidden_layers):
+        places |= {f"layer.{i}.attention.layer_norm": norm, f"layer.{i}.output.layer_norm": norm}
+        places |= {f"layer.{i}.gelu": gelu, f"layer.{i}.softmax": scores}
+    return Calibration("", family, 1, 128, places)
+
+
+def digest(program: Program) -> str:
+    """SHA-256 of a program up to the names of its variables."""
+    sha, names = hashlib.sha256(), {}
+    for stage in program.stages:
+        for group in (stage.inputs, stage.outputs, stage.frees):
+            sha.update(repr([names.setdefault(name, len(names)) for name in group]).encode())
+        sha.update(f"{stage.part} {stage.phase}".encode())
+        sha.update(stage.code)
+    return sha.hexdigest()
+
+
+def digests() -> dict[str, str]:
+    """By protocol, preset and head."""
+    found = {}
+    for config_name in CONFIGS:
+        config = mpc_config.load(config_name)
+        for preset in presets.PRESETS:
+            for head in HEADS:
+                found[f"{config_name} {preset} {head}"] = digest(compiled(config, preset, head))
+    return found
+
+
+def compiled(config: mpc_config.MpcConfig, preset: str, head: str) -> Program:
+    """The program of one preset."""
+    approximations = presets.preset(preset)
+    model = Checkpoint(TINY, {}, head, tokenizer_dir=Path(), path=Path())
+    calibration = ranges(TINY, presets.family(approximations))
+    serving = serving_for(model, approximations, calibration, config.fraction_bits, "client")
+    module = serving.model(SHAPE[1])
+    zeros = np.zeros(SHAPE, np.int32)
+    inputs = serving.inputs(Encoded(zeros, zeros, np.ones(SHAPE, np.float32)))
+    weights = variables(module, inputs)
+    material = weights.pop("dealer", {})
+    leaves = jax.tree_util.tree_flatten_with_path(weights)[0]
+    inputs_of_program = [weight_input(path, public=serving.is_public, keep=True) for path, _ in leaves]
+    inputs_of_program += request_inputs(material, inputs)
+    return compile_program(
+        function(module), (weights, material, *inputs), inputs_of_program, config, part_of=bert.part_of
+    )
+
+
+def main(
+    out: Annotated[Path | None, typer.Option(help="Write them to this JSON file.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Compare them with those of this file.")] = None,
+) -> None:
+    """Print, and write or compare."""
+    found = digests()
+    for name, value in found.items():
+        print(value, name)
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if check is not None:
+        known = json.loads(check.read_text(encoding="utf-8"))
+        differing = [name for name in known | found if known.get(name) != found.get(name)]
+        print(f"{len(found) - len(differing)} of {len(found)} programs are those of {check}", *differing, sep="\n  ")
+        raise typer.Exit(int(bool(differing)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
