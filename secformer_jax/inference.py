@@ -17,16 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from . import bert, presets
-from .calibration import Calibration
-from .checkpoint import Checkpoint
-from .mpc import config as mpc_config
-from .mpc.dealer import Dealer
-from .mpc.engine import Engine, Result
-from .mpc.program import Program
-from .plaintext import Plaintext, calibrate_model, encode_request, functions_for, load_calibration, request_head
-from .serving import EMBEDDINGS, function, one_hot, serving_for, variables
-from .text import Encoded, Tokenizer, padded_length
+from secformer_jax import bert, presets
+from secformer_jax.calibration import Calibration
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.mpc import config as mpc_config
+from secformer_jax.mpc.dealer import Dealer
+from secformer_jax.mpc.engine import Engine, Result
+from secformer_jax.mpc.program import Program
+from secformer_jax.plaintext import (
+    Plaintext,
+    calibrate_model,
+    encode_request,
+    functions_for,
+    load_calibration,
+    request_head,
+)
+from secformer_jax.serving import EMBEDDINGS, function, one_hot, serving_for, variables
+from secformer_jax.text import Encoded, Tokenizer, padded_length
 
 __all__ = [
     "EMBEDDINGS",

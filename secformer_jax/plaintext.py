@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import bert, presets
-from . import calibration as calibrate
-from .bert import BertConfig
-from .calibration import Calibration
-from .checkpoint import Checkpoint
-from .errors import UserError
-from .text import Encoded, Tokenizer
+from secformer_jax import bert, presets
+from secformer_jax import calibration as calibrate
+from secformer_jax.bert import BertConfig
+from secformer_jax.calibration import Calibration
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.errors import UserError
+from secformer_jax.text import Encoded, Tokenizer
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""

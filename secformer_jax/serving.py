@@ -13,15 +13,15 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.experimental import enable_x64
 
-from . import bert, presets
-from .calibration import Calibration
-from .checkpoint import Checkpoint
-from .errors import UserError
-from .mpc.dealer import Dealer
-from .mpc.masked import MaskedSeries
-from .opened.serving import OpenedServing
-from .plaintext import functions_for, request_head
-from .text import Encoded
+from secformer_jax import bert, presets
+from secformer_jax.calibration import Calibration
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.errors import UserError
+from secformer_jax.mpc.dealer import Dealer
+from secformer_jax.mpc.masked import MaskedSeries
+from secformer_jax.opened.serving import OpenedServing
+from secformer_jax.plaintext import functions_for, request_head
+from secformer_jax.text import Encoded
 
 EMBEDDINGS = ("client", "inside")
 """Who makes the one-hot rows: the client, or the protocol from shared ids."""

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from ..errors import UserError
-from . import tls
-from .config import Cluster
-from .server_paths import STATUS_PATH
+from secformer_jax.cluster import tls
+from secformer_jax.cluster.config import Cluster
+from secformer_jax.cluster.server_paths import STATUS_PATH
+from secformer_jax.errors import UserError
 
 T = TypeVar("T")
 CONNECT_SECONDS, PATIENCE_SECONDS = 10, 60.0

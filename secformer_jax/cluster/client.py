@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..mpc.shares import decode, encode, join, share
-from ..serving import Serving
-from ..text import Encoded
-from .channel import Servers
-from .config import Cluster
-from .deployment import Deployment
-from .message import MessageError, shares_of, unpack, with_shares
-from .plans import serving
-from .server_paths import INFER_PATH
+from secformer_jax.cluster.channel import Servers
+from secformer_jax.cluster.config import Cluster
+from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.message import MessageError, shares_of, unpack, with_shares
+from secformer_jax.cluster.plans import serving
+from secformer_jax.cluster.server_paths import INFER_PATH
+from secformer_jax.errors import UserError
+from secformer_jax.mpc.shares import decode, encode, join, share
+from secformer_jax.serving import Serving
+from secformer_jax.text import Encoded
 
 
 @dataclass(frozen=True)

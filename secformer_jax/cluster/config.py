@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..mpc import layout
+from secformer_jax.errors import UserError
+from secformer_jax.mpc import layout
 
 DEALER, OWNER = "dealer", "owner"
 TRUSTED_FIRST_PARTY, TRUSTED_THIRD_PARTY = "TrustedFirstParty", "TrustedThirdParty"

@@ -14,18 +14,18 @@ import jax
 import numpy as np
 from aiohttp import web
 
-from ..errors import UserError
-from ..mpc.dealer import MaterialReusedError, Randomness
-from ..mpc.shares import SEED_BYTES, Component, Share, deal, expand, join, split
-from . import store
-from .config import OWNER, Cluster
-from .deployment import Deployment, Shape
-from .http import peer_of
-from .ledger import Ledger
-from .material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH
-from .message import Bytes, Message, with_shares
-from .plans import mask_shapes, material_nodes, plan, serving
-from .server_paths import END
+from secformer_jax.cluster import store
+from secformer_jax.cluster.config import OWNER, Cluster
+from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.http import peer_of
+from secformer_jax.cluster.ledger import Ledger
+from secformer_jax.cluster.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH
+from secformer_jax.cluster.message import Bytes, Message, with_shares
+from secformer_jax.cluster.plans import mask_shapes, material_nodes, plan, serving
+from secformer_jax.cluster.server_paths import END
+from secformer_jax.errors import UserError
+from secformer_jax.mpc.dealer import MaterialReusedError, Randomness
+from secformer_jax.mpc.shares import SEED_BYTES, Component, Share, deal, expand, join, split
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import presets
-from ..bert_config import BertConfig
-from ..calibration import Calibration, Range
-from ..errors import UserError
+from secformer_jax import presets
+from secformer_jax.bert_config import BertConfig
+from secformer_jax.calibration import Calibration, Range
+from secformer_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from secformer_jax.checkpoint import Checkpoint
 
 FORMAT = 1
 MAX_ROWS = 32

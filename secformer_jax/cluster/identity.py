@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from .config import TlsFiles
-from .tls import PeerError
+from secformer_jax.cluster.config import TlsFiles
+from secformer_jax.cluster.tls import PeerError
 
 _PURPOSE = "secformer link 1"
 

@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
-from ..mpc import layout
-from . import certs, config
-from .config import DEALER, INSECURE_FLAG
+from secformer_jax.cluster import certs, config
+from secformer_jax.cluster.config import DEALER, INSECURE_FLAG
+from secformer_jax.errors import UserError
+from secformer_jax.mpc import layout
 
 _STOP_SECONDS = 60
 

@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from . import certs, identity, store
-from .config import Cluster
-from .deployment import Deployment, Shape
-from .material import MaterialClient
-from .message import Message
-from .party_metrics import PartyMetrics
-from .process import WorkerError, WorkerProcess
+from secformer_jax.cluster import certs, identity, store
+from secformer_jax.cluster.config import Cluster
+from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.material import MaterialClient
+from secformer_jax.cluster.message import Message
+from secformer_jax.cluster.party_metrics import PartyMetrics
+from secformer_jax.cluster.process import WorkerError, WorkerProcess
+from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checkpoint import Checkpoint
-from ..errors import UserError
-from ..mpc.shares import encode, share
-from .channel import Servers, patiently
-from .config import OWNER, Cluster
-from .deployment import Deployment
-from .material import MaterialClient
-from .message import Bytes, Message, with_shares
-from .plans import serving
-from .server_paths import ACTIVATE_PATH, END, PUBLISH_PATH
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.cluster.channel import Servers, patiently
+from secformer_jax.cluster.config import OWNER, Cluster
+from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.material import MaterialClient
+from secformer_jax.cluster.message import Bytes, Message, with_shares
+from secformer_jax.cluster.plans import serving
+from secformer_jax.cluster.server_paths import ACTIVATE_PATH, END, PUBLISH_PATH
+from secformer_jax.errors import UserError
+from secformer_jax.mpc.shares import encode, share
 
 FRACTION_BITS = 18
 

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp import web
 
-from ..errors import UserError
-from .config import Address
-from .node import Fields, Node, RefusedError
-from .process import WorkerError
-from .server_paths import PEER_PATH
+from secformer_jax.cluster.config import Address
+from secformer_jax.cluster.node import Fields, Node, RefusedError
+from secformer_jax.cluster.process import WorkerError
+from secformer_jax.cluster.server_paths import PEER_PATH
+from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import socket
 import sys
 from pathlib import Path
 
-from . import frames
-from .message import Bytes, Message
+from secformer_jax.cluster import frames
+from secformer_jax.cluster.message import Bytes, Message
 
 _KILL_SECONDS = 10
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from .deployment import Shape
+from secformer_jax.cluster.deployment import Shape
 
 
 @dataclass

@@ -16,8 +16,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ..errors import UserError
-from .message import Message, unpack
+from secformer_jax.cluster.message import Message, unpack
+from secformer_jax.errors import UserError
 
 _LENGTH = struct.Struct("<Q")
 _NONCE_BYTES = 12

@@ -10,8 +10,8 @@ import ssl
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..errors import UserError
-from .config import TlsFiles
+from secformer_jax.cluster.config import TlsFiles
+from secformer_jax.errors import UserError
 
 
 class PeerError(ConnectionError):

@@ -20,19 +20,19 @@ from pathlib import Path
 
 import jax
 
-from ..mpc import config as mpc_config
-from ..mpc.compiler import compile_program
-from ..mpc.link import LinkTls, connect
-from ..mpc.party import Party
-from ..mpc.profile import Profile
-from ..mpc.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
-from ..mpc.shares import Share
-from . import identity, store
-from .config import TlsFiles
-from .deployment import Deployment, Shape
-from .frames import Channel
-from .message import Message, shares_of, with_shares
-from .plans import MASKS, OPENED, part_of, plan, serving
+from secformer_jax.cluster import identity, store
+from secformer_jax.cluster.config import TlsFiles
+from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.frames import Channel
+from secformer_jax.cluster.message import Message, shares_of, with_shares
+from secformer_jax.cluster.plans import MASKS, OPENED, part_of, plan, serving
+from secformer_jax.mpc import config as mpc_config
+from secformer_jax.mpc.compiler import compile_program
+from secformer_jax.mpc.link import LinkTls, connect
+from secformer_jax.mpc.party import Party
+from secformer_jax.mpc.profile import Profile
+from secformer_jax.mpc.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
+from secformer_jax.mpc.shares import Share
 
 
 @dataclass

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from spu import libspu
 
-from ..errors import UserError
-from . import layout
-from .layout import CONFIG_DIR as CONFIG_DIR
-from .layout import names as names
+from secformer_jax.errors import UserError
+from secformer_jax.mpc import layout
+from secformer_jax.mpc.layout import CONFIG_DIR as CONFIG_DIR
+from secformer_jax.mpc.layout import names as names
 
 # Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}

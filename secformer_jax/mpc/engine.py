@@ -18,13 +18,13 @@ import numpy as np
 import spu
 from spu import libspu
 
-from ..errors import UserError
-from .compiler import compile_program
-from .config import MpcConfig
-from .dealer import Dealt
-from .own_shares import OwnShares
-from .profile import LogReader, Profile, parse
-from .program import (
+from secformer_jax.errors import UserError
+from secformer_jax.mpc.compiler import compile_program
+from secformer_jax.mpc.config import MpcConfig
+from secformer_jax.mpc.dealer import Dealt
+from secformer_jax.mpc.own_shares import OwnShares
+from secformer_jax.mpc.profile import LogReader, Profile, parse
+from secformer_jax.mpc.program import (
     OFFLINE,
     ONLINE,
     SETUP,
@@ -35,7 +35,7 @@ from .program import (
     request_inputs,
     weight_input,
 )
-from .shares import share
+from secformer_jax.mpc.shares import share
 
 _session = itertools.count()
 

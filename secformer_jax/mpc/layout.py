@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from secformer_jax.errors import UserError
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "spu_configs"
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..mpc.dealer import Material, Randomness
-from ..mpc.fixed import Fixed, opened, truncated
-from ..mpc.products import ProductMasks
-from . import scales
-from .block import Block, narrowed, row_series
-from .plan import SHIFT, LayerPlan
+from secformer_jax.mpc.dealer import Material, Randomness
+from secformer_jax.mpc.fixed import Fixed, opened, truncated
+from secformer_jax.mpc.products import ProductMasks
+from secformer_jax.opened import scales
+from secformer_jax.opened.block import Block, narrowed, row_series
+from secformer_jax.opened.plan import SHIFT, LayerPlan
 
 
 class MaskedSquare(Material):

@@ -8,11 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ..mpc.fixed import Fixed, TruncationPair, opened
-from ..mpc.products import Weight
-from ..mpc.series import OpenedSeries
-from ..nonlinear.series import Series
-from . import scales
+from secformer_jax.mpc.fixed import Fixed, TruncationPair, opened
+from secformer_jax.mpc.products import Weight
+from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.nonlinear.series import Series
+from secformer_jax.opened import scales
 
 
 class Block(nn.Module):

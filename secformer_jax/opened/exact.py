@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..mpc.dealer import Material, Randomness
-from ..mpc.fixed import Fixed, opened, truncated
-from ..mpc.ring import ring_matmul
-from ..mpc.series import OpenedSeries
-from ..nonlinear.series import Series
-from . import scales
-from .attention import Keys
-from .block import Block, narrowed, row_series
-from .plan import LayerPlan
+from secformer_jax.mpc.dealer import Material, Randomness
+from secformer_jax.mpc.fixed import Fixed, opened, truncated
+from secformer_jax.mpc.ring import ring_matmul
+from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.nonlinear.series import Series
+from secformer_jax.opened import scales
+from secformer_jax.opened.attention import Keys
+from secformer_jax.opened.block import Block, narrowed, row_series
+from secformer_jax.opened.plan import LayerPlan
 
 
 class CentredScores(Material):

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ..bert import BertConfig, cosine_of_pairs
-from ..bert_layers import Pooler, dense
-from ..mpc.dealer import Material, Randomness
-from ..mpc.fixed import Fixed, fixed, opened, truncated
-from ..mpc.products import WeightProducts
-from ..mpc.series import OpenedSeries
-from ..nonlinear.series import Series, fit_tanh
-from . import scales
-from .attention import Keys, Softmax, attend
-from .block import Block, narrowed, row_series
-from .plan import LayerPlan, Plan
+from secformer_jax.bert import BertConfig, cosine_of_pairs
+from secformer_jax.bert_layers import Pooler, dense
+from secformer_jax.mpc.dealer import Material, Randomness
+from secformer_jax.mpc.fixed import Fixed, fixed, opened, truncated
+from secformer_jax.mpc.products import WeightProducts
+from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.nonlinear.series import Series, fit_tanh
+from secformer_jax.opened import scales
+from secformer_jax.opened.attention import Keys, Softmax, attend
+from secformer_jax.opened.block import Block, narrowed, row_series
+from secformer_jax.opened.plan import LayerPlan, Plan
 
 
 class SquareAndScale(Material):

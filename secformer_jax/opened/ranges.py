@@ -16,20 +16,20 @@ import jax
 import numpy as np
 from jax.experimental import enable_x64
 
-from ..bert import BertConfig
-from ..calibration import Calibration
-from ..checkpoint import Checkpoint
-from ..errors import UserError
-from ..mpc import config as mpc_config
-from ..mpc.dealer import Dealer
-from ..mpc.engine import Engine
-from ..mpc.fixed import Fixed
-from ..mpc.program import Program
-from ..mpc.series import OpenedSeries
-from ..presets import Approximations
-from ..text import Encoded
-from .plan import Plan, variance_ratio
-from .serving import OpenedServing
+from secformer_jax.bert import BertConfig
+from secformer_jax.calibration import Calibration
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.errors import UserError
+from secformer_jax.mpc import config as mpc_config
+from secformer_jax.mpc.dealer import Dealer
+from secformer_jax.mpc.engine import Engine
+from secformer_jax.mpc.fixed import Fixed
+from secformer_jax.mpc.program import Program
+from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.opened.plan import Plan, variance_ratio
+from secformer_jax.opened.serving import OpenedServing
+from secformer_jax.presets import Approximations
+from secformer_jax.text import Encoded
 
 EMULATION = "1pc_ref2k"
 _Watch = tuple[str, str, tuple[float, float], float]

@@ -9,20 +9,20 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from .. import presets
-from ..bert import select_params
-from ..calibration import Calibration
-from ..checkpoint import Checkpoint
-from ..errors import UserError
-from ..mpc.dealer import Dealer
-from ..plaintext import request_head
-from ..text import Encoded
-from . import scales
-from .attention import two_quad
-from .exact import exact_softmax
-from .model import LayerNorm, OpenedBert
-from .plan import make_plan
-from .weights import prepare
+from secformer_jax import presets
+from secformer_jax.bert import select_params
+from secformer_jax.calibration import Calibration
+from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.errors import UserError
+from secformer_jax.mpc.dealer import Dealer
+from secformer_jax.opened import scales
+from secformer_jax.opened.attention import two_quad
+from secformer_jax.opened.exact import exact_softmax
+from secformer_jax.opened.model import LayerNorm, OpenedBert
+from secformer_jax.opened.plan import make_plan
+from secformer_jax.opened.weights import prepare
+from secformer_jax.plaintext import request_head
+from secformer_jax.text import Encoded
 
 
 class OpenedServing:

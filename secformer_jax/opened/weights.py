@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..bert import BertConfig
-from . import scales
+from secformer_jax.bert import BertConfig
+from secformer_jax.opened import scales
 
 Tree = Mapping[str, Any]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...mpc.ring import ring_matmul
-from .prg import BLOCK, blocks, permutation, ring_bytes
-from .request import Array, Request
+from secformer_jax.cluster.beaver.prg import BLOCK, blocks, permutation, ring_bytes
+from secformer_jax.cluster.beaver.request import Array, Request
+from secformer_jax.mpc.ring import ring_matmul
 
 # Work on pieces that stay in a core's cache.
 PIECE = 1 << 17

@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from aiohttp import web
 
-from ...mpc.ring import TERMS
-from ..budget import Budget, BusyError
-from ..http import peer_of
-from ..metrics import DealerMetrics
-from . import sm2
-from .adjust import OPERATIONS, Kept, Operation, answers
-from .request import Request, RequestError, decrypted, parse
-from .sessions import ReplayError, Sessions
+from secformer_jax.cluster.beaver import sm2
+from secformer_jax.cluster.beaver.adjust import OPERATIONS, Kept, Operation, answers
+from secformer_jax.cluster.beaver.request import Request, RequestError, decrypted, parse
+from secformer_jax.cluster.beaver.sessions import ReplayError, Sessions
+from secformer_jax.cluster.budget import Budget, BusyError
+from secformer_jax.cluster.http import peer_of
+from secformer_jax.cluster.metrics import DealerMetrics
+from secformer_jax.mpc.ring import TERMS
 
 PATH = "/spu.mpc.semi2k.beaver.ttp_server.BeaverService"
 # What SPU's client takes as one piece, and its error codes.

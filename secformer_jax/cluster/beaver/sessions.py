@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError
-from .request import Array, Request
+from secformer_jax.cluster.beaver.request import Array, Request
+from secformer_jax.errors import UserError
 
 CLOSED = np.uint64(2**64 - 1)
 DIGEST = 16

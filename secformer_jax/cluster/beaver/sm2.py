@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gmssl_pyx
 
-from ...errors import UserError
+from secformer_jax.errors import UserError
 
 # Keys on one curve have one length, so everything before the numbers is constant.
 _PUBLIC_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a811ccf5501822d03420004")
