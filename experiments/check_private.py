@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from secformer_jax import checkpoint, presets, reports, tasks
+from secformer_jax import checkpoint, reports, tasks
 from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.functions import presets
 from secformer_jax.inference import Plaintext, PrivateBert, calibrate_model
 from secformer_jax.plaintext import calibration_sentences
 from secformer_jax.text import Encoded, Tokenizer

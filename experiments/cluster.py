@@ -28,10 +28,10 @@ from cluster_subject import Subject, ask, ask_again, memory, minilm, processes, 
 from loopback import Capture
 from results import FOLDER, Check, Entry, Results, console, run, table
 
-from secformer_jax import presets
 from secformer_jax.cluster.client import ClusterClient, statuses
 from secformer_jax.cluster.config import OWNER
 from secformer_jax.cluster.local import LocalCluster
+from secformer_jax.functions import presets
 from secformer_jax.inference import PrivateBert
 
 CLIENTS = ("c1", "c2", "c3", "c4")

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from secformer_jax import checkpoint, presets
-from secformer_jax.calibration import Calibration
+from secformer_jax import checkpoint
 from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.cluster import owner
 from secformer_jax.cluster.client import Answer, ClusterClient, statuses
@@ -21,6 +20,8 @@ from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.commands.calibrate import encode_lines
 from secformer_jax.commands.compare import random_model, random_sentences
 from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.inference import calibrate_model
 from secformer_jax.plaintext import Plaintext, calibration_sentences, encode_request, load_calibration
 from secformer_jax.text import Encoded, Tokenizer

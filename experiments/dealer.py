@@ -29,10 +29,10 @@ from typing import Annotated
 import typer
 from results import Check, Entry, Results, console, run, table
 
-from secformer_jax import presets
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config
 from secformer_jax.commands.compare import random_model, random_sentences
+from secformer_jax.functions import presets
 from secformer_jax.inference import PrivateBert, calibrate_model
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc import layout

@@ -21,9 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from secformer_jax import checkpoint, presets
+from secformer_jax import checkpoint
 from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
 from secformer_jax.plaintext import Plaintext, encode_request
 from secformer_jax.text import Tokenizer
 

@@ -21,9 +21,10 @@ import jax
 import numpy as np
 import typer
 
-from secformer_jax import bert, presets
-from secformer_jax.calibration import Calibration, Range
+from secformer_jax import bert
 from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import Calibration, Range
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc.compiler import compile_program
 from secformer_jax.mpc.program import Program, request_inputs, weight_input

@@ -43,7 +43,8 @@ from jax.experimental import enable_x64
 from results import FOLDER, Check, Entry, Results, console, run, table
 from spu import libspu
 
-from secformer_jax import bert, presets
+from secformer_jax import bert
+from secformer_jax.functions import presets
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.engine import Engine

@@ -12,15 +12,16 @@ import numpy as np
 from flax import linen as nn
 from jax.experimental import enable_x64
 
-from secformer_jax import checkpoint, presets
+from secformer_jax import checkpoint
 from secformer_jax.commands.compare import DEFAULT_PAIR
+from secformer_jax.functions import presets
+from secformer_jax.functions.series import Series, fit_reciprocal, fit_rsqrt
+from secformer_jax.functions.softmax import softmax_puma
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.fixed import Fixed, fixed, truncated
 from secformer_jax.mpc.fixed import opened as open_values
 from secformer_jax.mpc.products import WeightProducts
 from secformer_jax.mpc.series import OpenedSeries
-from secformer_jax.nonlinear.series import Series, fit_reciprocal, fit_rsqrt
-from secformer_jax.nonlinear.softmax import softmax_puma
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import Keys, attend, two_quad
 from secformer_jax.opened.block import Block, narrowed, row_series

@@ -32,7 +32,7 @@ from secformer_jax.bert_layers import (
 )
 
 if TYPE_CHECKING:
-    from secformer_jax.presets import BertFunctions
+    from secformer_jax.functions.presets import BertFunctions
 
 __all__ = [
     "HEADS",

@@ -14,7 +14,7 @@ from secformer_jax.errors import UserError
 
 if TYPE_CHECKING:
     from secformer_jax.bert_config import BertConfig
-    from secformer_jax.presets import LayerFunctions
+    from secformer_jax.functions.presets import LayerFunctions
 
 Array = jax.Array
 Lookup = Callable[[Array, Array], Array]

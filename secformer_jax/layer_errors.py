@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax import presets
-from secformer_jax.calibration import Calibration
 from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.engine import Engine

@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from secformer_jax import bert, presets
-from secformer_jax import calibration as calibrate
+from secformer_jax import bert
 from secformer_jax.bert import BertConfig
-from secformer_jax.calibration import Calibration
 from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
+from secformer_jax.functions import calibration as calibrate
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.text import Encoded, Tokenizer
 
 Progress = Callable[[int, int], None]

@@ -13,10 +13,11 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.experimental import enable_x64
 
-from secformer_jax import bert, presets
-from secformer_jax.calibration import Calibration
+from secformer_jax import bert
 from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.masked import MaskedSeries
 from secformer_jax.opened.serving import OpenedServing

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from random_bert import random_checkpoint
 
-from secformer_jax import bert, calibration, presets
-from secformer_jax.calibration import Calibration
+from secformer_jax import bert
 from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.functions import calibration, presets
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.plaintext import Plaintext
 from secformer_jax.text import Encoded
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from secformer_jax import bert, calibration, presets
+from secformer_jax import bert
 from secformer_jax.checkpoint import Checkpoint
+from secformer_jax.functions import calibration, presets
 from secformer_jax.plaintext import Plaintext
 from secformer_jax.text import Encoded
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erf
 
-from secformer_jax import calibration as calibrate
-from secformer_jax import presets
-from secformer_jax.nonlinear.series import Series
+from secformer_jax.functions import calibration as calibrate
+from secformer_jax.functions import presets
+from secformer_jax.functions.series import Series
 
 VARIANTS = {"gelu": presets.GELU, "softmax": presets.SOFTMAX, "layer_norm": presets.LAYER_NORM}
 LENGTH = 32

@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 import transformers
 
-from secformer_jax import bert, presets, tasks
+from secformer_jax import bert, tasks
 from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
 from secformer_jax.text import Tokenizer
 
 TINY = bert.SHAPES["tiny"]

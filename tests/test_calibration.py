@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.experimental import enable_x64
 
-from secformer_jax.calibration import Range, choose_reciprocal, choose_rsqrt, load, load_all, save, update
 from secformer_jax.errors import UserError
-from secformer_jax.nonlinear import goldschmidt
+from secformer_jax.functions import goldschmidt
+from secformer_jax.functions.calibration import Range, choose_reciprocal, choose_rsqrt, load, load_all, save, update
 
 
 def batch(scale: float = 1.0):

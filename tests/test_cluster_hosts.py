@@ -115,7 +115,8 @@ def answered(done):
 
 
 def test_each_role_on_its_own_host(deployed):
-    from secformer_jax import checkpoint, presets
+    from secformer_jax import checkpoint
+    from secformer_jax.functions import presets
     from secformer_jax.plaintext import Plaintext, encode_request, load_calibration
     from secformer_jax.text import Tokenizer
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from random_bert import random_checkpoint, random_request
 
-from secformer_jax import bert, presets
+from secformer_jax import bert
+from secformer_jax.functions import presets
 
 pytest.importorskip("spu")
 

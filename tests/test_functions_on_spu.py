@@ -9,9 +9,8 @@ import pytest
 import sweeps
 from jax.experimental import enable_x64
 
-from secformer_jax import presets
-from secformer_jax.nonlinear import goldschmidt, softmax
-from secformer_jax.nonlinear.series import fit_tanh
+from secformer_jax.functions import goldschmidt, presets, softmax
+from secformer_jax.functions.series import fit_tanh
 
 pytest.importorskip("spu")
 

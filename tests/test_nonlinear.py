@@ -9,9 +9,8 @@ from jax.experimental import enable_x64
 from scipy.special import erf
 from sweeps import masked_scores, rows_of_variance
 
-from secformer_jax import presets
-from secformer_jax.nonlinear import gelu, goldschmidt, softmax
-from secformer_jax.nonlinear.layer_norm import layer_norm, variance_unit
+from secformer_jax.functions import gelu, goldschmidt, presets, softmax
+from secformer_jax.functions.layer_norm import layer_norm, variance_unit
 
 
 @pytest.mark.parametrize("name", presets.GELU)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from opened_bert import COUNTS, LENGTH, TINY, WIDER, calibrate, opened_checkpoint, request
 
-from secformer_jax import presets
+from secformer_jax.functions import presets
 
 pytest.importorskip("spu")
 

@@ -12,12 +12,13 @@ from opened_bert import LENGTH, TINY, calibrate, opened_checkpoint, request
 from scipy.stats import chisquare
 from uniformity import OPENINGS, accepted, alike, uniform
 
-from secformer_jax import presets
+from secformer_jax.functions import presets
 
 pytest.importorskip("spu")
 
 from programs import abstract
 
+from secformer_jax.functions.series import fit_gelu_tail, fit_rsqrt
 from secformer_jax.inference import PrivateBert
 from secformer_jax.mpc import config, fixed
 from secformer_jax.mpc.dealer import Dealer
@@ -26,7 +27,6 @@ from secformer_jax.mpc.fixed import Fixed, TruncationPair, opened
 from secformer_jax.mpc.products import WeightProducts
 from secformer_jax.mpc.program import ONLINE
 from secformer_jax.mpc.series import OpenedSeries
-from secformer_jax.nonlinear.series import fit_gelu_tail, fit_rsqrt
 from secformer_jax.opened.attention import MaskedSquare
 from secformer_jax.opened.exact import CentredScores, Squared
 from secformer_jax.opened.model import SquareAndScale

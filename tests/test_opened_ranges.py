@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from opened_bert import TINY, calibrate, opened_checkpoint, request
 
-from secformer_jax import presets
-from secformer_jax.calibration import Calibration, Range
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import Calibration, Range
 
 pytest.importorskip("spu")
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from secformer_jax import presets
-from secformer_jax.calibration import update
 from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import update
 
 
 def seen(num_layers: int = 2):

@@ -8,8 +8,8 @@ import pytest
 from scipy.special import erf
 from sweeps import coefficient_sum, in_float64
 
-from secformer_jax.nonlinear import series
-from secformer_jax.nonlinear.series import fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt, fit_tanh
+from secformer_jax.functions import series
+from secformer_jax.functions.series import fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt, fit_tanh
 
 POINTS = 20_001
 

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from secformer_jax import checkpoint, cli, presets, tasks
+from secformer_jax import checkpoint, cli, tasks
 from secformer_jax.commands.common import Choice, choice_for
 from secformer_jax.evaluation import encode_examples, predict
+from secformer_jax.functions import presets
 from secformer_jax.plaintext import Plaintext, load_calibration
 from secformer_jax.text import Tokenizer
 

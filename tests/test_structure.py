@@ -128,7 +128,7 @@ def _root(node: ast.AST) -> str:
 
 
 def test_imports_without_spu():
-    modules = ["", *(f".{name}" for name in (*PLAIN, "nonlinear.gelu"))]
+    modules = ["", *(f".{name}" for name in (*PLAIN, "functions.gelu"))]
     code = "import sys, importlib; sys.modules['spu'] = None\n"
     code += f"for name in {modules}: importlib.import_module('{PACKAGE}' + name)\n"
     code += "assert not any(name.startswith(('spu.', 'secformer_jax.mpc')) for name in sys.modules)\n"

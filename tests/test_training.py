@@ -8,8 +8,9 @@ import optax
 import pytest
 from random_bert import random_checkpoint, random_request
 
-from secformer_jax import bert, presets
+from secformer_jax import bert
 from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
 from secformer_jax.text import Encoded
 from secformer_jax.training import arithmetic, distill, loop, penalty, recipe, state
 from secformer_jax.training.batches import LENGTHS, Dataset

@@ -204,9 +204,9 @@ def test_each_text_has_the_least_length_that_fits(work):
 
 def test_opened_states_are_the_hidden_states(student):
     pytest.importorskip("spu")
+    from secformer_jax.functions.presets import preset
     from secformer_jax.layer_errors import errors_by_layer
     from secformer_jax.plaintext import encode, load_calibration
-    from secformer_jax.presets import preset
 
     model, fast = checkpoint.load(student), preset("fast")
     tokenizer = Tokenizer(model.tokenizer_dir)

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from secformer_jax import presets
 from secformer_jax.bert_config import BertConfig
-from secformer_jax.calibration import Calibration, Range
 from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import Calibration, Range
 
 if TYPE_CHECKING:
     from secformer_jax.checkpoint import Checkpoint

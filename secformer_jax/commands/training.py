@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from secformer_jax import calibration as calibrations
-from secformer_jax import presets, tasks
+from secformer_jax import tasks
 from secformer_jax.checkpoint import Checkpoint, load, save
 from secformer_jax.commands.common import Choice
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import encode_examples
+from secformer_jax.functions import calibration as calibrations
+from secformer_jax.functions import presets
 from secformer_jax.pieces import UsedPieces
 from secformer_jax.plaintext import calibrate_model
 from secformer_jax.reports import Entry, Reporter, versions

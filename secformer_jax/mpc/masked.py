@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import jax
 
+from secformer_jax.functions.series import Series
 from secformer_jax.mpc.fixed import fixed, opened, truncated
 from secformer_jax.mpc.series import OpenedSeries
-from secformer_jax.nonlinear.series import Series
 
 Shape = tuple[int, ...]
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from secformer_jax.functions.series import Series
 from secformer_jax.mpc.fixed import Fixed, TruncationPair, opened
 from secformer_jax.mpc.products import Weight
 from secformer_jax.mpc.series import OpenedSeries
-from secformer_jax.nonlinear.series import Series
 from secformer_jax.opened import scales
 
 

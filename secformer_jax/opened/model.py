@@ -13,11 +13,11 @@ from flax import linen as nn
 
 from secformer_jax.bert import BertConfig, cosine_of_pairs
 from secformer_jax.bert_layers import Pooler, dense
+from secformer_jax.functions.series import Series, fit_tanh
 from secformer_jax.mpc.dealer import Material, Randomness
 from secformer_jax.mpc.fixed import Fixed, fixed, opened, truncated
 from secformer_jax.mpc.products import WeightProducts
 from secformer_jax.mpc.series import OpenedSeries
-from secformer_jax.nonlinear.series import Series, fit_tanh
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import Keys, Softmax, attend
 from secformer_jax.opened.block import Block, narrowed, row_series

@@ -9,11 +9,11 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from secformer_jax import presets
 from secformer_jax.bert import select_params
-from secformer_jax.calibration import Calibration
 from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import two_quad

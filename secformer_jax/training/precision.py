@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from secformer_jax.presets import BertFunctions
+from secformer_jax.functions.presets import BertFunctions
 
 
 def cast(params: Any, dtype: str) -> Any:

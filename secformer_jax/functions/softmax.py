@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from secformer_jax.nonlinear import goldschmidt
+from secformer_jax.functions import goldschmidt
 
 MASK_OFFSET = 256.0
 """Taken from the scores of padded keys before the maximum.

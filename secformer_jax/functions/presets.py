@@ -12,12 +12,12 @@ from functools import partial
 
 import jax
 
-from secformer_jax import calibration as calibrate
-from secformer_jax.calibration import Calibration
 from secformer_jax.errors import UserError
-from secformer_jax.nonlinear import gelu, goldschmidt, softmax
-from secformer_jax.nonlinear import series as fourier
-from secformer_jax.nonlinear.layer_norm import layer_norm, variance_unit
+from secformer_jax.functions import calibration as calibrate
+from secformer_jax.functions import gelu, goldschmidt, softmax
+from secformer_jax.functions import series as fourier
+from secformer_jax.functions.calibration import Calibration
+from secformer_jax.functions.layer_norm import layer_norm, variance_unit
 
 Gelu = Callable[[jax.Array], jax.Array]
 Softmax = Callable[[jax.Array, jax.Array], jax.Array]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from secformer_jax.nonlinear import series
+from secformer_jax.functions import series
 
 Evaluate = Callable[[jax.Array, series.Series], jax.Array]
 
