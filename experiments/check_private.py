@@ -23,12 +23,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from secformer_jax import checkpoint, reports, tasks
-from secformer_jax.checkpoint import Checkpoint
+from secformer_jax import reports, tasks
 from secformer_jax.functions import presets
 from secformer_jax.inference import Plaintext, PrivateBert, calibrate_model
-from secformer_jax.plaintext import calibration_sentences
-from secformer_jax.text import Encoded, Tokenizer
+from secformer_jax.models import checkpoint
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import calibration_sentences
+from secformer_jax.models.text import Encoded, Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "check_private.json"

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from secformer_jax import checkpoint
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.cluster import owner
 from secformer_jax.cluster.client import Answer, ClusterClient, statuses
 from secformer_jax.cluster.config import OWNER
@@ -23,8 +21,10 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.inference import calibrate_model
-from secformer_jax.plaintext import Plaintext, calibration_sentences, encode_request, load_calibration
-from secformer_jax.text import Encoded, Tokenizer
+from secformer_jax.models import checkpoint
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import Plaintext, calibration_sentences, encode_request, load_calibration
+from secformer_jax.models.text import Encoded, Tokenizer
 
 TINY_LENGTH = 16
 

@@ -14,15 +14,15 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from secformer_jax import checkpoint
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration, presets
 from secformer_jax.functions.presets import Approximations
 from secformer_jax.inference import Answer, Plaintext, PrivateBert, calibrate_model, encode_request, load_calibration
-from secformer_jax.plaintext import calibration_sentences
-from secformer_jax.text import Encoded, Tokenizer
+from secformer_jax.models import checkpoint
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import calibration_sentences
+from secformer_jax.models.text import Encoded, Tokenizer
 
 SENTENCES = (
     "A warm and funny film that I would happily watch again.",

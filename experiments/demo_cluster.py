@@ -21,12 +21,12 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from secformer_jax import checkpoint
 from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
-from secformer_jax.plaintext import Plaintext, encode_request
-from secformer_jax.text import Tokenizer
+from secformer_jax.models import checkpoint
+from secformer_jax.models.plaintext import Plaintext, encode_request
+from secformer_jax.models.text import Tokenizer
 
 SENTENCES = (
     "A warm and funny film that I would happily watch again.",

@@ -26,16 +26,17 @@ import typer
 from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 
-from secformer_jax import bert, checkpoint
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.commands.compare import random_sentences
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations, Variant
 from secformer_jax.inference import Plaintext, PrivateBert, calibrate_model
-from secformer_jax.plaintext import calibration_sentences
+from secformer_jax.models import checkpoint
+from secformer_jax.models import transformer as bert
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import calibration_sentences
+from secformer_jax.models.text import Encoded, Tokenizer
 from secformer_jax.reports import NOTHING, costs, restart_peak_memory
-from secformer_jax.text import Encoded, Tokenizer
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

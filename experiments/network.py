@@ -43,8 +43,9 @@ from jax.experimental import enable_x64
 from results import FOLDER, Check, Entry, Results, console, run, table
 from spu import libspu
 
-from secformer_jax import bert
 from secformer_jax.functions import presets
+from secformer_jax.models import transformer as bert
+from secformer_jax.models.text import Encoded
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.engine import Engine
@@ -52,7 +53,6 @@ from secformer_jax.mpc.program import LocalStage, Stage
 from secformer_jax.mpc.shares import share
 from secformer_jax.opened.serving import OpenedServing
 from secformer_jax.serving import Serving, StandardServing
-from secformer_jax.text import Encoded
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -12,11 +12,13 @@ import numpy as np
 from flax import linen as nn
 from jax.experimental import enable_x64
 
-from secformer_jax import checkpoint
 from secformer_jax.commands.compare import DEFAULT_PAIR
 from secformer_jax.functions import presets
 from secformer_jax.functions.series import Series, fit_reciprocal, fit_rsqrt
 from secformer_jax.functions.softmax import softmax_puma
+from secformer_jax.models import checkpoint
+from secformer_jax.models.plaintext import Plaintext, calibrate_model, calibration_sentences
+from secformer_jax.models.text import Tokenizer
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.fixed import Fixed, fixed, truncated
 from secformer_jax.mpc.fixed import opened as open_values
@@ -28,8 +30,6 @@ from secformer_jax.opened.block import Block, narrowed, row_series
 from secformer_jax.opened.exact import exact_softmax
 from secformer_jax.opened.model import LayerNorm
 from secformer_jax.opened.plan import LayerPlan, make_plan
-from secformer_jax.plaintext import Plaintext, calibrate_model, calibration_sentences
-from secformer_jax.text import Tokenizer
 
 FRACTION_BITS = 18
 SENTENCES = (

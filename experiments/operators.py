@@ -34,9 +34,9 @@ from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 from scipy.special import erf
 
-from secformer_jax import bert
 from secformer_jax.functions import calibration as calibrate
 from secformer_jax.functions import goldschmidt, presets
+from secformer_jax.models import transformer as bert
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc.engine import Engine
 from secformer_jax.mpc.masked import MaskedSeries

@@ -12,7 +12,6 @@ import click
 import typer
 
 from secformer_jax import cli_cluster, cli_training
-from secformer_jax.checkpoint import SHIPPED
 from secformer_jax.cli_options import (
     CalibrationFile,
     Config,
@@ -38,6 +37,7 @@ from secformer_jax.commands import evaluate as evaluate_command
 from secformer_jax.commands import infer as infer_command
 from secformer_jax.commands.common import Choice, Protocol
 from secformer_jax.errors import UserError
+from secformer_jax.models.checkpoint import SHIPPED
 from secformer_jax.reports import Reporter
 
 INTERRUPTED = 130

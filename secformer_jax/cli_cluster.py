@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.checkpoint import SHIPPED
 from secformer_jax.cli_options import (
     CalibrationFile,
     ClusterFile,
@@ -27,6 +26,7 @@ from secformer_jax.commands import certs as certs_command
 from secformer_jax.commands import cluster as cluster_command
 from secformer_jax.commands import dealer as dealer_command
 from secformer_jax.commands.common import Choice
+from secformer_jax.models.checkpoint import SHIPPED
 from secformer_jax.reports import Reporter
 
 

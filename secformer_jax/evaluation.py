@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
-from secformer_jax.plaintext import encode, request_head
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import encode, request_head
+from secformer_jax.models.text import Encoded, Tokenizer, padded_length
 from secformer_jax.tasks import Examples, Task
-from secformer_jax.text import Encoded, Tokenizer, padded_length
 
 Forward = Callable[[Encoded], np.ndarray]
 

@@ -17,15 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax import bert
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
-from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine, Result
-from secformer_jax.mpc.program import Program
-from secformer_jax.plaintext import (
+from secformer_jax.models import transformer as bert
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import (
     Plaintext,
     calibrate_model,
     encode_request,
@@ -33,8 +29,12 @@ from secformer_jax.plaintext import (
     load_calibration,
     request_head,
 )
+from secformer_jax.models.text import Encoded, Tokenizer, padded_length
+from secformer_jax.mpc import config as mpc_config
+from secformer_jax.mpc.dealer import Dealer
+from secformer_jax.mpc.engine import Engine, Result
+from secformer_jax.mpc.program import Program
 from secformer_jax.serving import EMBEDDINGS, function, one_hot, serving_for, variables
-from secformer_jax.text import Encoded, Tokenizer, padded_length
 
 __all__ = [
     "EMBEDDINGS",

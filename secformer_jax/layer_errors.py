@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import Plaintext
+from secformer_jax.models.text import Encoded
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.engine import Engine
-from secformer_jax.plaintext import Plaintext
 from secformer_jax.serving import serving_for, variables
-from secformer_jax.text import Encoded
 
 EMULATION = "1pc_ref2k"
 

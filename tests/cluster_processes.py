@@ -14,7 +14,7 @@ from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
-from secformer_jax.plaintext import Plaintext
+from secformer_jax.models.plaintext import Plaintext
 
 CONFIG = dataclasses.replace(TINY, vocab_size=64)
 TOLERANCE = 0.02

@@ -11,7 +11,7 @@ os.environ["SECFORMER_CACHE"] = tempfile.mkdtemp(prefix="secformer-cache-")
 
 import pytest
 
-from secformer_jax import checkpoint
+from secformer_jax.models import checkpoint
 
 
 @pytest.fixture(scope="session")

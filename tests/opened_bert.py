@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from random_bert import random_checkpoint
 
-from secformer_jax import bert
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.functions import calibration, presets
 from secformer_jax.functions.calibration import Calibration
-from secformer_jax.plaintext import Plaintext
-from secformer_jax.text import Encoded
+from secformer_jax.models import transformer as bert
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import Plaintext
+from secformer_jax.models.text import Encoded
 
 LENGTH = 16
 COUNTS = (2, 3, LENGTH // 2, LENGTH)

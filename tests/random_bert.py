@@ -5,11 +5,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from secformer_jax import bert
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.functions import calibration, presets
-from secformer_jax.plaintext import Plaintext
-from secformer_jax.text import Encoded
+from secformer_jax.models import transformer as bert
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import Plaintext
+from secformer_jax.models.text import Encoded
 
 
 def random_checkpoint(config: bert.BertConfig, head: str = "classification", seed: int = 0) -> Checkpoint:

@@ -11,8 +11,9 @@ import safetensors.numpy
 import transformers
 from flax.traverse_util import flatten_dict
 
-from secformer_jax import bert, checkpoint
 from secformer_jax.errors import UserError
+from secformer_jax.models import checkpoint
+from secformer_jax.models import transformer as bert
 
 TINY = bert.SHAPES["tiny"]
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from secformer_jax import bert, checkpoint, cli, tasks
+from secformer_jax import cli, tasks
 from secformer_jax.functions import calibration
+from secformer_jax.models import checkpoint
+from secformer_jax.models import transformer as bert
 from secformer_jax.mpc import config as mpc_config
 
 WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "mat", "sofa", "is", "was", "good", "bad", "film", "not", "very")

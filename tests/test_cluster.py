@@ -21,7 +21,7 @@ from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.cluster.material import MATERIAL_PATH
 from secformer_jax.cluster.message import shares_of
 from secformer_jax.errors import UserError
-from secformer_jax.text import Encoded
+from secformer_jax.models.text import Encoded
 
 pytestmark = pytest.mark.timeout(900)
 CLIENTS = ("alice", "bob")

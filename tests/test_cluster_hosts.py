@@ -115,10 +115,10 @@ def answered(done):
 
 
 def test_each_role_on_its_own_host(deployed):
-    from secformer_jax import checkpoint
     from secformer_jax.functions import presets
-    from secformer_jax.plaintext import Plaintext, encode_request, load_calibration
-    from secformer_jax.text import Tokenizer
+    from secformer_jax.models import checkpoint
+    from secformer_jax.models.plaintext import Plaintext, encode_request, load_calibration
+    from secformer_jax.models.text import Tokenizer
 
     entry = answered(subprocess.run(deployed.ask(TEXT), capture_output=True, text=True, timeout=300))
     model, fast = checkpoint.load(checkpoint.SHIPPED), presets.preset("fast")

@@ -15,7 +15,6 @@ from cluster_processes import CONFIG, Tiny
 from spu import libspu
 from uniformity import accepted, uniform
 
-from secformer_jax.bert import BertConfig
 from secformer_jax.cluster import certs, config, identity, store
 from secformer_jax.cluster.deployment import Deployment, Shape
 from secformer_jax.cluster.ledger import Ledger
@@ -23,6 +22,7 @@ from secformer_jax.cluster.message import PREFIX, Message, MessageError, shares_
 from secformer_jax.cluster.scheduling import Request, Turns
 from secformer_jax.cluster.tls import PeerError
 from secformer_jax.errors import UserError
+from secformer_jax.models.transformer import BertConfig
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc import link, shares
 from secformer_jax.mpc.party import Party

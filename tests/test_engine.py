@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from random_bert import random_checkpoint, random_request
 
-from secformer_jax import bert
 from secformer_jax.functions import presets
+from secformer_jax.models import transformer as bert
 
 pytest.importorskip("spu")
 

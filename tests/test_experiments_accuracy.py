@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from secformer_jax import bert, checkpoint
+from secformer_jax.models import checkpoint
+from secformer_jax.models import transformer as bert
 
 pytest.importorskip("spu")
 

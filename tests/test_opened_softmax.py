@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from secformer_jax import bert
 from secformer_jax.functions import calibration
+from secformer_jax.models import transformer as bert
 
 pytest.importorskip("spu")
 

@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from secformer_jax import checkpoint, cli, tasks
+from secformer_jax import cli, tasks
 from secformer_jax.commands.common import Choice, choice_for
 from secformer_jax.evaluation import encode_examples, predict
 from secformer_jax.functions import presets
-from secformer_jax.plaintext import Plaintext, load_calibration
-from secformer_jax.text import Tokenizer
+from secformer_jax.models import checkpoint
+from secformer_jax.models.plaintext import Plaintext, load_calibration
+from secformer_jax.models.text import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from secformer_jax.errors import UserError
-from secformer_jax.text import Tokenizer, padded_length
+from secformer_jax.models.text import Tokenizer, padded_length
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##d", "é", "e"]
 

@@ -8,10 +8,10 @@ import optax
 import pytest
 from random_bert import random_checkpoint, random_request
 
-from secformer_jax import bert
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
-from secformer_jax.text import Encoded
+from secformer_jax.models import transformer as bert
+from secformer_jax.models.text import Encoded
 from secformer_jax.training import arithmetic, distill, loop, penalty, recipe, state
 from secformer_jax.training.batches import LENGTHS, Dataset
 from secformer_jax.training.finetune import apply_bert, finetune, label_loss, trainable, with_head

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from secformer_jax import bert, checkpoint, cli, tasks
+from secformer_jax import cli, tasks
 from secformer_jax.commands import finetune as finetune_command
 from secformer_jax.commands.common import Choice, choice_for
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import predict
+from secformer_jax.models import checkpoint
+from secformer_jax.models import transformer as bert
+from secformer_jax.models.text import Tokenizer
 from secformer_jax.reports import Reporter
-from secformer_jax.text import Tokenizer
 from secformer_jax.training.recipe import Recipe
 from secformer_jax.training.student import choose_pieces, keep_layers, keep_positions, keep_vocabulary, uniform_layers
 
@@ -206,7 +208,7 @@ def test_opened_states_are_the_hidden_states(student):
     pytest.importorskip("spu")
     from secformer_jax.functions.presets import preset
     from secformer_jax.layer_errors import errors_by_layer
-    from secformer_jax.plaintext import encode, load_calibration
+    from secformer_jax.models.plaintext import encode, load_calibration
 
     model, fast = checkpoint.load(student), preset("fast")
     tokenizer = Tokenizer(model.tokenizer_dir)

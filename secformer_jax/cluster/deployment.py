@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from secformer_jax.bert_config import BertConfig
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.models.architecture import BertConfig
 
 if TYPE_CHECKING:
-    from secformer_jax.checkpoint import Checkpoint
+    from secformer_jax.models.checkpoint import Checkpoint
 
 FORMAT = 1
 MAX_ROWS = 32

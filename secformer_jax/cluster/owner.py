@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.cluster.channel import Servers, patiently
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.deployment import Deployment
@@ -17,6 +16,7 @@ from secformer_jax.cluster.message import Bytes, Message, with_shares
 from secformer_jax.cluster.plans import serving
 from secformer_jax.cluster.server_paths import ACTIVATE_PATH, END, PUBLISH_PATH
 from secformer_jax.errors import UserError
+from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.mpc.shares import encode, share
 
 FRACTION_BITS = 18

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from secformer_jax.inference import PrivateBert

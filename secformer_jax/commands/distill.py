@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from secformer_jax import tasks
-from secformer_jax.checkpoint import Checkpoint, load
 from secformer_jax.commands.common import Choice, checked_length
 from secformer_jax.commands.training import check_out, finish, read_report, read_splits, working_folder
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import check_head
+from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.reports import Entry, Reporter
 from secformer_jax.tasks import Examples
 from secformer_jax.training.arithmetic import transfer

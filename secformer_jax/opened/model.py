@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from secformer_jax.bert import BertConfig, cosine_of_pairs
-from secformer_jax.bert_layers import Pooler, dense
 from secformer_jax.functions.series import Series, fit_tanh
+from secformer_jax.models.layers import Pooler, dense
+from secformer_jax.models.transformer import BertConfig, cosine_of_pairs
 from secformer_jax.mpc.dealer import Material, Randomness
 from secformer_jax.mpc.fixed import Fixed, fixed, opened, truncated
 from secformer_jax.mpc.products import WeightProducts

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from secformer_jax.bert import BertConfig
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import GELU_MARGIN, SERIES_MARGIN
 from secformer_jax.functions.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
+from secformer_jax.models.transformer import BertConfig
 from secformer_jax.opened import scales
 
 SHIFT = 5.0

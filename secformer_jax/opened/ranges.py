@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from jax.experimental import enable_x64
 
-from secformer_jax.bert import BertConfig
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.text import Encoded
+from secformer_jax.models.transformer import BertConfig
 from secformer_jax.mpc import config as mpc_config
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.mpc.engine import Engine
@@ -29,7 +30,6 @@ from secformer_jax.mpc.program import Program
 from secformer_jax.mpc.series import OpenedSeries
 from secformer_jax.opened.plan import Plan, variance_ratio
 from secformer_jax.opened.serving import OpenedServing
-from secformer_jax.text import Encoded
 
 EMULATION = "1pc_ref2k"
 _Watch = tuple[str, str, tuple[float, float], float]

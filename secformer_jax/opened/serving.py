@@ -9,11 +9,13 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from secformer_jax.bert import select_params
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import request_head
+from secformer_jax.models.text import Encoded
+from secformer_jax.models.transformer import select_params
 from secformer_jax.mpc.dealer import Dealer
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import two_quad
@@ -21,8 +23,6 @@ from secformer_jax.opened.exact import exact_softmax
 from secformer_jax.opened.model import LayerNorm, OpenedBert
 from secformer_jax.opened.plan import make_plan
 from secformer_jax.opened.weights import prepare
-from secformer_jax.plaintext import request_head
-from secformer_jax.text import Encoded
 
 
 class OpenedServing:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax.bert import BertConfig
+from secformer_jax.models.transformer import BertConfig
 from secformer_jax.opened import scales
 
 Tree = Mapping[str, Any]

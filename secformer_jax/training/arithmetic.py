@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
+from secformer_jax.models.checkpoint import Checkpoint
 
 
 def average(models: Sequence[Checkpoint]) -> Checkpoint:

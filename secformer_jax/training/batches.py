@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from secformer_jax.text import Encoded
+from secformer_jax.models.text import Encoded
 
 Array = np.ndarray | jax.Array
 LENGTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512)

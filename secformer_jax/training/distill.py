@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from secformer_jax.bert_layers import Intermediates
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
-from secformer_jax.plaintext import Progress
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.layers import Intermediates
+from secformer_jax.models.plaintext import Progress
 from secformer_jax.training.batches import Array, Batch, Dataset
 from secformer_jax.training.finetune import apply_bert, label_loss, trainable
 from secformer_jax.training.loop import SAVE_SECONDS, Objective, Params, Score, Trained, train

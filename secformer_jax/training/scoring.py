@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from secformer_jax import tasks
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.evaluation import in_task_order, predict
 from secformer_jax.functions import presets
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.text import Encoded
 from secformer_jax.tasks import Task
-from secformer_jax.text import Encoded
 from secformer_jax.training.batches import Batch, Dataset
 from secformer_jax.training.finetune import apply_bert, trainable
 from secformer_jax.training.loop import Params, Score

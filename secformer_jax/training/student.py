@@ -13,8 +13,8 @@ import numpy as np
 import tokenizers
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
+from secformer_jax.models.checkpoint import Checkpoint
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CONTINUED = "##"

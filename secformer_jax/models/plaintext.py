@@ -15,14 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from secformer_jax import bert
-from secformer_jax.bert import BertConfig
-from secformer_jax.checkpoint import Checkpoint
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration as calibrate
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
-from secformer_jax.text import Encoded, Tokenizer
+from secformer_jax.models import transformer as bert
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.text import Encoded, Tokenizer
+from secformer_jax.models.transformer import BertConfig
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
