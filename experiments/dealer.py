@@ -35,8 +35,8 @@ from secformer_jax.commands.compare import random_model, random_sentences
 from secformer_jax.functions import presets
 from secformer_jax.inference import PrivateBert, calibrate_model
 from secformer_jax.models.text import Encoded
-from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc import layout
+from secformer_jax.mpc.runtime import config as mpc_config
+from secformer_jax.mpc.runtime import layout
 
 LIMIT = 1.3
 START_SECONDS = 60

@@ -46,11 +46,11 @@ from spu import libspu
 from secformer_jax.functions import presets
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Encoded
-from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.program import LocalStage, Stage
-from secformer_jax.mpc.shares import share
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.runtime import config as mpc_config
+from secformer_jax.mpc.runtime.engine import Engine
+from secformer_jax.mpc.runtime.program import LocalStage, Stage
+from secformer_jax.mpc.runtime.shares import share
 from secformer_jax.opened.serving import OpenedServing
 from secformer_jax.serving import Serving, StandardServing
 

@@ -19,11 +19,11 @@ from secformer_jax.functions.softmax import softmax_puma
 from secformer_jax.models import checkpoint
 from secformer_jax.models.plaintext import Plaintext, calibrate_model, calibration_sentences
 from secformer_jax.models.text import Tokenizer
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.fixed import Fixed, fixed, truncated
-from secformer_jax.mpc.fixed import opened as open_values
-from secformer_jax.mpc.products import WeightProducts
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.primitives.fixed import Fixed, fixed, truncated
+from secformer_jax.mpc.primitives.fixed import opened as open_values
+from secformer_jax.mpc.primitives.products import WeightProducts
+from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import Keys, attend, two_quad
 from secformer_jax.opened.block import Block, narrowed, row_series

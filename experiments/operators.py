@@ -37,9 +37,9 @@ from scipy.special import erf
 from secformer_jax.functions import calibration as calibrate
 from secformer_jax.functions import goldschmidt, presets
 from secformer_jax.models import transformer as bert
-from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.masked import MaskedSeries
+from secformer_jax.mpc.primitives.masked import MaskedSeries
+from secformer_jax.mpc.runtime import config as mpc_config
+from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.opened.plan import make_plan
 
 matplotlib.use("Agg")

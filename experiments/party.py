@@ -23,8 +23,8 @@ from jax import export
 from jax.experimental import enable_x64
 from spu import libspu
 
-from secformer_jax.mpc.own_shares import OwnShares
-from secformer_jax.mpc.program import LocalStage, Stage
+from secformer_jax.mpc.runtime.own_shares import OwnShares
+from secformer_jax.mpc.runtime.program import LocalStage, Stage
 
 
 @dataclass

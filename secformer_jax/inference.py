@@ -30,10 +30,10 @@ from secformer_jax.models.plaintext import (
     request_head,
 )
 from secformer_jax.models.text import Encoded, Tokenizer, padded_length
-from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine, Result
-from secformer_jax.mpc.program import Program
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.runtime import config as mpc_config
+from secformer_jax.mpc.runtime.engine import Engine, Result
+from secformer_jax.mpc.runtime.program import Program
 from secformer_jax.serving import EMBEDDINGS, function, one_hot, serving_for, variables
 
 __all__ = [

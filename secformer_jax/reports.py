@@ -20,7 +20,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from secformer_jax.inference import Answer
-    from secformer_jax.mpc.profile import Cost
+    from secformer_jax.mpc.runtime.profile import Cost
 
 PACKAGES = ("secformer_jax", "spu", "jax", "jaxlib", "flax", "transformers", "numpy")
 MEGABYTE = 1e6

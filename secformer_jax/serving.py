@@ -20,8 +20,8 @@ from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import functions_for, request_head
 from secformer_jax.models.text import Encoded
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.masked import MaskedSeries
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.primitives.masked import MaskedSeries
 from secformer_jax.opened.serving import OpenedServing
 
 EMBEDDINGS = ("client", "inside")

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.experimental import enable_x64
 
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine, Result
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.runtime.engine import Engine, Result
 
 
 def abstract(make: Callable[[], Any]) -> Any:

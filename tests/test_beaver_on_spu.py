@@ -21,8 +21,8 @@ import spu
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config
 from secformer_jax.cluster.beaver import sm2
-from secformer_jax.mpc import config
-from secformer_jax.mpc.engine import Engine
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine
 
 _links = itertools.count()
 X = np.linspace(-3, 3, 24, dtype=np.float32).reshape(4, 6)

@@ -15,7 +15,7 @@ from secformer_jax import cli, tasks
 from secformer_jax.functions import calibration
 from secformer_jax.models import checkpoint
 from secformer_jax.models import transformer as bert
-from secformer_jax.mpc import config as mpc_config
+from secformer_jax.mpc.runtime import config as mpc_config
 
 WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "mat", "sofa", "is", "was", "good", "bad", "film", "not", "very")
 COSTS = {"seq_length", "seconds", "compile_seconds", "send_bytes", "send_actions", "offline_bytes"}

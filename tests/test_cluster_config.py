@@ -7,7 +7,7 @@ import pytest
 
 from secformer_jax.cluster import config
 from secformer_jax.errors import UserError
-from secformer_jax.mpc import layout
+from secformer_jax.mpc.runtime import layout
 
 SHIPPED = ("2pc_semi2k_dealer", "3pc_aby3", "2pc_cheetah")
 GOOD = json.loads((layout.CONFIG_DIR / "2pc_semi2k_dealer.json").read_text())

@@ -89,7 +89,7 @@ class Deployed:
 
 
 def layout_folder():
-    from secformer_jax.mpc import layout
+    from secformer_jax.mpc.runtime import layout
 
     return layout.CONFIG_DIR
 

@@ -23,9 +23,9 @@ from secformer_jax.cluster.scheduling import Request, Turns
 from secformer_jax.cluster.tls import PeerError
 from secformer_jax.errors import UserError
 from secformer_jax.models.transformer import BertConfig
-from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc import link, shares
-from secformer_jax.mpc.party import Party
+from secformer_jax.mpc.runtime import config as mpc_config
+from secformer_jax.mpc.runtime import link, shares
+from secformer_jax.mpc.runtime.party import Party
 
 PROTOCOLS = ("2pc_semi2k", "3pc_aby3", "2pc_cheetah")
 

@@ -14,7 +14,7 @@ pytest.importorskip("gmssl_pyx")
 from secformer_jax.cluster import certs, config, tls
 from secformer_jax.cluster.beaver import sm2
 from secformer_jax.errors import UserError
-from secformer_jax.mpc import layout
+from secformer_jax.mpc.runtime import layout
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from secformer_jax.errors import UserError
 
 pytest.importorskip("spu")
 
-from secformer_jax.mpc import config
+from secformer_jax.mpc.runtime import config
 
 SHIPPED = {"1pc_ref2k": "REF2K", "2pc_semi2k": "SEMI2K", "2pc_cheetah": "CHEETAH", "3pc_aby3": "ABY3"}
 SHIPPED["2pc_semi2k_dealer"] = "SEMI2K"
@@ -116,7 +116,7 @@ def test_unknown_name():
 
 
 def test_a_simulation_refuses_a_config_whose_dealer_is_a_process():
-    from secformer_jax.mpc.engine import Parties
+    from secformer_jax.mpc.runtime.engine import Parties
 
     with pytest.raises(UserError, match="needs a dealer that runs"):
         Parties(config.load("2pc_semi2k_dealer"))

@@ -12,10 +12,10 @@ from secformer_jax.models import transformer as bert
 pytest.importorskip("spu")
 
 from secformer_jax.inference import Answer, PrivateBert
-from secformer_jax.mpc import config
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.profile import log_file, parse
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine
+from secformer_jax.mpc.runtime.profile import log_file, parse
 
 PROTOCOLS = ("2pc_semi2k", "3pc_aby3", "2pc_cheetah", "1pc_ref2k")
 # Linear layers dominate: 2 x 12 x 128^2 weights, and 8 tokens.

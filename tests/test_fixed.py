@@ -7,10 +7,8 @@ pytest.importorskip("spu")
 
 from programs import abstract, run
 
-from secformer_jax.mpc import config
-from secformer_jax.mpc.dealer import Randomness
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.fixed import (
+from secformer_jax.mpc.material import Randomness
+from secformer_jax.mpc.primitives.fixed import (
     Fixed,
     TruncationPair,
     fixed,
@@ -21,6 +19,8 @@ from secformer_jax.mpc.fixed import (
     truncate,
     truncated,
 )
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine
 
 RNG = np.random.default_rng(0)
 LARGEST = 58

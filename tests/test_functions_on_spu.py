@@ -14,10 +14,10 @@ from secformer_jax.functions.series import fit_tanh
 
 pytest.importorskip("spu")
 
-from secformer_jax.mpc import config
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine, Result
-from secformer_jax.mpc.masked import MaskedSeries
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.primitives.masked import MaskedSeries
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine, Result
 
 TOLERANCE = 2.0**-9
 ULP = 2.0**-18

@@ -11,12 +11,12 @@ pytest.importorskip("spu")
 import spu
 from spu import libspu
 
-from secformer_jax.mpc import config, shares, values
-from secformer_jax.mpc.dealer import Dealer, Material
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.fixed import opened
-from secformer_jax.mpc.local import check_linear, local
-from secformer_jax.mpc.program import LocalStage
+from secformer_jax.mpc.material import Dealer, Material
+from secformer_jax.mpc.primitives.fixed import opened
+from secformer_jax.mpc.runtime import config, shares, values
+from secformer_jax.mpc.runtime.engine import Engine
+from secformer_jax.mpc.runtime.local import check_linear, local
+from secformer_jax.mpc.runtime.program import LocalStage
 
 PROTOCOLS = ["1pc_ref2k", "2pc_semi2k", "3pc_aby3", "2pc_cheetah"]
 SECRETS = np.random.default_rng(0).integers(-(2**62), 2**62, (3, 5))

@@ -10,12 +10,12 @@ from uniformity import OPENINGS, accepted, alike, counts, uniform
 pytest.importorskip("spu")
 
 from secformer_jax.functions import gelu
-from secformer_jax.mpc import config
-from secformer_jax.mpc.dealer import Dealer, Dealt, MaterialReusedError, Randomness
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.fixed import fixed, opened, real
-from secformer_jax.mpc.masked import MaskedSeries
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.material import Dealer, Dealt, MaterialReusedError, Randomness
+from secformer_jax.mpc.primitives.fixed import fixed, opened, real
+from secformer_jax.mpc.primitives.masked import MaskedSeries
+from secformer_jax.mpc.primitives.series import OpenedSeries
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine
 
 FRACTION_BITS = 18
 SERIES = gelu.SEGMENT_SERIES

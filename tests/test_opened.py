@@ -18,7 +18,7 @@ from secformer_jax.inference import Answer, Plaintext, PrivateBert, calibrate_mo
 from secformer_jax.models.plaintext import calibration_sentences
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import select_params
-from secformer_jax.mpc.dealer import MaterialReusedError
+from secformer_jax.mpc.material import MaterialReusedError
 from secformer_jax.opened import scales
 
 PRESETS = ("fast", "drop-in")

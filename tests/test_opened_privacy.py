@@ -20,13 +20,14 @@ from programs import abstract
 
 from secformer_jax.functions.series import fit_gelu_tail, fit_rsqrt
 from secformer_jax.inference import PrivateBert
-from secformer_jax.mpc import config, fixed
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.fixed import Fixed, TruncationPair, opened
-from secformer_jax.mpc.products import WeightProducts
-from secformer_jax.mpc.program import ONLINE
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.primitives import fixed
+from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, opened
+from secformer_jax.mpc.primitives.products import WeightProducts
+from secformer_jax.mpc.primitives.series import OpenedSeries
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine
+from secformer_jax.mpc.runtime.program import ONLINE
 from secformer_jax.opened.attention import MaskedSquare
 from secformer_jax.opened.exact import CentredScores, Squared
 from secformer_jax.opened.model import SquareAndScale

@@ -9,11 +9,11 @@ pytest.importorskip("spu")
 from programs import abstract, run
 
 from secformer_jax.functions.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
-from secformer_jax.mpc import config
-from secformer_jax.mpc.dealer import Randomness
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.fixed import Fixed, opened
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.material import Randomness
+from secformer_jax.mpc.primitives.fixed import Fixed, opened
+from secformer_jax.mpc.primitives.series import OpenedSeries
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine
 
 # As the opened model uses them: fraction bits of the secret, of the masks, of the public factors.
 OPENED = {

@@ -14,10 +14,10 @@ pytest.importorskip("spu")
 
 from jax.experimental import enable_x64
 
-from secformer_jax.mpc import config
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.fixed import Fixed
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.primitives.fixed import Fixed
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import Keys, Softmax, attend, two_quad
 from secformer_jax.opened.block import Block

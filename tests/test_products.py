@@ -9,12 +9,12 @@ pytest.importorskip("spu")
 
 from programs import abstract, run
 
-from secformer_jax.mpc import config
-from secformer_jax.mpc.dealer import Dealer, Randomness
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.fixed import opened
-from secformer_jax.mpc.products import ProductMasks, Weight, WeightProducts
-from secformer_jax.mpc.ring import ring_matmul
+from secformer_jax.mpc.material import Dealer, Randomness
+from secformer_jax.mpc.primitives.fixed import opened
+from secformer_jax.mpc.primitives.products import ProductMasks, Weight, WeightProducts
+from secformer_jax.mpc.primitives.ring import ring_matmul
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.opened.attention import MaskedSquare
 from secformer_jax.opened.exact import CentredScores, Squared, WeightedSquared
 from secformer_jax.opened.model import SquareAndScale

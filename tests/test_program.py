@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("spu")
 
-from secformer_jax.mpc import config
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine, Result
-from secformer_jax.mpc.program import Program
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime.engine import Engine, Result
+from secformer_jax.mpc.runtime.program import Program
 
 LAYERS = 3
 rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from secformer_jax.cluster.plans import serving
 from secformer_jax.cluster.server_paths import INFER_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.models.text import Encoded
-from secformer_jax.mpc.shares import decode, encode, join, share
+from secformer_jax.mpc.runtime.shares import decode, encode, join, share
 from secformer_jax.serving import Serving
 
 

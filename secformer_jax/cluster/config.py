@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from secformer_jax.errors import UserError
-from secformer_jax.mpc import layout
+from secformer_jax.mpc.runtime import layout
 
 DEALER, OWNER = "dealer", "owner"
 TRUSTED_FIRST_PARTY, TRUSTED_THIRD_PARTY = "TrustedFirstParty", "TrustedThirdParty"

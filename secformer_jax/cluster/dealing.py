@@ -24,8 +24,8 @@ from secformer_jax.cluster.message import Bytes, Message, with_shares
 from secformer_jax.cluster.plans import mask_shapes, material_nodes, plan, serving
 from secformer_jax.cluster.server_paths import END
 from secformer_jax.errors import UserError
-from secformer_jax.mpc.dealer import MaterialReusedError, Randomness
-from secformer_jax.mpc.shares import SEED_BYTES, Component, Share, deal, expand, join, split
+from secformer_jax.mpc.material import MaterialReusedError, Randomness
+from secformer_jax.mpc.runtime.shares import SEED_BYTES, Component, Share, deal, expand, join, split
 
 log = logging.getLogger(__name__)
 

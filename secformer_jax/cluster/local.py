@@ -15,7 +15,7 @@ from pathlib import Path
 from secformer_jax.cluster import certs, config
 from secformer_jax.cluster.config import DEALER, INSECURE_FLAG
 from secformer_jax.errors import UserError
-from secformer_jax.mpc import layout
+from secformer_jax.mpc.runtime import layout
 
 _STOP_SECONDS = 60
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax.mpc.shares import DTYPES, SEED_BYTES, Component, Share
+from secformer_jax.mpc.runtime.shares import DTYPES, SEED_BYTES, Component, Share
 
 Bytes = bytes | bytearray | memoryview
 

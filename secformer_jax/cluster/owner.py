@@ -17,7 +17,7 @@ from secformer_jax.cluster.plans import serving
 from secformer_jax.cluster.server_paths import ACTIVATE_PATH, END, PUBLISH_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.mpc.shares import encode, share
+from secformer_jax.mpc.runtime.shares import encode, share
 
 FRACTION_BITS = 18
 

@@ -15,7 +15,7 @@ from secformer_jax.cluster.deployment import Deployment, Shape
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import part_of as part_of
-from secformer_jax.mpc.dealer import Material
+from secformer_jax.mpc.material import Material
 from secformer_jax.serving import Serving, function, serving_for, variables
 
 MASKS, OPENED, DEALER = "masks", "opened", "dealer"

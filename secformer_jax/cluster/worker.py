@@ -26,13 +26,13 @@ from secformer_jax.cluster.deployment import Deployment, Shape
 from secformer_jax.cluster.frames import Channel
 from secformer_jax.cluster.message import Message, shares_of, with_shares
 from secformer_jax.cluster.plans import MASKS, OPENED, part_of, plan, serving
-from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc.compiler import compile_program
-from secformer_jax.mpc.link import LinkTls, connect
-from secformer_jax.mpc.party import Party
-from secformer_jax.mpc.profile import Profile
-from secformer_jax.mpc.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
-from secformer_jax.mpc.shares import Share
+from secformer_jax.mpc.runtime import config as mpc_config
+from secformer_jax.mpc.runtime.compiler import compile_program
+from secformer_jax.mpc.runtime.link import LinkTls, connect
+from secformer_jax.mpc.runtime.party import Party
+from secformer_jax.mpc.runtime.profile import Profile
+from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
+from secformer_jax.mpc.runtime.shares import Share
 
 
 @dataclass

@@ -77,7 +77,7 @@ class Protocol:
     def check(self) -> None:
         """Refuse a bad configuration before a model is read."""
         _spu()
-        from secformer_jax.mpc import config
+        from secformer_jax.mpc.runtime import config
 
         config.load(self.config)
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secformer_jax.mpc.dealer import Material, Randomness
-from secformer_jax.mpc.fixed import Fixed, opened, truncated
-from secformer_jax.mpc.products import ProductMasks
+from secformer_jax.mpc.material import Material, Randomness
+from secformer_jax.mpc.primitives.fixed import Fixed, opened, truncated
+from secformer_jax.mpc.primitives.products import ProductMasks
 from secformer_jax.opened import scales
 from secformer_jax.opened.block import Block, narrowed, row_series
 from secformer_jax.opened.plan import SHIFT, LayerPlan

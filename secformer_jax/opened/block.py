@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from secformer_jax.functions.series import Series
-from secformer_jax.mpc.fixed import Fixed, TruncationPair, opened
-from secformer_jax.mpc.products import Weight
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, opened
+from secformer_jax.mpc.primitives.products import Weight
+from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.opened import scales
 
 

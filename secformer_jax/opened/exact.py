@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from secformer_jax.functions.series import Series
-from secformer_jax.mpc.dealer import Material, Randomness
-from secformer_jax.mpc.fixed import Fixed, opened, truncated
-from secformer_jax.mpc.ring import ring_matmul
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.material import Material, Randomness
+from secformer_jax.mpc.primitives.fixed import Fixed, opened, truncated
+from secformer_jax.mpc.primitives.ring import ring_matmul
+from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import Keys
 from secformer_jax.opened.block import Block, narrowed, row_series

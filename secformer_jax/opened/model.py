@@ -14,10 +14,10 @@ from flax import linen as nn
 from secformer_jax.functions.series import Series, fit_tanh
 from secformer_jax.models.layers import Pooler, dense
 from secformer_jax.models.transformer import BertConfig, cosine_of_pairs
-from secformer_jax.mpc.dealer import Material, Randomness
-from secformer_jax.mpc.fixed import Fixed, fixed, opened, truncated
-from secformer_jax.mpc.products import WeightProducts
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.material import Material, Randomness
+from secformer_jax.mpc.primitives.fixed import Fixed, fixed, opened, truncated
+from secformer_jax.mpc.primitives.products import WeightProducts
+from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import Keys, Softmax, attend
 from secformer_jax.opened.block import Block, narrowed, row_series

@@ -22,12 +22,12 @@ from secformer_jax.functions.presets import Approximations
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import BertConfig
-from secformer_jax.mpc import config as mpc_config
-from secformer_jax.mpc.dealer import Dealer
-from secformer_jax.mpc.engine import Engine
-from secformer_jax.mpc.fixed import Fixed
-from secformer_jax.mpc.program import Program
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.primitives.fixed import Fixed
+from secformer_jax.mpc.primitives.series import OpenedSeries
+from secformer_jax.mpc.runtime import config as mpc_config
+from secformer_jax.mpc.runtime.engine import Engine
+from secformer_jax.mpc.runtime.program import Program
 from secformer_jax.opened.plan import Plan, variance_ratio
 from secformer_jax.opened.serving import OpenedServing
 

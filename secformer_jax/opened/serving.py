@@ -16,7 +16,7 @@ from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import request_head
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import select_params
-from secformer_jax.mpc.dealer import Dealer
+from secformer_jax.mpc.material import Dealer
 from secformer_jax.opened import scales
 from secformer_jax.opened.attention import two_quad
 from secformer_jax.opened.exact import exact_softmax

@@ -24,7 +24,7 @@ from secformer_jax.cluster.beaver.sessions import ReplayError, Sessions
 from secformer_jax.cluster.budget import Budget, BusyError
 from secformer_jax.cluster.http import peer_of
 from secformer_jax.cluster.metrics import DealerMetrics
-from secformer_jax.mpc.ring import TERMS
+from secformer_jax.mpc.primitives.ring import TERMS
 
 PATH = "/spu.mpc.semi2k.beaver.ttp_server.BeaverService"
 # What SPU's client takes as one piece, and its error codes.

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from secformer_jax.functions.series import Series
-from secformer_jax.mpc.dealer import Material, Randomness
-from secformer_jax.mpc.fixed import Fixed, opened_modulo, signed_modulo
-from secformer_jax.mpc.local import local
+from secformer_jax.mpc.material import Material, Randomness
+from secformer_jax.mpc.primitives.fixed import Fixed, opened_modulo, signed_modulo
+from secformer_jax.mpc.runtime.local import local
 
 FINE_BITS = 28
 """Fraction bits that public sines and cosines can have: their products stay below 2^63."""

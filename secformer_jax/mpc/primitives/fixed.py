@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from spu import experimental
 
-from secformer_jax.mpc.dealer import Material, Randomness
+from secformer_jax.mpc.material import Material, Randomness
 
 RING_BITS = 64
 

@@ -19,12 +19,12 @@ import spu
 from spu import libspu
 
 from secformer_jax.errors import UserError
-from secformer_jax.mpc.compiler import compile_program
-from secformer_jax.mpc.config import MpcConfig
-from secformer_jax.mpc.dealer import Dealt
-from secformer_jax.mpc.own_shares import OwnShares
-from secformer_jax.mpc.profile import LogReader, Profile, parse
-from secformer_jax.mpc.program import (
+from secformer_jax.mpc.material import Dealt
+from secformer_jax.mpc.runtime.compiler import compile_program
+from secformer_jax.mpc.runtime.config import MpcConfig
+from secformer_jax.mpc.runtime.own_shares import OwnShares
+from secformer_jax.mpc.runtime.profile import LogReader, Profile, parse
+from secformer_jax.mpc.runtime.program import (
     OFFLINE,
     ONLINE,
     SETUP,
@@ -35,7 +35,7 @@ from secformer_jax.mpc.program import (
     request_inputs,
     weight_input,
 )
-from secformer_jax.mpc.shares import share
+from secformer_jax.mpc.runtime.shares import share
 
 _session = itertools.count()
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from spu import libspu
 
-from secformer_jax.mpc.local import LocalFunction
+from secformer_jax.mpc.runtime.local import LocalFunction
 
 SETUP, OFFLINE, ONLINE = range(3)
 """When an equation can run: from the weights alone, from dealer material too, or only once a request is there."""

@@ -9,13 +9,13 @@ import spu
 from jax.experimental import enable_x64
 from spu import experimental, libspu
 
-from secformer_jax.mpc.compiler import compile_program
-from secformer_jax.mpc.config import MpcConfig
-from secformer_jax.mpc.own_shares import OwnShares
-from secformer_jax.mpc.profile import LogReader, Profile, parse
-from secformer_jax.mpc.program import SETUP, Input, Program, Stage
-from secformer_jax.mpc.shares import HELD, Share
-from secformer_jax.mpc.values import from_spu, to_spu
+from secformer_jax.mpc.runtime.compiler import compile_program
+from secformer_jax.mpc.runtime.config import MpcConfig
+from secformer_jax.mpc.runtime.own_shares import OwnShares
+from secformer_jax.mpc.runtime.profile import LogReader, Profile, parse
+from secformer_jax.mpc.runtime.program import SETUP, Input, Program, Stage
+from secformer_jax.mpc.runtime.shares import HELD, Share
+from secformer_jax.mpc.runtime.values import from_spu, to_spu
 
 
 class Party:

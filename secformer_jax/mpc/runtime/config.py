@@ -9,9 +9,9 @@ from pathlib import Path
 from spu import libspu
 
 from secformer_jax.errors import UserError
-from secformer_jax.mpc import layout
-from secformer_jax.mpc.layout import CONFIG_DIR as CONFIG_DIR
-from secformer_jax.mpc.layout import names as names
+from secformer_jax.mpc.runtime import layout
+from secformer_jax.mpc.runtime.layout import CONFIG_DIR as CONFIG_DIR
+from secformer_jax.mpc.runtime.layout import names as names
 
 # Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}

@@ -10,7 +10,7 @@ from typing import Any
 
 from secformer_jax.errors import UserError
 
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "spu_configs"
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "spu_configs"
 
 
 @dataclass(frozen=True)

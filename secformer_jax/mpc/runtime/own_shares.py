@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import spu
 
-from secformer_jax.mpc.config import MpcConfig
-from secformer_jax.mpc.program import LocalStage
-from secformer_jax.mpc.values import from_spu, to_spu
+from secformer_jax.mpc.runtime.config import MpcConfig
+from secformer_jax.mpc.runtime.program import LocalStage
+from secformer_jax.mpc.runtime.values import from_spu, to_spu
 
 
 class OwnShares:

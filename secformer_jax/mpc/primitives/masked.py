@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import jax
 
 from secformer_jax.functions.series import Series
-from secformer_jax.mpc.fixed import fixed, opened, truncated
-from secformer_jax.mpc.series import OpenedSeries
+from secformer_jax.mpc.primitives.fixed import fixed, opened, truncated
+from secformer_jax.mpc.primitives.series import OpenedSeries
 
 Shape = tuple[int, ...]
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secformer_jax.mpc.dealer import Material, Randomness
-from secformer_jax.mpc.ring import ring_matmul
+from secformer_jax.mpc.material import Material, Randomness
+from secformer_jax.mpc.primitives.ring import ring_matmul
 
 Bilinear = Callable[[jax.Array, jax.Array], jax.Array]
 

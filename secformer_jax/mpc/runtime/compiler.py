@@ -19,10 +19,10 @@ from jax.extend import core
 from spu import experimental, libspu
 from spu.utils import frontend
 
-from secformer_jax.mpc import cache
-from secformer_jax.mpc.config import MpcConfig
-from secformer_jax.mpc.local import LocalFunction, is_local
-from secformer_jax.mpc.program import ONLINE, SETUP, Input, LocalStage, Program, Stage
+from secformer_jax.mpc.runtime import cache
+from secformer_jax.mpc.runtime.config import MpcConfig
+from secformer_jax.mpc.runtime.local import LocalFunction, is_local
+from secformer_jax.mpc.runtime.program import ONLINE, SETUP, Input, LocalStage, Program, Stage
 
 
 def compile_program(
