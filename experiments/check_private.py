@@ -25,7 +25,7 @@ from rich.table import Table
 
 from secformer_jax import reports, tasks
 from secformer_jax.functions import presets
-from secformer_jax.inference import Plaintext, PrivateBert, calibrate_model
+from secformer_jax.inference.private import Plaintext, PrivateBert, calibrate_model
 from secformer_jax.models import checkpoint
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import calibration_sentences

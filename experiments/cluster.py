@@ -32,7 +32,7 @@ from secformer_jax.cluster.client import ClusterClient, statuses
 from secformer_jax.cluster.config import OWNER
 from secformer_jax.cluster.local import LocalCluster
 from secformer_jax.functions import presets
-from secformer_jax.inference import PrivateBert
+from secformer_jax.inference.private import PrivateBert
 
 CLIENTS = ("c1", "c2", "c3", "c4")
 CASES = {

@@ -20,7 +20,7 @@ from secformer_jax.commands.compare import random_model, random_sentences
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
-from secformer_jax.inference import calibrate_model
+from secformer_jax.inference.private import calibrate_model
 from secformer_jax.models import checkpoint
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import Plaintext, calibration_sentences, encode_request, load_calibration

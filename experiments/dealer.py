@@ -33,7 +33,7 @@ from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config
 from secformer_jax.commands.compare import random_model, random_sentences
 from secformer_jax.functions import presets
-from secformer_jax.inference import PrivateBert, calibrate_model
+from secformer_jax.inference.private import PrivateBert, calibrate_model
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime import layout

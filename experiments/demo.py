@@ -18,7 +18,14 @@ from secformer_jax.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration, presets
 from secformer_jax.functions.presets import Approximations
-from secformer_jax.inference import Answer, Plaintext, PrivateBert, calibrate_model, encode_request, load_calibration
+from secformer_jax.inference.private import (
+    Answer,
+    Plaintext,
+    PrivateBert,
+    calibrate_model,
+    encode_request,
+    load_calibration,
+)
 from secformer_jax.models import checkpoint
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import calibration_sentences

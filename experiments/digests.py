@@ -23,13 +23,13 @@ import typer
 
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.inference.serving import function, serving_for, variables
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.compiler import compile_program
 from secformer_jax.mpc.runtime.program import Program, request_inputs, weight_input
-from secformer_jax.serving import function, serving_for, variables
 
 CONFIGS = ("1pc_ref2k", "2pc_semi2k", "2pc_semi2k_dealer", "3pc_aby3", "2pc_cheetah")
 HEADS = ("classification", "embedding")

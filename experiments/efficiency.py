@@ -30,7 +30,7 @@ from secformer_jax.commands.compare import random_sentences
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations, Variant
-from secformer_jax.inference import Plaintext, PrivateBert, calibrate_model
+from secformer_jax.inference.private import Plaintext, PrivateBert, calibrate_model
 from secformer_jax.models import checkpoint
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint

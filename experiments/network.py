@@ -44,6 +44,8 @@ from results import FOLDER, Check, Entry, Results, console, run, table
 from spu import libspu
 
 from secformer_jax.functions import presets
+from secformer_jax.inference.opened import OpenedServing
+from secformer_jax.inference.serving import Serving, StandardServing
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.material import Dealer
@@ -51,8 +53,6 @@ from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.program import LocalStage, Stage
 from secformer_jax.mpc.runtime.shares import share
-from secformer_jax.opened.serving import OpenedServing
-from secformer_jax.serving import Serving, StandardServing
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -24,12 +24,12 @@ from secformer_jax.mpc.primitives.fixed import Fixed, fixed, truncated
 from secformer_jax.mpc.primitives.fixed import opened as open_values
 from secformer_jax.mpc.primitives.products import WeightProducts
 from secformer_jax.mpc.primitives.series import OpenedSeries
-from secformer_jax.opened import scales
-from secformer_jax.opened.attention import Keys, attend, two_quad
-from secformer_jax.opened.block import Block, narrowed, row_series
-from secformer_jax.opened.exact import exact_softmax
-from secformer_jax.opened.model import LayerNorm
-from secformer_jax.opened.plan import LayerPlan, make_plan
+from secformer_jax.openings import scales
+from secformer_jax.openings.attention import Keys, attend, two_quad
+from secformer_jax.openings.block import Block, narrowed, row_series
+from secformer_jax.openings.model import LayerNorm
+from secformer_jax.openings.plan import LayerPlan, make_plan
+from secformer_jax.openings.softmax_exact import exact_softmax
 
 FRACTION_BITS = 18
 SENTENCES = (

@@ -40,7 +40,7 @@ from secformer_jax.models import transformer as bert
 from secformer_jax.mpc.primitives.masked import MaskedSeries
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.opened.plan import make_plan
+from secformer_jax.openings.plan import make_plan
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from secformer_jax.inference import Answer
+    from secformer_jax.inference.private import Answer
     from secformer_jax.mpc.runtime.profile import Cost
 
 PACKAGES = ("secformer_jax", "spu", "jax", "jaxlib", "flax", "transformers", "numpy")

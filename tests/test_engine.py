@@ -11,7 +11,7 @@ from secformer_jax.models import transformer as bert
 
 pytest.importorskip("spu")
 
-from secformer_jax.inference import Answer, PrivateBert
+from secformer_jax.inference.private import Answer, PrivateBert
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine

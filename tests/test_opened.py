@@ -14,12 +14,12 @@ pytest.importorskip("spu")
 
 from secformer_jax.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
-from secformer_jax.inference import Answer, Plaintext, PrivateBert, calibrate_model
+from secformer_jax.inference.private import Answer, Plaintext, PrivateBert, calibrate_model
 from secformer_jax.models.plaintext import calibration_sentences
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import select_params
 from secformer_jax.mpc.material import MaterialReusedError
-from secformer_jax.opened import scales
+from secformer_jax.openings import scales
 
 PRESETS = ("fast", "drop-in")
 CONFIGS = {"tiny": TINY, "wider": WIDER}

@@ -19,7 +19,7 @@ pytest.importorskip("spu")
 from programs import abstract
 
 from secformer_jax.functions.series import fit_gelu_tail, fit_rsqrt
-from secformer_jax.inference import PrivateBert
+from secformer_jax.inference.private import PrivateBert
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives import fixed
 from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, opened
@@ -28,9 +28,9 @@ from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.program import ONLINE
-from secformer_jax.opened.attention import MaskedSquare
-from secformer_jax.opened.exact import CentredScores, Squared
-from secformer_jax.opened.model import SquareAndScale
+from secformer_jax.openings.attention import MaskedSquare
+from secformer_jax.openings.model import SquareAndScale
+from secformer_jax.openings.softmax_exact import CentredScores, Squared
 
 GELU, RSQRT = fit_gelu_tail(12.5), fit_rsqrt(0.003, 0.04)
 MANY = (OPENINGS, 1)

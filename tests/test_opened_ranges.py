@@ -13,9 +13,9 @@ from secformer_jax.functions.calibration import Calibration, Range
 pytest.importorskip("spu")
 
 from secformer_jax.errors import UserError
+from secformer_jax.inference.range_check import RangeCheck, Violation, check_ranges
 from secformer_jax.models.plaintext import Plaintext
-from secformer_jax.opened.plan import make_plan
-from secformer_jax.opened.ranges import RangeCheck, Violation, check_ranges
+from secformer_jax.openings.plan import make_plan
 
 MODEL = opened_checkpoint(TINY)
 TEXTS = request(TINY, 0)

@@ -18,11 +18,11 @@ from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.fixed import Fixed
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.opened import scales
-from secformer_jax.opened.attention import Keys, Softmax, attend, two_quad
-from secformer_jax.opened.block import Block
-from secformer_jax.opened.exact import exact_softmax
-from secformer_jax.opened.plan import LayerPlan, make_plan
+from secformer_jax.openings import scales
+from secformer_jax.openings.attention import Keys, Softmax, attend, two_quad
+from secformer_jax.openings.block import Block
+from secformer_jax.openings.plan import LayerPlan, make_plan
+from secformer_jax.openings.softmax_exact import exact_softmax
 
 HEADS, LENGTH, HEAD_DIM = 12, 32, 32
 COUNTS = np.array([2, 3, 17, LENGTH])

@@ -13,7 +13,7 @@ from secformer_jax.models import transformer as bert
 pytest.importorskip("spu")
 
 from secformer_jax.errors import UserError
-from secformer_jax.inference import Plaintext, PrivateBert
+from secformer_jax.inference.private import Plaintext, PrivateBert
 
 TOLERANCE = 0.02
 # With BERT's own initializer_range of 0.02 all logits would be within the tolerance of 0.

@@ -15,9 +15,9 @@ from secformer_jax.mpc.primitives.products import ProductMasks, Weight, WeightPr
 from secformer_jax.mpc.primitives.ring import ring_matmul
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.opened.attention import MaskedSquare
-from secformer_jax.opened.exact import CentredScores, Squared, WeightedSquared
-from secformer_jax.opened.model import SquareAndScale
+from secformer_jax.openings.attention import MaskedSquare
+from secformer_jax.openings.model import SquareAndScale
+from secformer_jax.openings.softmax_exact import CentredScores, Squared, WeightedSquared
 
 RANDOMNESS = Randomness()
 LOW, HIGH = -(2**63), 2**63 - 1

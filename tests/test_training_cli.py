@@ -207,7 +207,7 @@ def test_each_text_has_the_least_length_that_fits(work):
 def test_opened_states_are_the_hidden_states(student):
     pytest.importorskip("spu")
     from secformer_jax.functions.presets import preset
-    from secformer_jax.layer_errors import errors_by_layer
+    from secformer_jax.inference.layer_errors import errors_by_layer
     from secformer_jax.models.plaintext import encode, load_calibration
 
     model, fast = checkpoint.load(student), preset("fast")

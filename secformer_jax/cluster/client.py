@@ -18,9 +18,9 @@ from secformer_jax.cluster.message import MessageError, shares_of, unpack, with_
 from secformer_jax.cluster.plans import serving
 from secformer_jax.cluster.server_paths import INFER_PATH
 from secformer_jax.errors import UserError
+from secformer_jax.inference.serving import Serving
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime.shares import decode, encode, join, share
-from secformer_jax.serving import Serving
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.inference.serving import Serving, function, serving_for, variables
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import part_of as part_of
 from secformer_jax.mpc.material import Material
-from secformer_jax.serving import Serving, function, serving_for, variables
 
 MASKS, OPENED, DEALER = "masks", "opened", "dealer"
 """Collections of the opened model: the weights' masks, the weights minus these, and the material of one request."""

@@ -14,7 +14,7 @@ from secformer_jax.functions.calibration import Calibration
 from secformer_jax.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from secformer_jax.inference import PrivateBert
+    from secformer_jax.inference.private import PrivateBert
 
 PRESET_FILE = "preset.json"
 
@@ -84,7 +84,7 @@ class Protocol:
     def start(self, model: Checkpoint, choice: Choice, calibration: Calibration | None) -> PrivateBert:
         """Start the computing parties and share the weights among them."""
         _spu()
-        from secformer_jax.inference import PrivateBert
+        from secformer_jax.inference.private import PrivateBert
 
         return PrivateBert(
             model,

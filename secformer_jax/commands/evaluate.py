@@ -127,7 +127,7 @@ def run(
             found[name] = logits
         if layer_errors:
             encoded = encode_examples(loaded, tokenizer, examples[:layer_errors], max_length, truncate)
-            from secformer_jax.layer_errors import errors_by_layer
+            from secformer_jax.inference.layer_errors import errors_by_layer
 
             with reporter.progress("errors by layer"):
                 entries[-1]["layer_errors"] = errors_by_layer(loaded, approximations, ranges, encoded)
@@ -161,7 +161,7 @@ def _forward(
         yield Plaintext(model, choice.approximations(), calibration=calibration)
         return
     if check_ranges:
-        from secformer_jax.opened.ranges import RangeCheck
+        from secformer_jax.inference.range_check import RangeCheck
 
         with RangeCheck(model, choice.approximations(), calibration) as check:
             yield check

@@ -17,12 +17,12 @@ from secformer_jax.models.plaintext import request_head
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import select_params
 from secformer_jax.mpc.material import Dealer
-from secformer_jax.opened import scales
-from secformer_jax.opened.attention import two_quad
-from secformer_jax.opened.exact import exact_softmax
-from secformer_jax.opened.model import LayerNorm, OpenedBert
-from secformer_jax.opened.plan import make_plan
-from secformer_jax.opened.weights import prepare
+from secformer_jax.openings import scales
+from secformer_jax.openings.attention import two_quad
+from secformer_jax.openings.fold import prepare
+from secformer_jax.openings.model import LayerNorm, OpenedBert
+from secformer_jax.openings.plan import make_plan
+from secformer_jax.openings.softmax_exact import exact_softmax
 
 
 class OpenedServing:

@@ -16,13 +16,13 @@ from jax.experimental import enable_x64
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.inference.opened import OpenedServing
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import functions_for, request_head
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.masked import MaskedSeries
-from secformer_jax.opened.serving import OpenedServing
 
 EMBEDDINGS = ("client", "inside")
 """Who makes the one-hot rows: the client, or the protocol from shared ids."""

@@ -13,13 +13,13 @@ import numpy as np
 
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.inference.serving import serving_for, variables
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.serving import serving_for, variables
 
 EMULATION = "1pc_ref2k"
 

@@ -18,10 +18,10 @@ from secformer_jax.mpc.material import Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, opened, truncated
 from secformer_jax.mpc.primitives.ring import ring_matmul
 from secformer_jax.mpc.primitives.series import OpenedSeries
-from secformer_jax.opened import scales
-from secformer_jax.opened.attention import Keys
-from secformer_jax.opened.block import Block, narrowed, row_series
-from secformer_jax.opened.plan import LayerPlan
+from secformer_jax.openings import scales
+from secformer_jax.openings.attention import Keys
+from secformer_jax.openings.block import Block, narrowed, row_series
+from secformer_jax.openings.plan import LayerPlan
 
 
 class CentredScores(Material):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from secformer_jax.models.transformer import BertConfig
-from secformer_jax.opened import scales
+from secformer_jax.openings import scales
 
 Tree = Mapping[str, Any]
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.inference.serving import EMBEDDINGS, function, one_hot, serving_for, variables
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import (
@@ -34,7 +35,6 @@ from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine, Result
 from secformer_jax.mpc.runtime.program import Program
-from secformer_jax.serving import EMBEDDINGS, function, one_hot, serving_for, variables
 
 __all__ = [
     "EMBEDDINGS",

@@ -12,9 +12,9 @@ import numpy as np
 from secformer_jax.mpc.material import Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, opened, truncated
 from secformer_jax.mpc.primitives.products import ProductMasks
-from secformer_jax.opened import scales
-from secformer_jax.opened.block import Block, narrowed, row_series
-from secformer_jax.opened.plan import SHIFT, LayerPlan
+from secformer_jax.openings import scales
+from secformer_jax.openings.block import Block, narrowed, row_series
+from secformer_jax.openings.plan import SHIFT, LayerPlan
 
 
 class MaskedSquare(Material):

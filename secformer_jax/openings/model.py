@@ -18,10 +18,10 @@ from secformer_jax.mpc.material import Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, fixed, opened, truncated
 from secformer_jax.mpc.primitives.products import WeightProducts
 from secformer_jax.mpc.primitives.series import OpenedSeries
-from secformer_jax.opened import scales
-from secformer_jax.opened.attention import Keys, Softmax, attend
-from secformer_jax.opened.block import Block, narrowed, row_series
-from secformer_jax.opened.plan import LayerPlan, Plan
+from secformer_jax.openings import scales
+from secformer_jax.openings.attention import Keys, Softmax, attend
+from secformer_jax.openings.block import Block, narrowed, row_series
+from secformer_jax.openings.plan import LayerPlan, Plan
 
 
 class SquareAndScale(Material):

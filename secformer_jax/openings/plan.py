@@ -11,7 +11,7 @@ from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import GELU_MARGIN, SERIES_MARGIN
 from secformer_jax.functions.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
 from secformer_jax.models.transformer import BertConfig
-from secformer_jax.opened import scales
+from secformer_jax.openings import scales
 
 SHIFT = 5.0
 """c of 2Quad."""

@@ -19,6 +19,7 @@ from jax.experimental import enable_x64
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations
+from secformer_jax.inference.opened import OpenedServing
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import BertConfig
@@ -28,8 +29,7 @@ from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.program import Program
-from secformer_jax.opened.plan import Plan, variance_ratio
-from secformer_jax.opened.serving import OpenedServing
+from secformer_jax.openings.plan import Plan, variance_ratio
 
 EMULATION = "1pc_ref2k"
 _Watch = tuple[str, str, tuple[float, float], float]

@@ -12,7 +12,7 @@ from secformer_jax.functions.series import Series
 from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, opened
 from secformer_jax.mpc.primitives.products import Weight
 from secformer_jax.mpc.primitives.series import OpenedSeries
-from secformer_jax.opened import scales
+from secformer_jax.openings import scales
 
 
 class Block(nn.Module):
