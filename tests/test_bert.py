@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 import transformers
 
-from secformer_jax import tasks
 from secformer_jax.errors import UserError
+from secformer_jax.evaluation import tasks
 from secformer_jax.functions import presets
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Tokenizer

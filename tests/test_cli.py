@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from secformer_jax import cli, tasks
+from secformer_jax import cli
+from secformer_jax.evaluation import tasks
 from secformer_jax.functions import calibration
 from secformer_jax.models import checkpoint
 from secformer_jax.models import transformer as bert

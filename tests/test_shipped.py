@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from secformer_jax import cli, tasks
+from secformer_jax import cli
 from secformer_jax.commands.common import Choice, choice_for
-from secformer_jax.evaluation import encode_examples, predict
+from secformer_jax.evaluation import predict, tasks
+from secformer_jax.evaluation.predict import encode_examples
 from secformer_jax.functions import presets
 from secformer_jax.models import checkpoint
 from secformer_jax.models.plaintext import Plaintext, load_calibration

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from secformer_jax import tasks
 from secformer_jax.errors import UserError
+from secformer_jax.evaluation import tasks
 
 ROWS = {
     "CoLA": (8551, 1043),

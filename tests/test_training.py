@@ -177,7 +177,7 @@ def test_labels_loss():
 
 
 def test_a_head_is_kept_where_it_fits():
-    from secformer_jax import tasks
+    from secformer_jax.evaluation import tasks
 
     encoder = random_checkpoint(TINY, "embedding")
     headed = with_head(encoder, tasks.find("SST-2"), 0)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from secformer_jax import cli, tasks
+from secformer_jax import cli
 from secformer_jax.commands import finetune as finetune_command
 from secformer_jax.commands.common import Choice, choice_for
 from secformer_jax.errors import UserError
-from secformer_jax.evaluation import predict
+from secformer_jax.evaluation import predict, tasks
 from secformer_jax.models import checkpoint
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Tokenizer

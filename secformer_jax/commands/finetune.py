@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from secformer_jax import tasks
 from secformer_jax.commands.common import Choice, checked_length
 from secformer_jax.commands.training import check_out, finish, read_splits, working_folder
+from secformer_jax.evaluation import tasks
 from secformer_jax.models.checkpoint import load
 from secformer_jax.reports import Entry, Reporter
 from secformer_jax.training.finetune import finetune, with_head

@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from secformer_jax.evaluation.tasks import Task
 from secformer_jax.functions import presets
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import Progress, functions_for
 from secformer_jax.models.transformer import BertConfig
-from secformer_jax.tasks import Task
 from secformer_jax.training.batches import Array, Batch, Dataset
 from secformer_jax.training.loop import SAVE_SECONDS, Objective, Params, Score, Trained, train
 from secformer_jax.training.precision import cast, in_float32

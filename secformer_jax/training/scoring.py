@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secformer_jax import tasks
-from secformer_jax.evaluation import in_task_order, predict
+from secformer_jax.evaluation import predict, tasks
+from secformer_jax.evaluation.predict import in_task_order
+from secformer_jax.evaluation.tasks import Task
 from secformer_jax.functions import presets
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
-from secformer_jax.tasks import Task
 from secformer_jax.training.batches import Batch, Dataset
 from secformer_jax.training.finetune import apply_bert, trainable
 from secformer_jax.training.loop import Params, Score

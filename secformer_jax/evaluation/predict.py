@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from secformer_jax.errors import UserError
+from secformer_jax.evaluation.tasks import Examples, Task
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import encode, request_head
 from secformer_jax.models.text import Encoded, Tokenizer, padded_length
-from secformer_jax.tasks import Examples, Task
 
 Forward = Callable[[Encoded], np.ndarray]
 
