@@ -28,9 +28,9 @@ from cluster_subject import Subject, ask, ask_again, memory, minilm, processes, 
 from loopback import Capture
 from results import FOLDER, Check, Entry, Results, console, run, table
 
-from secformer_jax.cluster.client import ClusterClient, statuses
+from secformer_jax.cluster.clients.client import ClusterClient, statuses
 from secformer_jax.cluster.config import OWNER
-from secformer_jax.cluster.local import LocalCluster
+from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.functions import presets
 from secformer_jax.inference.private import PrivateBert
 

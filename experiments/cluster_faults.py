@@ -17,7 +17,7 @@ from pathlib import Path
 from cluster_subject import Subject, ask, processes, tiny, until_ready
 from results import Entry
 
-from secformer_jax.cluster.local import LocalCluster
+from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.errors import UserError
 
 CLIENTS = ("alice", "bob")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from secformer_jax.cluster import owner
-from secformer_jax.cluster.client import Answer, ClusterClient, statuses
+from secformer_jax.cluster.clients import owner
+from secformer_jax.cluster.clients.client import Answer, ClusterClient, statuses
 from secformer_jax.cluster.config import OWNER
 from secformer_jax.cluster.deployment import Deployment
-from secformer_jax.cluster.local import LocalCluster
+from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.commands.calibrate import encode_lines
 from secformer_jax.commands.compare import random_model, random_sentences
 from secformer_jax.errors import UserError

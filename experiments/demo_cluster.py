@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from secformer_jax.cluster.local import LocalCluster
+from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.models import checkpoint

@@ -8,10 +8,10 @@ import time
 import numpy as np
 from opened_bert import TINY, calibrate, opened_checkpoint, request
 
-from secformer_jax.cluster import owner
-from secformer_jax.cluster.client import Answer, ClusterClient, statuses
+from secformer_jax.cluster.clients import owner
+from secformer_jax.cluster.clients.client import Answer, ClusterClient, statuses
 from secformer_jax.cluster.deployment import Deployment
-from secformer_jax.cluster.local import LocalCluster
+from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.models.plaintext import Plaintext

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from secformer_jax.cluster import config, http, tls
-from secformer_jax.cluster.beaver import prg, sm2
-from secformer_jax.cluster.beaver.service import PATH
-from secformer_jax.cluster.dealer import Dealer
+from secformer_jax.cluster import config
+from secformer_jax.cluster.dealer.beaver import prg, sm2
+from secformer_jax.cluster.dealer.beaver.service import PATH
+from secformer_jax.cluster.dealer.server import Dealer
+from secformer_jax.cluster.wire import http, tls
 
 
 @dataclass

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from secformer_jax.cluster.beaver import adjust, prg
-from secformer_jax.cluster.beaver.request import Array, Permutation, Request
+from secformer_jax.cluster.dealer.beaver import adjust, prg
+from secformer_jax.cluster.dealer.beaver.request import Array, Permutation, Request
 
 RING = 1 << 64
 SEEDS = (bytes(range(16)), os.urandom(16))

@@ -20,7 +20,7 @@ import spu
 
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config
-from secformer_jax.cluster.beaver import sm2
+from secformer_jax.cluster.dealer.beaver import sm2
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
 

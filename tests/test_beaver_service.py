@@ -14,10 +14,11 @@ from dealer_threads import Client, RefusedError, running
 
 pytest.importorskip("gmssl_pyx")
 
-from secformer_jax.cluster import config, tls
-from secformer_jax.cluster.beaver import prg, sm2
-from secformer_jax.cluster.beaver.sessions import BOOT_ID, Sessions
-from secformer_jax.cluster.http import application
+from secformer_jax.cluster import config
+from secformer_jax.cluster.dealer.beaver import prg, sm2
+from secformer_jax.cluster.dealer.beaver.sessions import BOOT_ID, Sessions
+from secformer_jax.cluster.wire import tls
+from secformer_jax.cluster.wire.http import application
 from secformer_jax.errors import UserError
 
 KEY = sm2.generate()
@@ -315,7 +316,7 @@ def test_logs_hold_no_secret(cluster, caplog):
 
 
 def test_a_plain_server_needs_a_plain_application(cluster):
-    from secformer_jax.cluster.http import Server
+    from secformer_jax.cluster.wire.http import Server
 
     with pytest.raises(ValueError, match="plaintext"):
         Server(application([], cluster.roles), config.Address("127.0.0.1", 0), None)

@@ -15,11 +15,12 @@ import pytest
 from cluster_processes import TOLERANCE, Tiny, ask, status, until_logged, until_ready
 from tls_cases import CLIENT_CASES
 
-from secformer_jax.cluster import store, tls
-from secformer_jax.cluster.client import ClusterClient
-from secformer_jax.cluster.local import LocalCluster
-from secformer_jax.cluster.material import MATERIAL_PATH
-from secformer_jax.cluster.message import shares_of
+from secformer_jax.cluster import store
+from secformer_jax.cluster.clients.client import ClusterClient
+from secformer_jax.cluster.clients.material import MATERIAL_PATH
+from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.wire import tls
+from secformer_jax.cluster.wire.message import shares_of
 from secformer_jax.errors import UserError
 from secformer_jax.models.text import Encoded
 
@@ -255,7 +256,7 @@ def test_a_party_that_never_comes_is_named(tmp_path):
 
 
 async def _meet(local: LocalCluster) -> None:
-    from secformer_jax.cluster.channel import Servers
+    from secformer_jax.cluster.clients.channel import Servers
 
     async with Servers(local.cluster, "client") as servers:
         await servers.meet(8)

@@ -15,12 +15,13 @@ from cluster_processes import CONFIG, Tiny
 from spu import libspu
 from uniformity import accepted, uniform
 
-from secformer_jax.cluster import certs, config, identity, store
+from secformer_jax.cluster import certs, config, store
+from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.deployment import Deployment, Shape
-from secformer_jax.cluster.ledger import Ledger
-from secformer_jax.cluster.message import PREFIX, Message, MessageError, shares_of, unpack, with_shares
-from secformer_jax.cluster.scheduling import Request, Turns
-from secformer_jax.cluster.tls import PeerError
+from secformer_jax.cluster.party import identity
+from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.wire.message import PREFIX, Message, MessageError, shares_of, unpack, with_shares
+from secformer_jax.cluster.wire.tls import PeerError
 from secformer_jax.errors import UserError
 from secformer_jax.models.transformer import BertConfig
 from secformer_jax.mpc.runtime import config as mpc_config

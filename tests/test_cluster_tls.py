@@ -11,8 +11,9 @@ from cryptography import x509
 
 pytest.importorskip("gmssl_pyx")
 
-from secformer_jax.cluster import certs, config, tls
-from secformer_jax.cluster.beaver import sm2
+from secformer_jax.cluster import certs, config
+from secformer_jax.cluster.dealer.beaver import sm2
+from secformer_jax.cluster.wire import tls
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.runtime import layout
 

@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("gmssl_pyx")
 
 from secformer_jax import cli
-from secformer_jax.cluster import config, tls
+from secformer_jax.cluster import config
+from secformer_jax.cluster.wire import tls
 from secformer_jax.mpc.runtime import layout
 
 COMMAND = [sys.executable, "-c", "from secformer_jax.cli import main; main()"]

@@ -8,7 +8,8 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from secformer_jax.cluster import certs, config, tls
+from secformer_jax.cluster import certs, config
+from secformer_jax.cluster.wire import tls
 
 
 def folder(path: Path, cluster: config.Cluster) -> config.Cluster:

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from secformer_jax.cluster.beaver import sm2
 from secformer_jax.cluster.config import DEALER, DEALER_CA, TLS_FILES, Cluster, TlsFiles
+from secformer_jax.cluster.dealer.beaver import sm2
 from secformer_jax.errors import UserError
 
 CA_NAME, DEALER_CA_NAME = "secformer CA", "secformer dealer CA"

@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from secformer_jax.cluster.message import Message, unpack
+from secformer_jax.cluster.wire.message import Message, unpack
 from secformer_jax.errors import UserError
 
 _LENGTH = struct.Struct("<Q")

@@ -51,7 +51,8 @@ def read(cluster: str, tls: Path | None, insecure: bool = False) -> config.Clust
 
 def party(cluster: config.Cluster, *, name: str, state: Path | None, log_level: str) -> None:
     """Run a computing server until it is stopped."""
-    from secformer_jax.cluster import logs, server
+    from secformer_jax.cluster import logs
+    from secformer_jax.cluster.party import server
 
     cluster.rank(name)
     check_level(log_level)
@@ -71,7 +72,7 @@ def publish(
     keep_weights: bool,
 ) -> list[Entry]:
     """Share a checkpoint among the servers."""
-    from secformer_jax.cluster import owner
+    from secformer_jax.cluster.clients import owner
     from secformer_jax.cluster.deployment import Deployment
 
     loaded = load(model)
@@ -102,7 +103,7 @@ def infer(
 
 
 async def _infer(reporter: Reporter, cluster: config.Cluster, client: str, folder: Path, texts: Texts) -> list[Entry]:
-    from secformer_jax.cluster.client import ClusterClient
+    from secformer_jax.cluster.clients.client import ClusterClient
     from secformer_jax.cluster.plans import without_weights
 
     entries = []
@@ -125,7 +126,7 @@ async def _infer(reporter: Reporter, cluster: config.Cluster, client: str, folde
 
 def status(reporter: Reporter, cluster: config.Cluster, *, role: str) -> list[Entry]:
     """What every server says of itself."""
-    from secformer_jax.cluster import client
+    from secformer_jax.cluster.clients import client
 
     found = asyncio.run(client.statuses(cluster, role))
     rows = []

@@ -21,7 +21,8 @@ def run(*, cluster: str, tls: Path | None, state: Path | None, memory_limit: flo
     require_cluster_packages()
     import uvloop
 
-    from secformer_jax.cluster import config, dealer, logs
+    from secformer_jax.cluster import config, logs
+    from secformer_jax.cluster.dealer import server as dealer
 
     check_level(log_level)
     if not 0.1 <= memory_limit <= 1024:

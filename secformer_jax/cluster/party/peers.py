@@ -18,9 +18,9 @@ import aiohttp
 from aiohttp import web
 
 from secformer_jax.cluster.config import Address
-from secformer_jax.cluster.node import Fields, Node, RefusedError
-from secformer_jax.cluster.process import WorkerError
-from secformer_jax.cluster.server_paths import PEER_PATH
+from secformer_jax.cluster.party.node import Fields, Node, RefusedError
+from secformer_jax.cluster.party.process import WorkerError
+from secformer_jax.cluster.wire.paths import PEER_PATH
 from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from secformer_jax.cluster.config import TlsFiles
-from secformer_jax.cluster.tls import PeerError
+from secformer_jax.cluster.wire.tls import PeerError
 
 _PURPOSE = "secformer link 1"
 

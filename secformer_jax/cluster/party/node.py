@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secformer_jax.cluster import certs, identity, store
+from secformer_jax.cluster import certs, store
+from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment, Shape
-from secformer_jax.cluster.material import MaterialClient
-from secformer_jax.cluster.message import Message
-from secformer_jax.cluster.party_metrics import PartyMetrics
-from secformer_jax.cluster.process import WorkerError, WorkerProcess
+from secformer_jax.cluster.party import identity
+from secformer_jax.cluster.party.metrics import PartyMetrics
+from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
+from secformer_jax.cluster.wire.message import Message
 from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import Protocol
 
-from secformer_jax.cluster.message import PREFIX, Bytes, Message, lengths, parse
+from secformer_jax.cluster.wire.message import PREFIX, Bytes, Message, lengths, parse
 
 
 class Channel:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from secformer_jax.cluster import tls
 from secformer_jax.cluster.config import Cluster
-from secformer_jax.cluster.server_paths import STATUS_PATH
+from secformer_jax.cluster.wire import tls
+from secformer_jax.cluster.wire.paths import STATUS_PATH
 from secformer_jax.errors import UserError
 
 T = TypeVar("T")

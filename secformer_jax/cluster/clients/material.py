@@ -9,11 +9,11 @@ from typing import Any
 
 import aiohttp
 
-from secformer_jax.cluster import frames, tls
 from secformer_jax.cluster.config import DEALER, Cluster
 from secformer_jax.cluster.deployment import Deployment, Shape
-from secformer_jax.cluster.message import Message, MessageError
-from secformer_jax.cluster.server_paths import END
+from secformer_jax.cluster.wire import frames, tls
+from secformer_jax.cluster.wire.message import Message, MessageError
+from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
 
 DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH = "/v1/describe", "/v1/masks", "/v1/material"

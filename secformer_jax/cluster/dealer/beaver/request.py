@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax.cluster.beaver.prg import SEED_BYTES, blocks
+from secformer_jax.cluster.dealer.beaver.prg import SEED_BYTES, blocks
 
 DTYPES: dict[int, np.dtype] = {4: np.dtype("<u4"), 8: np.dtype("<u8")}
 COUNTERS = 1 << 64

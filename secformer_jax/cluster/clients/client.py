@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax.cluster.channel import Servers
+from secformer_jax.cluster.clients.channel import Servers
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment
-from secformer_jax.cluster.message import MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.plans import serving
-from secformer_jax.cluster.server_paths import INFER_PATH
+from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
+from secformer_jax.cluster.wire.paths import INFER_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.inference.serving import Serving
 from secformer_jax.models.text import Encoded

@@ -15,14 +15,14 @@ import numpy as np
 from aiohttp import web
 
 from secformer_jax.cluster import store
+from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH
 from secformer_jax.cluster.config import OWNER, Cluster
+from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.deployment import Deployment, Shape
-from secformer_jax.cluster.http import peer_of
-from secformer_jax.cluster.ledger import Ledger
-from secformer_jax.cluster.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH
-from secformer_jax.cluster.message import Bytes, Message, with_shares
 from secformer_jax.cluster.plans import mask_shapes, material_nodes, plan, serving
-from secformer_jax.cluster.server_paths import END
+from secformer_jax.cluster.wire.http import peer_of
+from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
+from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.material import MaterialReusedError, Randomness
 from secformer_jax.mpc.runtime.shares import SEED_BYTES, Component, Share, deal, expand, join, split

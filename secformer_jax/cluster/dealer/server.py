@@ -9,15 +9,16 @@ from pathlib import Path
 
 from aiohttp import web
 
-from secformer_jax.cluster import certs, tls
-from secformer_jax.cluster.beaver import sm2
-from secformer_jax.cluster.beaver.service import BeaverService
-from secformer_jax.cluster.beaver.sessions import Sessions
-from secformer_jax.cluster.budget import Budget
+from secformer_jax.cluster import certs
 from secformer_jax.cluster.config import DEALER, Cluster
-from secformer_jax.cluster.dealing import MaterialService
-from secformer_jax.cluster.http import Server, application, until_stopped
-from secformer_jax.cluster.metrics import DealerMetrics
+from secformer_jax.cluster.dealer.beaver import sm2
+from secformer_jax.cluster.dealer.beaver.service import BeaverService
+from secformer_jax.cluster.dealer.beaver.sessions import Sessions
+from secformer_jax.cluster.dealer.budget import Budget
+from secformer_jax.cluster.dealer.metrics import DealerMetrics
+from secformer_jax.cluster.dealer.service import MaterialService
+from secformer_jax.cluster.wire import tls
+from secformer_jax.cluster.wire.http import Server, application, until_stopped
 from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)

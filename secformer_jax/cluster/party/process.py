@@ -11,8 +11,8 @@ import socket
 import sys
 from pathlib import Path
 
-from secformer_jax.cluster import frames
-from secformer_jax.cluster.message import Bytes, Message
+from secformer_jax.cluster.wire import frames
+from secformer_jax.cluster.wire.message import Bytes, Message
 
 _KILL_SECONDS = 10
 
@@ -50,7 +50,7 @@ class WorkerProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "secformer_jax.cluster.worker",
+                "secformer_jax.cluster.party.worker",
                 str(theirs.fileno()),
                 str(lifeline),
                 cwd=self._folder,

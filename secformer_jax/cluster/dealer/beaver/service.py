@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from aiohttp import web
 
-from secformer_jax.cluster.beaver import sm2
-from secformer_jax.cluster.beaver.adjust import OPERATIONS, Kept, Operation, answers
-from secformer_jax.cluster.beaver.request import Request, RequestError, decrypted, parse
-from secformer_jax.cluster.beaver.sessions import ReplayError, Sessions
-from secformer_jax.cluster.budget import Budget, BusyError
-from secformer_jax.cluster.http import peer_of
-from secformer_jax.cluster.metrics import DealerMetrics
+from secformer_jax.cluster.dealer.beaver import sm2
+from secformer_jax.cluster.dealer.beaver.adjust import OPERATIONS, Kept, Operation, answers
+from secformer_jax.cluster.dealer.beaver.request import Request, RequestError, decrypted, parse
+from secformer_jax.cluster.dealer.beaver.sessions import ReplayError, Sessions
+from secformer_jax.cluster.dealer.budget import Budget, BusyError
+from secformer_jax.cluster.dealer.metrics import DealerMetrics
+from secformer_jax.cluster.wire.http import peer_of
 from secformer_jax.mpc.primitives.ring import TERMS
 
 PATH = "/spu.mpc.semi2k.beaver.ttp_server.BeaverService"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from secformer_jax.cluster.beaver.request import Array, Request
+from secformer_jax.cluster.dealer.beaver.request import Array, Request
 from secformer_jax.errors import UserError
 
 CLOSED = np.uint64(2**64 - 1)

@@ -1,6 +1,6 @@
 """The process that computes: SPU's runtime, its link, and this party's shares. Its supervisor tells it what to do.
 
-    python -m secformer_jax.cluster.worker DESCRIPTOR LIFELINE
+    python -m secformer_jax.cluster.party.worker DESCRIPTOR LIFELINE
 
 It may end at any moment (SPU can end it when a peer dies); nothing but the sealed shares on disk outlives it. Every
 command is answered once, by what was asked for or by an error in one line.
@@ -20,12 +20,13 @@ from pathlib import Path
 
 import jax
 
-from secformer_jax.cluster import identity, store
+from secformer_jax.cluster import store
 from secformer_jax.cluster.config import TlsFiles
 from secformer_jax.cluster.deployment import Deployment, Shape
-from secformer_jax.cluster.frames import Channel
-from secformer_jax.cluster.message import Message, shares_of, with_shares
+from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.plans import MASKS, OPENED, part_of, plan, serving
+from secformer_jax.cluster.wire.frames import Channel
+from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.compiler import compile_program
 from secformer_jax.mpc.runtime.link import LinkTls, connect

@@ -14,12 +14,12 @@ from typing import Any
 
 import aiohttp
 
-from secformer_jax.cluster import tls
 from secformer_jax.cluster.config import DEALER
 from secformer_jax.cluster.deployment import Shape
-from secformer_jax.cluster.node import Fields, Node, RefusedError
-from secformer_jax.cluster.peers import LocalMember, LostError, Member, RemoteMember
-from secformer_jax.cluster.scheduling import Request, Turns
+from secformer_jax.cluster.party.node import Fields, Node, RefusedError
+from secformer_jax.cluster.party.peers import LocalMember, LostError, Member, RemoteMember
+from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.wire import tls
 
 log = logging.getLogger(__name__)
 

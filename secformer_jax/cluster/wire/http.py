@@ -14,7 +14,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from secformer_jax.cluster.config import Address
-from secformer_jax.cluster.tls import PeerError, require_peer
+from secformer_jax.cluster.wire.tls import PeerError, require_peer
 
 log = logging.getLogger(__name__)
 

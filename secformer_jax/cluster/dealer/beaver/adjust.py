@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secformer_jax.cluster.beaver.prg import BLOCK, blocks, permutation, ring_bytes
-from secformer_jax.cluster.beaver.request import Array, Request
+from secformer_jax.cluster.dealer.beaver.prg import BLOCK, blocks, permutation, ring_bytes
+from secformer_jax.cluster.dealer.beaver.request import Array, Request
 from secformer_jax.mpc.primitives.ring import ring_matmul
 
 # Work on pieces that stay in a core's cache.

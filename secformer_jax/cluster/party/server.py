@@ -13,17 +13,17 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from secformer_jax.cluster import frames, tls
+from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
-from secformer_jax.cluster.coordinator import MAX_WAITING, Coordinator
 from secformer_jax.cluster.deployment import Deployment, Shape
-from secformer_jax.cluster.http import Server, application, peer_of, until_stopped
-from secformer_jax.cluster.material import MaterialClient
-from secformer_jax.cluster.message import Message, MessageError, shares_of, unpack
-from secformer_jax.cluster.node import Arrived, Node, RefusedError
-from secformer_jax.cluster.party_metrics import PartyMetrics
-from secformer_jax.cluster.peers import HEARTBEAT_SECONDS, LostError, follow
-from secformer_jax.cluster.server_paths import ACTIVATE_PATH, END, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATUS_PATH
+from secformer_jax.cluster.party.coordinator import MAX_WAITING, Coordinator
+from secformer_jax.cluster.party.metrics import PartyMetrics
+from secformer_jax.cluster.party.node import Arrived, Node, RefusedError
+from secformer_jax.cluster.party.peers import HEARTBEAT_SECONDS, LostError, follow
+from secformer_jax.cluster.wire import frames, tls
+from secformer_jax.cluster.wire.http import Server, application, peer_of, until_stopped
+from secformer_jax.cluster.wire.message import Message, MessageError, shares_of, unpack
+from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, END, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATUS_PATH
 from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secformer_jax.cluster.channel import Servers, patiently
+from secformer_jax.cluster.clients.channel import Servers, patiently
+from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.deployment import Deployment
-from secformer_jax.cluster.material import MaterialClient
-from secformer_jax.cluster.message import Bytes, Message, with_shares
 from secformer_jax.cluster.plans import serving
-from secformer_jax.cluster.server_paths import ACTIVATE_PATH, END, PUBLISH_PATH
+from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
+from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, END, PUBLISH_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.mpc.runtime.shares import encode, share
