@@ -22,14 +22,14 @@ import numpy as np
 import typer
 from results import FOLDER, Check, Entry, Results, console, run, table
 
-from secformer_jax.commands import distill as distill_command
-from secformer_jax.commands import evaluate as evaluate_command
-from secformer_jax.commands import finetune as finetune_command
-from secformer_jax.commands.common import Choice, Protocol
-from secformer_jax.commands.training import calibrate, finish, read_report, read_splits
+from secformer_jax.cli.commands import distill as distill_command
+from secformer_jax.cli.commands import evaluate as evaluate_command
+from secformer_jax.cli.commands import finetune as finetune_command
+from secformer_jax.cli.commands.common import Choice, Protocol
+from secformer_jax.cli.commands.training import calibrate, finish, read_report, read_splits
+from secformer_jax.cli.report import Reporter
 from secformer_jax.evaluation import tasks
 from secformer_jax.models.checkpoint import load
-from secformer_jax.reports import Reporter
 from secformer_jax.training.arithmetic import average
 from secformer_jax.training.distill import LOGITS_RECIPE, STATES_RECIPE, Weights
 from secformer_jax.training.loop import Trained

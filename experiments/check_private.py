@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from secformer_jax import reports
+from secformer_jax.cli import report as reports
 from secformer_jax.evaluation import tasks
 from secformer_jax.functions import presets
 from secformer_jax.inference.private import Plaintext, PrivateBert, calibrate_model

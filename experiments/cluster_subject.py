@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from secformer_jax.cli.commands.calibrate import encode_lines
+from secformer_jax.cli.commands.compare import random_model, random_sentences
 from secformer_jax.cluster.clients import owner
 from secformer_jax.cluster.clients.client import Answer, ClusterClient, statuses
 from secformer_jax.cluster.config import OWNER
 from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.loopback import LocalCluster
-from secformer_jax.commands.calibrate import encode_lines
-from secformer_jax.commands.compare import random_model, random_sentences
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration

@@ -29,9 +29,9 @@ from typing import Annotated
 import typer
 from results import Check, Entry, Results, console, run, table
 
+from secformer_jax.cli.commands.compare import random_model, random_sentences
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config
-from secformer_jax.commands.compare import random_model, random_sentences
 from secformer_jax.functions import presets
 from secformer_jax.inference.private import PrivateBert, calibrate_model
 from secformer_jax.models.text import Encoded
@@ -52,7 +52,7 @@ def running_dealer(folder: Path) -> Iterator[cluster_config.Cluster]:
     (folder / "cluster.json").write_text(json.dumps(document))
     cluster = cluster_config.load(folder / "cluster.json")
     certs.write(cluster, folder / "tls")
-    code = "from secformer_jax.cli import main; main()"
+    code = "from secformer_jax.cli.app import main; main()"
     arguments = ["dealer", "--cluster", str(folder / "cluster.json"), "--log-level", "warning"]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments])
     try:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from secformer_jax.commands.calibrate import encode_lines
+from secformer_jax.cli.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration, presets
 from secformer_jax.functions.presets import Approximations

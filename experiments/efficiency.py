@@ -26,7 +26,8 @@ import typer
 from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 
-from secformer_jax.commands.compare import random_sentences
+from secformer_jax.cli.commands.compare import random_sentences
+from secformer_jax.cli.report import NOTHING, costs, restart_peak_memory
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations, Variant
@@ -36,7 +37,6 @@ from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import calibration_sentences
 from secformer_jax.models.text import Encoded, Tokenizer
-from secformer_jax.reports import NOTHING, costs, restart_peak_memory
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax.experimental import enable_x64
 
-from secformer_jax.commands.compare import DEFAULT_PAIR
+from secformer_jax.cli.commands.compare import DEFAULT_PAIR
 from secformer_jax.functions import presets
 from secformer_jax.functions.series import Series, fit_reciprocal, fit_rsqrt
 from secformer_jax.functions.softmax import softmax_puma

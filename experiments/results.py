@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from secformer_jax import reports
+from secformer_jax.cli import report as reports
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results"

@@ -21,15 +21,15 @@ import numpy as np
 import typer
 from results import FOLDER, Check, Entry, Results, console, run, table
 
-from secformer_jax.cli_options import DataDir
-from secformer_jax.commands import distill as distill_command
-from secformer_jax.commands import evaluate as evaluate_command
-from secformer_jax.commands import finetune as finetune_command
-from secformer_jax.commands.common import PRESET_FILE, Choice, Protocol
-from secformer_jax.commands.training import calibrate, read_report, read_splits
+from secformer_jax.cli.commands import distill as distill_command
+from secformer_jax.cli.commands import evaluate as evaluate_command
+from secformer_jax.cli.commands import finetune as finetune_command
+from secformer_jax.cli.commands.common import PRESET_FILE, Choice, Protocol
+from secformer_jax.cli.commands.training import calibrate, read_report, read_splits
+from secformer_jax.cli.options import DataDir
+from secformer_jax.cli.report import Reporter
 from secformer_jax.evaluation import tasks
 from secformer_jax.models import checkpoint
-from secformer_jax.reports import Reporter
 from secformer_jax.training.distill import STATES_RECIPE, Weights
 from secformer_jax.training.recipe import Recipe
 

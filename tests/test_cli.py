@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from secformer_jax import cli
+from secformer_jax.cli import app as cli
 from secformer_jax.evaluation import tasks
 from secformer_jax.functions import calibration
 from secformer_jax.models import checkpoint
@@ -295,7 +295,7 @@ def test_interrupted(monkeypatch, capsys):
 
 
 def test_the_command_itself_prints_one_json_object_and_nothing_else(models, tmp_path):
-    program = [sys.executable, "-c", "from secformer_jax.cli import main; main()"]
+    program = [sys.executable, "-c", "from secformer_jax.cli.app import main; main()"]
     arguments = ["infer", "--model", str(models / "encoder"), "--text", "the cat", "--text-pair", "a dog", "--json"]
     done = subprocess.run([*program, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

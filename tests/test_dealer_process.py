@@ -13,12 +13,12 @@ import pytest
 
 pytest.importorskip("gmssl_pyx")
 
-from secformer_jax import cli
+from secformer_jax.cli import app as cli
 from secformer_jax.cluster import config
 from secformer_jax.cluster.wire import tls
 from secformer_jax.mpc.runtime import layout
 
-COMMAND = [sys.executable, "-c", "from secformer_jax.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from secformer_jax.cli.app import main; main()"]
 
 
 @pytest.fixture(scope="module")

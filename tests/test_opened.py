@@ -12,7 +12,7 @@ from secformer_jax.functions import presets
 
 pytest.importorskip("spu")
 
-from secformer_jax.commands.calibrate import encode_lines
+from secformer_jax.cli.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
 from secformer_jax.inference.private import Answer, Plaintext, PrivateBert, calibrate_model
 from secformer_jax.models.plaintext import calibration_sentences

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from secformer_jax import cli
-from secformer_jax.commands.common import Choice, choice_for
+from secformer_jax.cli import app as cli
+from secformer_jax.cli.commands.common import Choice, choice_for
 from secformer_jax.evaluation import predict, tasks
 from secformer_jax.evaluation.predict import encode_examples
 from secformer_jax.functions import presets

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from secformer_jax import cli
-from secformer_jax.commands import finetune as finetune_command
-from secformer_jax.commands.common import Choice, choice_for
+from secformer_jax.cli import app as cli
+from secformer_jax.cli.commands import finetune as finetune_command
+from secformer_jax.cli.commands.common import Choice, choice_for
+from secformer_jax.cli.report import Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import predict, tasks
 from secformer_jax.models import checkpoint
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Tokenizer
-from secformer_jax.reports import Reporter
 from secformer_jax.training.recipe import Recipe
 from secformer_jax.training.student import choose_pieces, keep_layers, keep_positions, keep_vocabulary, uniform_layers
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secformer_jax.cli.commands.certs import require_cluster_packages
+from secformer_jax.cli.commands.common import Choice, choice_for
+from secformer_jax.cli.commands.dealer import check_level
+from secformer_jax.cli.commands.infer import decoded
+from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.cluster import config
-from secformer_jax.commands.certs import require_cluster_packages
-from secformer_jax.commands.common import Choice, choice_for
-from secformer_jax.commands.dealer import check_level
-from secformer_jax.commands.infer import decoded
 from secformer_jax.errors import UserError
 from secformer_jax.models.checkpoint import load, resolve
 from secformer_jax.models.plaintext import encode_request, load_calibration
 from secformer_jax.models.text import Tokenizer
-from secformer_jax.reports import Entry, Reporter
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax.commands.common import Choice, Protocol, checked_length, choice_for
+from secformer_jax.cli.commands.common import Choice, Protocol, checked_length, choice_for
+from secformer_jax.cli.report import Entry, Reporter, cost_cells, costs, restart_peak_memory
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.models.plaintext import Plaintext, encode_request, load_calibration, request_head
 from secformer_jax.models.text import Encoded, Tokenizer
-from secformer_jax.reports import Entry, Reporter, cost_cells, costs, restart_peak_memory
 
 Request = tuple[str, str | None]
 DEFAULT_PRESET = "puma"

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from secformer_jax.commands.common import Choice
+from secformer_jax.cli.commands.common import Choice
+from secformer_jax.cli.report import Entry, Reporter, versions
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import tasks
 from secformer_jax.evaluation.predict import encode_examples
@@ -20,7 +21,6 @@ from secformer_jax.models.checkpoint import Checkpoint, load, save
 from secformer_jax.models.plaintext import calibrate_model
 from secformer_jax.models.text import Encoded, Tokenizer
 from secformer_jax.models.vocabulary import UsedPieces
-from secformer_jax.reports import Entry, Reporter, versions
 from secformer_jax.training.batches import Dataset
 from secformer_jax.training.loop import Trained
 

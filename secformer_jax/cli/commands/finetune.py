@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from secformer_jax.commands.common import Choice, checked_length
-from secformer_jax.commands.training import check_out, finish, read_splits, working_folder
+from secformer_jax.cli.commands.common import Choice, checked_length
+from secformer_jax.cli.commands.training import check_out, finish, read_splits, working_folder
+from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.evaluation import tasks
 from secformer_jax.models.checkpoint import load
-from secformer_jax.reports import Entry, Reporter
 from secformer_jax.training.finetune import finetune, with_head
 from secformer_jax.training.loop import SAVE_SECONDS
 from secformer_jax.training.recipe import Recipe

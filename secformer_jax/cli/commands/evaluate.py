@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from secformer_jax.commands.common import Choice, Protocol, checked_length, choice_for
+from secformer_jax.cli.commands.common import Choice, Protocol, checked_length, choice_for
+from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import predict, tasks
 from secformer_jax.evaluation.predict import Forward, check_head, encode_examples, in_task_order
@@ -20,7 +21,6 @@ from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.models.plaintext import Plaintext, load_calibration
 from secformer_jax.models.text import Encoded, Tokenizer
 from secformer_jax.models.vocabulary import UsedPieces
-from secformer_jax.reports import Entry, Reporter
 
 RUNTIMES = ("plaintext", "emulated", "simulated")
 EMULATION = "1pc_ref2k"

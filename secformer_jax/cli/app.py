@@ -11,8 +11,15 @@ from typing import Annotated
 import click
 import typer
 
-from secformer_jax import cli_cluster, cli_training
-from secformer_jax.cli_options import (
+from secformer_jax.cli import cluster as cli_cluster
+from secformer_jax.cli import training as cli_training
+from secformer_jax.cli.commands import calibrate as calibrate_command
+from secformer_jax.cli.commands import cluster as cluster_command
+from secformer_jax.cli.commands import compare as compare_command
+from secformer_jax.cli.commands import evaluate as evaluate_command
+from secformer_jax.cli.commands import infer as infer_command
+from secformer_jax.cli.commands.common import Choice, Protocol
+from secformer_jax.cli.options import (
     CalibrationFile,
     Config,
     DataDir,
@@ -30,15 +37,9 @@ from secformer_jax.cli_options import (
     TlsFolder,
     Truncate,
 )
-from secformer_jax.commands import calibrate as calibrate_command
-from secformer_jax.commands import cluster as cluster_command
-from secformer_jax.commands import compare as compare_command
-from secformer_jax.commands import evaluate as evaluate_command
-from secformer_jax.commands import infer as infer_command
-from secformer_jax.commands.common import Choice, Protocol
+from secformer_jax.cli.report import Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.models.checkpoint import SHIPPED
-from secformer_jax.reports import Reporter
 
 INTERRUPTED = 130
 

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.cli_options import (
+from secformer_jax.cli.commands import certs as certs_command
+from secformer_jax.cli.commands import cluster as cluster_command
+from secformer_jax.cli.commands import dealer as dealer_command
+from secformer_jax.cli.commands.common import Choice
+from secformer_jax.cli.options import (
     CalibrationFile,
     ClusterFile,
     Embedding,
@@ -22,12 +26,8 @@ from secformer_jax.cli_options import (
     Softmax,
     TlsFolder,
 )
-from secformer_jax.commands import certs as certs_command
-from secformer_jax.commands import cluster as cluster_command
-from secformer_jax.commands import dealer as dealer_command
-from secformer_jax.commands.common import Choice
+from secformer_jax.cli.report import Reporter
 from secformer_jax.models.checkpoint import SHIPPED
-from secformer_jax.reports import Reporter
 
 
 def certs(

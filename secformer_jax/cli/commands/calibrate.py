@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from secformer_jax.commands.common import Choice, checked_length, read_lines
+from secformer_jax.cli.commands.common import Choice, checked_length, read_lines
+from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration as calibrations
 from secformer_jax.functions import presets
@@ -15,7 +16,6 @@ from secformer_jax.functions.calibration import Calibration, Range
 from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.models.plaintext import calibrate_model, calibration_sentences, request_head
 from secformer_jax.models.text import PADDED_LENGTHS, Encoded, Tokenizer
-from secformer_jax.reports import Entry, Reporter
 
 
 def run(

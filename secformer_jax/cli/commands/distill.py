@@ -6,14 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from secformer_jax.commands.common import Choice, checked_length
-from secformer_jax.commands.training import check_out, finish, read_report, read_splits, working_folder
+from secformer_jax.cli.commands.common import Choice, checked_length
+from secformer_jax.cli.commands.training import check_out, finish, read_report, read_splits, working_folder
+from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import tasks
 from secformer_jax.evaluation.predict import check_head
 from secformer_jax.evaluation.tasks import Examples
 from secformer_jax.models.checkpoint import Checkpoint, load
-from secformer_jax.reports import Entry, Reporter
 from secformer_jax.training.arithmetic import transfer
 from secformer_jax.training.distill import STATES_EPOCHS, Pair, Weights, distill
 from secformer_jax.training.loop import SAVE_SECONDS

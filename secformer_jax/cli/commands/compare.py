@@ -9,8 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from secformer_jax.commands.common import Choice, Protocol, checked_length
-from secformer_jax.commands.infer import compared
+from secformer_jax.cli.commands.common import Choice, Protocol, checked_length
+from secformer_jax.cli.commands.infer import compared
+from secformer_jax.cli.report import NOTHING, Entry, Reporter, cost_cells, costs, restart_peak_memory
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
@@ -18,7 +19,6 @@ from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.models.plaintext import Plaintext, calibrate_model, encode_request, load_calibration, request_head
 from secformer_jax.models.text import Encoded, Tokenizer
-from secformer_jax.reports import NOTHING, Entry, Reporter, cost_cells, costs, restart_peak_memory
 
 DEFAULT_LENGTH = 128
 DEFAULT_PAIR = ("The train to the coast leaves at nine.", "At nine o'clock a train departs for the seaside.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secformer_jax.commands.certs import require_cluster_packages
+from secformer_jax.cli.commands.certs import require_cluster_packages
 from secformer_jax.errors import UserError
 
 LEVELS = ("debug", "info", "warning", "error")

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.cli_options import (
+from secformer_jax.cli.commands import distill as distill_command
+from secformer_jax.cli.commands import finetune as finetune_command
+from secformer_jax.cli.commands.common import Choice
+from secformer_jax.cli.options import (
     BatchSize,
     DataDir,
     Dropout,
@@ -22,11 +25,8 @@ from secformer_jax.cli_options import (
     TrainLength,
     TrainLimit,
 )
-from secformer_jax.commands import distill as distill_command
-from secformer_jax.commands import finetune as finetune_command
-from secformer_jax.commands.common import Choice
+from secformer_jax.cli.report import Reporter
 from secformer_jax.errors import UserError
-from secformer_jax.reports import Reporter
 from secformer_jax.training.distill import Weights
 from secformer_jax.training.recipe import Recipe
 

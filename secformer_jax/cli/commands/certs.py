@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.cluster import config
 from secformer_jax.errors import UserError
-from secformer_jax.reports import Entry, Reporter
 
 
 def require_cluster_packages() -> None:
