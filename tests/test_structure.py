@@ -11,19 +11,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "secformer_jax"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 MAX_LINES = 310
-PLAIN = (
-    "bert",
-    "bert_layers",
-    "calibration",
-    "checkpoint",
-    "errors",
-    "evaluation",
-    "pieces",
-    "plaintext",
-    "presets",
-    "tasks",
-    "text",
-)
+MAY_IMPORT = {
+    "errors": (),
+    "functions": ("errors",),
+    "models": ("errors", "functions"),
+    "evaluation": ("errors", "functions", "models"),
+    "training": ("errors", "functions", "models", "evaluation"),
+    "mpc": ("errors", "functions"),
+    "openings": ("errors", "functions", "models", "mpc"),
+    "inference": ("errors", "functions", "models", "mpc", "openings"),
+    "cluster": ("errors", "functions", "models", "mpc", "openings", "inference"),
+    "cli": ("errors", "functions", "models", "evaluation", "training", "mpc", "openings", "inference", "cluster"),
+}
+"""What each part of the package may import besides itself. `mpc` alone imports spu."""
+
+PLAIN = ("errors", "functions", "models", "evaluation", "training")
 """What trains and answers in plaintext, on machines without SPU."""
 
 
@@ -33,14 +35,12 @@ def module_name(path: Path) -> str:
 
 def imported_by(path: Path) -> set[str]:
     """Full names of the modules (and of what may be modules) that a file imports, inside functions too."""
-    package = path.relative_to(ROOT).parent.parts
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            source = ".".join((*base, *([node.module] if node.module else [])))
+            source = "." * node.level + (node.module or "")
             found |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
     return found
 
@@ -53,35 +53,39 @@ def imports(name: str, *roots: str) -> set[str]:
     return {found for found in IMPORTS[name] if any(found == root or found.startswith(f"{root}.") for root in roots)}
 
 
-def test_files_are_found():
-    assert {f"{PACKAGE}.{name}" for name in PLAIN} < set(IMPORTS)
-    assert f"{PACKAGE}.mpc.engine" in IMPORTS and f"{PACKAGE}.nonlinear.gelu" in IMPORTS
-    assert f"{PACKAGE}.mpc.config" in IMPORTS[f"{PACKAGE}.mpc.engine"]  # relative imports are understood
+def part(name: str) -> str:
+    """The part of the package that a module belongs to; "" for what stands at its root."""
+    return name.split(".")[1] if "." in name else ""
 
 
-@pytest.mark.parametrize("name", [name for name in IMPORTS if name.startswith(f"{PACKAGE}.nonlinear")])
-def test_nonlinear_needs_jax_only(name):
-    own = imports(name, f"{PACKAGE}.nonlinear") | {PACKAGE}
-    others = {found.split(".")[0] for found in IMPORTS[name] - own}
+def test_every_module_has_its_part():
+    loose = {path.name for path in (ROOT / PACKAGE).glob("*.py")}
+    assert loose == {"__init__.py", "__main__.py", "errors.py"}
+    assert {part(name) for name in IMPORTS} == {"", "__main__", *MAY_IMPORT}
+    assert f"{PACKAGE}.mpc.runtime.config" in IMPORTS[f"{PACKAGE}.mpc.runtime.engine"]
+
+
+@pytest.mark.parametrize("name", [name for name in IMPORTS if part(name) in MAY_IMPORT])
+def test_parts_import_downwards(name):
+    allowed = (part(name), *MAY_IMPORT[part(name)])
+    others = imports(name, PACKAGE) - imports(name, *(f"{PACKAGE}.{each}" for each in allowed))
+    assert others <= {PACKAGE, *(f"{PACKAGE}.{each}" for each in allowed), f"{PACKAGE}.__version__"}
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_imports_are_absolute(name):
+    assert not {found for found in IMPORTS[name] if found.startswith(".")}
+
+
+@pytest.mark.parametrize("name", [name for name in IMPORTS if part(name) == "functions"])
+def test_functions_need_jax_only(name):
+    others = {found.split(".")[0] for found in IMPORTS[name]} - {PACKAGE}
     assert others <= {"jax", "numpy", "scipy"} | set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("name", IMPORTS)
 def test_only_mpc_imports_spu(name):
-    assert name.startswith(f"{PACKAGE}.mpc") or not imports(name, "spu", "sml")
-
-
-@pytest.mark.parametrize("name", [name for name in IMPORTS if name.startswith(f"{PACKAGE}.mpc")])
-def test_mpc_takes_any_function(name):
-    allowed = {PACKAGE, *imports(name, f"{PACKAGE}.mpc", f"{PACKAGE}.nonlinear", f"{PACKAGE}.errors")}
-    assert imports(name, PACKAGE) <= allowed
-
-
-# What a later module for training is called, it never needs MPC.
-@pytest.mark.parametrize("name", [*PLAIN, "finetune", "distill", "training"])
-def test_plaintext_and_training_never_import_mpc(name):
-    for module in (found for found in IMPORTS if f"{found}.".startswith(f"{PACKAGE}.{name}.")):
-        assert not imports(module, f"{PACKAGE}.mpc", f"{PACKAGE}.inference", f"{PACKAGE}.cli", "spu")
+    assert part(name) == "mpc" or not imports(name, "spu", "sml")
 
 
 @pytest.mark.parametrize("name", IMPORTS)
@@ -128,11 +132,11 @@ def _root(node: ast.AST) -> str:
 
 
 def test_imports_without_spu():
-    modules = ["", *(f".{name}" for name in (*PLAIN, "functions.gelu"))]
+    modules = ["", *(f".{name}" for name in (*PLAIN, "functions.gelu", "models.plaintext", "training.loop"))]
     code = "import sys, importlib; sys.modules['spu'] = None\n"
     code += f"for name in {modules}: importlib.import_module('{PACKAGE}' + name)\n"
     code += "assert not any(name.startswith(('spu.', 'secformer_jax.mpc')) for name in sys.modules)\n"
-    code += "try: import secformer_jax.mpc.engine\nexcept ImportError: print('no spu')\n"
+    code += "try: import secformer_jax.mpc.runtime.engine\nexcept ImportError: print('no spu')\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "no spu"

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("spu")
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def run(script: str, folder: Path, *options: str) -> tuple[str, dict]:

@@ -15,7 +15,7 @@ from secformer_jax.models import transformer as bert
 
 pytest.importorskip("spu")
 
-SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "accuracy.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "accuracy.py"
 WORDS = ("the", "film", "is", "good", "bad")
 
 
