@@ -50,7 +50,8 @@ def ranges(config: bert.BertConfig, family: str) -> Calibration:
 
 def digest(program: Program) -> str:
     """SHA-256 of a program up to the names of its variables."""
-    sha, names = hashlib.sha256(), {}
+    sha = hashlib.sha256()
+    names: dict[str, int] = {}
     for stage in program.stages:
         for group in (stage.inputs, stage.outputs, stage.frees):
             sha.update(repr([names.setdefault(name, len(names)) for name in group]).encode())

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secformer_jax.evaluation import predict, tasks
-from secformer_jax.evaluation.predict import in_task_order
+from secformer_jax.evaluation import tasks
+from secformer_jax.evaluation.predict import in_task_order, predict
 from secformer_jax.evaluation.tasks import Task
 from secformer_jax.functions import presets
 from secformer_jax.models.checkpoint import Checkpoint

@@ -14,7 +14,8 @@ from secformer_jax.cli.commands import finetune as finetune_command
 from secformer_jax.cli.commands.common import Choice, choice_for
 from secformer_jax.cli.report import Reporter
 from secformer_jax.errors import UserError
-from secformer_jax.evaluation import predict, tasks
+from secformer_jax.evaluation import tasks
+from secformer_jax.evaluation.predict import predict
 from secformer_jax.models import checkpoint
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Tokenizer

@@ -8,8 +8,8 @@ import pytest
 
 from secformer_jax.cli import app as cli
 from secformer_jax.cli.commands.common import Choice, choice_for
-from secformer_jax.evaluation import predict, tasks
-from secformer_jax.evaluation.predict import encode_examples
+from secformer_jax.evaluation import tasks
+from secformer_jax.evaluation.predict import encode_examples, predict
 from secformer_jax.functions import presets
 from secformer_jax.models import checkpoint
 from secformer_jax.models.plaintext import Plaintext, load_calibration

@@ -13,8 +13,8 @@ import numpy as np
 from secformer_jax.cli.commands.common import Choice, Protocol, checked_length, choice_for
 from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.errors import UserError
-from secformer_jax.evaluation import predict, tasks
-from secformer_jax.evaluation.predict import Forward, check_head, encode_examples, in_task_order
+from secformer_jax.evaluation import tasks
+from secformer_jax.evaluation.predict import Forward, check_head, encode_examples, in_task_order, predict
 from secformer_jax.evaluation.tasks import Task
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.models.checkpoint import Checkpoint, load
