@@ -26,7 +26,7 @@ from rich.table import Table
 from secformer_jax.cli import report as reports
 from secformer_jax.evaluation import tasks
 from secformer_jax.functions import presets
-from secformer_jax.inference.private import Plaintext, PrivateBert, calibrate_model
+from secformer_jax.inference.private import Plaintext, PrivateModel, calibrate_model
 from secformer_jax.models import checkpoint
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import calibration_sentences
@@ -83,7 +83,7 @@ def check(model: Checkpoint, preset: str, protocol: str, requests: list[Encoded]
     plain = Plaintext(model, functions, calibration=ranges)
     expected = np.concatenate([plain(request) for request in requests])
     started = time.perf_counter()
-    with PrivateBert(model, functions, protocol, calibration=ranges) as private:
+    with PrivateModel(model, functions, protocol, calibration=ranges) as private:
         answers = []
         for request in requests:
             answers.append(private(request))

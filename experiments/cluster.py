@@ -32,7 +32,7 @@ from secformer_jax.cluster.clients.client import ClusterClient, statuses
 from secformer_jax.cluster.config import OWNER
 from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.functions import presets
-from secformer_jax.inference.private import PrivateBert
+from secformer_jax.inference.private import PrivateModel
 
 CLIENTS = ("c1", "c2", "c3", "c4")
 CASES = {
@@ -135,7 +135,7 @@ def _against_simulation(local: LocalCluster, subject: Subject, protocol: str, ro
     cluster, simulated = [], []
     request = subject.requests[0]
     chosen = presets.preset(subject.preset)
-    with PrivateBert(subject.model, chosen, protocol, calibration=subject.calibration) as private:
+    with PrivateModel(subject.model, chosen, protocol, calibration=subject.calibration) as private:
         for _ in range(2):
             private(request)
         for _ in range(rounds):

@@ -33,7 +33,7 @@ from secformer_jax.cli.commands.compare import random_model, random_sentences
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config
 from secformer_jax.functions import presets
-from secformer_jax.inference.private import PrivateBert, calibrate_model
+from secformer_jax.inference.private import PrivateModel, calibrate_model
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime import layout
@@ -99,7 +99,7 @@ def measure(preset: str, shape: str, length: int, rounds: int) -> Entry:
         ours = dataclasses.replace(mpc_config.load(cluster.path), runtime=cluster.party_runtime("S0", key))
         with contextlib.ExitStack() as stack:
             sides = {
-                name: stack.enter_context(PrivateBert(model, chosen, config, calibration=calibration))
+                name: stack.enter_context(PrivateModel(model, chosen, config, calibration=calibration))
                 for name, config in (("first party", mpc_config.load("2pc_semi2k")), ("dealer", ours))
             }
             logits = {name: private(batch).logits for name, private in sides.items()}

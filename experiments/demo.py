@@ -21,7 +21,7 @@ from secformer_jax.functions.presets import Approximations
 from secformer_jax.inference.private import (
     Answer,
     Plaintext,
-    PrivateBert,
+    PrivateModel,
     calibrate_model,
     encode_request,
     load_calibration,
@@ -97,7 +97,7 @@ def answered(
         console.print(f"\n[bold]preset {name}[/bold]")
         ranges = load_calibration(model, approximations)
         with console.status("sharing the weights between the servers"):
-            private = PrivateBert(model, approximations, "2pc_semi2k", calibration=ranges)
+            private = PrivateModel(model, approximations, "2pc_semi2k", calibration=ranges)
         with private:
             for title, request in requests.items():
                 plaintext = exact(request).reshape(-1)

@@ -37,7 +37,7 @@ SHAPE = (2, 16)
 TINY = dataclasses.replace(bert.SHAPES["tiny"], num_hidden_layers=1)
 
 
-def ranges(config: bert.BertConfig, family: str) -> Calibration:
+def ranges(config: bert.Architecture, family: str) -> Calibration:
     """Ranges as a trained model has them."""
     norm, gelu = {"variance": Range(0.5, 8.0)}, {"input": Range(-6.0, 5.0)}
     scores = {"score": Range(-3.0, 6.0), "centred_score": Range(-5.0, 7.0), "two_quad_mean": Range(15.0, 60.0)}

@@ -31,7 +31,7 @@ from secformer_jax.cli.report import NOTHING, costs, restart_peak_memory
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations, Variant
-from secformer_jax.inference.private import Plaintext, PrivateBert, calibrate_model
+from secformer_jax.inference.private import Plaintext, PrivateModel, calibrate_model
 from secformer_jax.models import checkpoint
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
@@ -155,7 +155,7 @@ def measure(case: Case, side: str) -> Entry:
     expected = Plaintext(model, approximations, calibration=ranges)(batch)
     restart_peak_memory()
     keep = side != NOT_RESIDENT
-    with PrivateBert(model, approximations, case.config, calibration=ranges, keep_weights=keep) as private:
+    with PrivateModel(model, approximations, case.config, calibration=ranges, keep_weights=keep) as private:
         first = private(batch)
         steady = private(batch)
     entry = costs(first, steady)

@@ -157,7 +157,7 @@ def cases(kind: str, rows: int) -> Iterator[tuple[str, Operator, Truth]]:
         | {"layer.0.attention_scores": scores, "layer.0.pre_gelu": inside},
         mask,
     )
-    config = bert.BertConfig(num_hidden_layers=1)
+    config = bert.Architecture(num_hidden_layers=1)
 
     def variants(registry: Any, place: str, *inputs: np.ndarray) -> Iterator[tuple[str, Operator]]:
         where = presets.Place(place, rows, 1e-12, ranges, presets.unmasked)

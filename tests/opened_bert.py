@@ -21,7 +21,7 @@ TINY = dataclasses.replace(bert.SHAPES["tiny"], num_hidden_layers=1, initializer
 WIDER = dataclasses.replace(TINY, num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=256)
 
 
-def opened_checkpoint(config: bert.BertConfig, head: str = "classification") -> Checkpoint:
+def opened_checkpoint(config: bert.Architecture, head: str = "classification") -> Checkpoint:
     """Random weights. Small queries, so that scores keep clear of -5, as those of models distilled for 2Quad do."""
     model = random_checkpoint(config, head)
     params = jax.tree_util.tree_map_with_path(
@@ -30,7 +30,7 @@ def opened_checkpoint(config: bert.BertConfig, head: str = "classification") -> 
     return dataclasses.replace(model, params=params)
 
 
-def request(config: bert.BertConfig, seed: int, counts: Sequence[int] = COUNTS, length: int = LENGTH) -> Encoded:
+def request(config: bert.Architecture, seed: int, counts: Sequence[int] = COUNTS, length: int = LENGTH) -> Encoded:
     """Random texts with these numbers of real tokens, at one padded length."""
     rng = np.random.default_rng(seed)
     mask = (np.arange(length) < np.array(counts)[:, None]).astype(np.float32)

@@ -12,13 +12,13 @@ from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Encoded
 
 
-def random_checkpoint(config: bert.BertConfig, head: str = "classification", seed: int = 0) -> Checkpoint:
+def random_checkpoint(config: bert.Architecture, head: str = "classification", seed: int = 0) -> Checkpoint:
     """A model without a tokenizer. For logits that spread, take an initializer_range well over BERT's 0.02."""
     params = bert.init_params(config, head, jax.random.key(seed))
     return Checkpoint(config, params, head, tokenizer_dir=Path(), path=Path())
 
 
-def random_request(config: bert.BertConfig, seed: int, texts: int = 2, length: int = 16) -> Encoded:
+def random_request(config: bert.Architecture, seed: int, texts: int = 2, length: int = 16) -> Encoded:
     """Texts of random tokens, of different lengths, padded."""
     rng = np.random.default_rng(seed)
     mask = (np.arange(length) < rng.integers(4, length + 1, (texts, 1))).astype(np.float32)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
-from secformer_jax.models.architecture import BertConfig
+from secformer_jax.models.architecture import Architecture
 
 if TYPE_CHECKING:
     from secformer_jax.models.checkpoint import Checkpoint
@@ -43,12 +43,12 @@ class Deployment:
         head: the checkpoint's: "classification", "regression" or "embedding".
         functions: the names of the variants: "gelu", "softmax", "layer_norm".
         calibration: ranges of the model's values, where the functions need them; without the model's fingerprint.
-        embedding: "client" or "inside", see `PrivateBert`.
+        embedding: "client" or "inside", see `PrivateModel`.
         keep_weights: keep the openings of the weights between requests.
         nonce: makes each publication another one.
     """
 
-    config: BertConfig
+    config: Architecture
     head: str
     functions: Mapping[str, str]
     calibration: Calibration | None
@@ -101,7 +101,7 @@ class Deployment:
             if not isinstance(nonce, str) or len(nonce) != 32:
                 raise UserError("a description without a nonce of 32 characters")
             ranges = None if values["calibration"] is None else _calibration(values["calibration"])
-            config = BertConfig.from_dict(values["config"])
+            config = Architecture.from_dict(values["config"])
             made = cls(config, head, dict(values["functions"]), ranges, values["embedding"], keep, nonce)
             made.approximations()
             return made

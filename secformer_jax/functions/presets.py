@@ -49,7 +49,7 @@ class LayerFunctions:
 
 
 @dataclass(frozen=True)
-class BertFunctions:
+class ModelFunctions:
     """The functions of a whole BERT."""
 
     embeddings_layer_norm: LayerNorm
@@ -210,7 +210,7 @@ def build(
     length: int,
     calibration: Calibration | None = None,
     masking: Masking = unmasked,
-) -> BertFunctions:
+) -> ModelFunctions:
     """The functions for a BERT of this depth at this padded length.
 
     `masking(function, series, shape_of)` wraps a function that evaluates a series by its argument `evaluate`: MPC's
@@ -229,7 +229,7 @@ def build(
     def at(variant: Variant, name: str) -> Callable:
         return variant.build(Place(name, length, epsilon, calibration, masking))
 
-    return BertFunctions(
+    return ModelFunctions(
         embeddings_layer_norm=at(approximations.layer_norm, "embeddings.layer_norm"),
         layers=tuple(
             LayerFunctions(

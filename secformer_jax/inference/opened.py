@@ -20,13 +20,13 @@ from secformer_jax.mpc.material import Dealer
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import two_quad
 from secformer_jax.openings.fold import prepare
-from secformer_jax.openings.model import LayerNorm, OpenedBert
+from secformer_jax.openings.model import LayerNorm, OpenedModel
 from secformer_jax.openings.plan import make_plan
 from secformer_jax.openings.softmax_exact import exact_softmax
 
 
 class OpenedServing:
-    """`OpenedBert` for a checkpoint; see `serving.Serving`."""
+    """`OpenedModel` for a checkpoint; see `serving.Serving`."""
 
     def __init__(self, model: Checkpoint, calibration: Calibration | None, fraction_bits: int, *, exact: bool) -> None:
         if calibration is None:
@@ -57,7 +57,7 @@ class OpenedServing:
         return path.startswith("['opened']")
 
     def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
-        """What the client shares: one-hot rows, key weights and means, and the mask; see `OpenedBert`."""
+        """What the client shares: one-hot rows, key weights and means, and the mask; see `OpenedModel`."""
         rows = np.concatenate(
             [
                 encoded.input_ids[..., None] == np.arange(self._config.vocab_size),
@@ -70,7 +70,7 @@ class OpenedServing:
         weights, means = mask * np.rint(mask.shape[1] / counts), mask * np.rint(2.0**scales.MEAN / counts)
         return rows.astype(np.int64), weights.astype(np.int64), means.astype(np.int64), mask
 
-    def model(self, length: int) -> OpenedBert:
+    def model(self, length: int) -> OpenedModel:
         """The Flax module for a padded length.
 
         Raises:
@@ -79,7 +79,7 @@ class OpenedServing:
         self._calibration.check(presets.family(presets.PRESETS["drop-in" if self._exact else "fast"]), length)
         plan = make_plan(self._config, self._calibration, length, exact=self._exact)
         softmax = exact_softmax if self._exact else two_quad
-        return OpenedBert(self._config, plan, self._head, softmax, self._fraction_bits)
+        return OpenedModel(self._config, plan, self._head, softmax, self._fraction_bits)
 
     def states(self, model: nn.Module, variables: Any, *inputs: Any) -> list[Any]:
         """Ring elements of what LayerNorm gives before gamma and beta, which are part of the next weights here."""

@@ -1,9 +1,9 @@
 """Private BERT: a checkpoint, a choice of nonlinear functions and a protocol, joined into something that answers texts.
 
 from secformer_jax import checkpoint, presets
-from secformer_jax.inference import PrivateBert
+from secformer_jax.inference import PrivateModel
 model = checkpoint.load("minilm")
-with PrivateBert(model, presets.preset("puma"), "2pc_semi2k") as private:
+with PrivateModel(model, presets.preset("puma"), "2pc_semi2k") as private:
     print(private.infer("A cat sleeps on the sofa.", "A kitten naps on the couch.").logits)
 """
 
@@ -40,7 +40,7 @@ __all__ = [
     "EMBEDDINGS",
     "Answer",
     "Plaintext",
-    "PrivateBert",
+    "PrivateModel",
     "calibrate_model",
     "encode_request",
     "functions_for",
@@ -67,7 +67,7 @@ class Answer:
     seq_length: int
 
 
-class PrivateBert:
+class PrivateModel:
     """Serves one checkpoint under MPC; compiled once for each padded length and batch size.
 
     Args:
@@ -100,7 +100,7 @@ class PrivateBert:
         self._engine = Engine(self.config, part_of=bert.part_of, keep_weights=keep_weights)
         self.published_bytes = self._engine.publish(self._serving.weights(self._dealer), public=self._serving.is_public)
 
-    def __enter__(self) -> PrivateBert:
+    def __enter__(self) -> PrivateModel:
         return self
 
     def __exit__(self, *exception) -> None:

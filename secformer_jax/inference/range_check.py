@@ -22,7 +22,7 @@ from secformer_jax.functions.presets import Approximations
 from secformer_jax.inference.opened import OpenedServing
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
-from secformer_jax.models.transformer import BertConfig
+from secformer_jax.models.transformer import Architecture
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.fixed import Fixed
 from secformer_jax.mpc.primitives.series import OpenedSeries
@@ -182,7 +182,7 @@ _NAMES = (
 )
 
 
-def _watch(path: str, series: OpenedSeries, plan: Plan, config: BertConfig, length: int) -> _Watch:
+def _watch(path: str, series: OpenedSeries, plan: Plan, config: Architecture, length: int) -> _Watch:
     """How to read what went into a series: its place, quantity and domain, and the value of one ring unit."""
     name = next((match.expand(name) for pattern, name in _NAMES if (match := re.fullmatch(pattern, path))), f"{path} x")
     place, quantity = name.split(" ")

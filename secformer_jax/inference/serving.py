@@ -29,7 +29,7 @@ EMBEDDINGS = ("client", "inside")
 
 
 class Serving(Protocol):
-    """What `PrivateBert` needs of a way to compute a model."""
+    """What `PrivateModel` needs of a way to compute a model."""
 
     def weights(self, dealer: Dealer) -> dict[str, Any]:
         """Flax collections to publish, as numpy arrays."""
@@ -57,7 +57,7 @@ class Serving(Protocol):
 
 
 class StandardServing:
-    """`bert.BertWithHead` on SPU's own arithmetic, any functions."""
+    """`bert.ModelWithHead` on SPU's own arithmetic, any functions."""
 
     def __init__(
         self,

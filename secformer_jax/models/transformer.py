@@ -1,7 +1,7 @@
 """BERT in Flax Linen, with its nonlinear functions passed as values.
 
 The parameter tree is Hugging Face Flax's own (bert/encoder/layer/0/attention/self/query/kernel, ...), as it is.
-Softmax, GeLU and LayerNorm come in as a ``presets.BertFunctions`` and are applied through `Place`, which also
+Softmax, GeLU and LayerNorm come in as a ``presets.ModelFunctions`` and are applied through `Place`, which also
 holds the dealer material of functions that need some. Module names, and so JAX name stacks, tell the part of the model:
 embeddings, attention, intermediate, output, pooler, head, classifier, and inside them softmax, gelu, layer_norm.
 """
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from secformer_jax.models.architecture import SHAPES, BertConfig
+from secformer_jax.models.architecture import SHAPES, Architecture
 from secformer_jax.models.layers import (
     Array,
     Embeddings,
@@ -32,18 +32,18 @@ from secformer_jax.models.layers import (
 )
 
 if TYPE_CHECKING:
-    from secformer_jax.functions.presets import BertFunctions
+    from secformer_jax.functions.presets import ModelFunctions
 
 __all__ = [
     "HEADS",
     "SHAPES",
-    "BertConfig",
-    "BertForSentenceEmbedding",
-    "BertForSentencePair",
-    "BertForSequenceClassification",
-    "BertModel",
-    "BertWithHead",
+    "Architecture",
+    "ModelWithHead",
     "Place",
+    "SentenceEmbedding",
+    "SentencePair",
+    "SequenceClassification",
+    "Transformer",
     "build_model",
     "gather",
     "init_params",
@@ -55,11 +55,11 @@ __all__ = [
 ]
 
 
-class BertModel(nn.Module):
+class Transformer(nn.Module):
     """Embeddings, encoder and, where asked for, the pooler: last hidden states and all intermediates."""
 
-    config: BertConfig
-    functions: BertFunctions
+    config: Architecture
+    functions: ModelFunctions
     lookup: Lookup = gather
     pooler: bool = True
 
@@ -67,7 +67,7 @@ class BertModel(nn.Module):
     def __call__(
         self, tokens: Array, token_types: Array, attention_mask: Array, deterministic: bool = True
     ) -> tuple[Array, Intermediates]:
-        """Run the model; see `BertWithHead` for the inputs."""
+        """Run the model; see `ModelWithHead` for the inputs."""
         c, f = self.config, self.functions
         if len(f.layers) != c.num_hidden_layers:
             raise ValueError(f"functions for {len(f.layers)} layers, and the model has {c.num_hidden_layers}")
@@ -80,7 +80,7 @@ class BertModel(nn.Module):
         return hidden, kept
 
 
-class BertWithHead(nn.Module):
+class ModelWithHead(nn.Module):
     """BERT and a head; called as ``model.apply({"params": params}, tokens, token_types, attention_mask)``.
 
     ``tokens`` are ids (batch, length) or one-hot (batch, length, vocab_size); ``token_types`` ids or one-hot (batch,
@@ -91,8 +91,8 @@ class BertWithHead(nn.Module):
     key is drawn.
     """
 
-    config: BertConfig
-    functions: BertFunctions
+    config: Architecture
+    functions: ModelFunctions
     lookup: Lookup = gather
 
     pooler: ClassVar[bool] = False
@@ -107,7 +107,7 @@ class BertWithHead(nn.Module):
         deterministic: bool = True,
     ) -> Array | tuple[Array, Intermediates]:
         """Run the model and its head."""
-        bert = BertModel(self.config, self.functions, self.lookup, self.pooler, name="bert")
+        bert = Transformer(self.config, self.functions, self.lookup, self.pooler, name="bert")
         hidden, kept = bert(tokens, token_types, attention_mask, deterministic)
         with jax.named_scope("head"):
             output = self.head(kept["pooled"] if self.pooler else hidden, attention_mask, deterministic)
@@ -118,7 +118,7 @@ class BertWithHead(nn.Module):
         raise NotImplementedError
 
 
-class BertForSequenceClassification(BertWithHead):
+class SequenceClassification(ModelWithHead):
     """Logits (batch, num_labels): classification, or regression with one label."""
 
     pooler: ClassVar[bool] = True
@@ -130,7 +130,7 @@ class BertForSequenceClassification(BertWithHead):
         return dense(c, c.num_labels, "classifier")(nn.Dropout(rate)(hidden, deterministic=deterministic))
 
 
-class BertForSentenceEmbedding(BertWithHead):
+class SentenceEmbedding(ModelWithHead):
     """Mean of the last hidden states over the tokens of the text: (batch, hidden)."""
 
     def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
@@ -154,7 +154,7 @@ def cosine_of_pairs(hidden: Array, mask: Array) -> Array:
     return jnp.sum(first * second, axis=1)
 
 
-class BertForSentencePair(BertWithHead):
+class SentencePair(ModelWithHead):
     """`cosine_of_pairs`: the similarity of two texts."""
 
     def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
@@ -162,22 +162,22 @@ class BertForSentencePair(BertWithHead):
         return cosine_of_pairs(hidden, mask)
 
 
-HEADS: dict[str, type[BertWithHead]] = {
-    "classification": BertForSequenceClassification,
-    "regression": BertForSequenceClassification,
-    "embedding": BertForSentenceEmbedding,
-    "similarity": BertForSentencePair,
+HEADS: dict[str, type[ModelWithHead]] = {
+    "classification": SequenceClassification,
+    "regression": SequenceClassification,
+    "embedding": SentenceEmbedding,
+    "similarity": SentencePair,
 }
 
 
-def build_model(config: BertConfig, functions: BertFunctions, head: str, lookup: Lookup = gather) -> BertWithHead:
+def build_model(config: Architecture, functions: ModelFunctions, head: str, lookup: Lookup = gather) -> ModelWithHead:
     """The model with one of `HEADS`."""
     if head == "regression" and config.num_labels != 1:
         raise ValueError(f"a regression head has one label, and the config names {config.num_labels}")
     return HEADS[head](config, functions, lookup)
 
 
-def _initializer(config: BertConfig, head: str | None) -> Callable[[Array], Any]:
+def _initializer(config: Architecture, head: str | None) -> Callable[[Array], Any]:
     """rng -> parameters. These don't depend on the functions, so the ones here do nothing."""
 
     def first(x: Array, *_: Array) -> Array:
@@ -185,7 +185,7 @@ def _initializer(config: BertConfig, head: str | None) -> Callable[[Array], Any]
 
     layer = SimpleNamespace(softmax=first, attention_layer_norm=first, gelu=first, output_layer_norm=first)
     functions: Any = SimpleNamespace(embeddings_layer_norm=first, layers=(layer,) * config.num_hidden_layers)
-    model = BertModel(config, functions) if head is None else build_model(config, functions, head)
+    model = Transformer(config, functions) if head is None else build_model(config, functions, head)
     ids = jnp.zeros((2, 2), jnp.int32)
     return lambda rng: model.init(rng, ids, ids, jnp.ones((2, 2), jnp.float32))["params"]
 
@@ -203,22 +203,22 @@ def part_of(name_stack: str) -> str:
     return "feed_forward" if "encoder" in scopes else "head"
 
 
-def init_params(config: BertConfig, head: str, rng: Array) -> dict[str, Any]:
+def init_params(config: Architecture, head: str, rng: Array) -> dict[str, Any]:
     """Random parameters: kernels and tables normal with ``config.initializer_range``, biases 0, LayerNorm scales 1."""
     return _initializer(config, head)(rng)
 
 
-def parameter_shapes(config: BertConfig, head: str | None) -> dict[str, Any]:
-    """The parameter tree as shapes, nothing allocated; with head None that of `BertModel`, pooler included."""
+def parameter_shapes(config: Architecture, head: str | None) -> dict[str, Any]:
+    """The parameter tree as shapes, nothing allocated; with head None that of `Transformer`, pooler included."""
     return jax.eval_shape(_initializer(config, head), jax.random.key(0))
 
 
-def parameter_count(config: BertConfig, head: str | None = None) -> int:
-    """Number of parameters; with head None that of `BertModel`, pooler included."""
+def parameter_count(config: Architecture, head: str | None = None) -> int:
+    """Number of parameters; with head None that of `Transformer`, pooler included."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config, head)))
 
 
-def select_params(params: Mapping[str, Any], config: BertConfig, head: str) -> dict[str, Any]:
+def select_params(params: Mapping[str, Any], config: Architecture, head: str) -> dict[str, Any]:
     """The part of a parameter tree that the head reads: a sentence head has no use for a checkpoint's pooler."""
 
     def pick(tree: Any, like: Any) -> Any:

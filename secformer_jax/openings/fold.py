@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax.models.transformer import BertConfig
+from secformer_jax.models.transformer import Architecture
 from secformer_jax.openings import scales
 
 Tree = Mapping[str, Any]
 
 
-def prepare(params: Tree, config: BertConfig) -> Iterator[tuple[str, np.ndarray]]:
+def prepare(params: Tree, config: Architecture) -> Iterator[tuple[str, np.ndarray]]:
     """Ring elements of all weights, one after the other, with the names that the opened model declares.
 
     Args:

@@ -1,4 +1,4 @@
-"""BERT by masked openings: the same function as `bert.BertModel` with gelu, 2Quad and LayerNorm, in few messages.
+"""BERT by masked openings: the same function as `bert.Transformer` with gelu, 2Quad and LayerNorm, in few messages.
 
 Every nonlinear function is a series or a product of openings; nothing is compared. A value that serves several
 products is opened once. Values carry explicit scales (`scales`); weights come folded (`weights`).
@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from secformer_jax.functions.series import Series, fit_tanh
 from secformer_jax.models.layers import Pooler, dense
-from secformer_jax.models.transformer import BertConfig, cosine_of_pairs
+from secformer_jax.models.transformer import Architecture, cosine_of_pairs
 from secformer_jax.mpc.material import Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, fixed, opened, truncated
 from secformer_jax.mpc.primitives.products import WeightProducts
@@ -77,7 +77,7 @@ class LayerNorm(Block):
 class Attention(Block):
     """Attention and the residual sum: hidden states to the input of the next LayerNorm. 10 messages with 2Quad."""
 
-    config: BertConfig
+    config: Architecture
     plan: LayerPlan
     softmax: Softmax
 
@@ -111,7 +111,7 @@ class Attention(Block):
 class FeedForward(Block):
     """gelu(x W + b) W + b and the residual sum, to the input of the next LayerNorm. 4 messages."""
 
-    config: BertConfig
+    config: Architecture
     plan: LayerPlan
 
     @nn.compact
@@ -179,7 +179,7 @@ def project(block: Block, x: Fixed, width: int, bits: int) -> Fixed:
 class Embeddings(Block):
     """Rows of the word and token type tables, and positions, without their mean. 2 messages."""
 
-    config: BertConfig
+    config: Architecture
 
     @nn.compact
     def __call__(self, one_hot: jax.Array) -> Fixed:
@@ -200,10 +200,10 @@ class Embeddings(Block):
         return truncated([total], scales.TRUNCATION)[0]
 
 
-class OpenedBert(Block):
+class OpenedModel(Block):
     """The whole model, with one of `bert.HEADS` on SPU's own arithmetic."""
 
-    config: BertConfig
+    config: Architecture
     plan: Plan
     head: str
     softmax: Softmax
@@ -213,7 +213,7 @@ class OpenedBert(Block):
     def __call__(
         self, one_hot: jax.Array, key_weights: jax.Array, key_means: jax.Array, attention_mask: jax.Array
     ) -> jax.Array:
-        """Logits or cosines, as `bert.BertWithHead`.
+        """Logits or cosines, as `bert.ModelWithHead`.
 
         Args:
             one_hot: int64 (batch, length, vocab_size + type_vocab_size).

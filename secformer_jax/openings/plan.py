@@ -10,7 +10,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import GELU_MARGIN, SERIES_MARGIN
 from secformer_jax.functions.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
-from secformer_jax.models.transformer import BertConfig
+from secformer_jax.models.transformer import Architecture
 from secformer_jax.openings import scales
 
 SHIFT = 5.0
@@ -70,12 +70,12 @@ class Plan:
     layers: tuple[LayerPlan, ...]
 
 
-def variance_ratio(config: BertConfig) -> float:
+def variance_ratio(config: Architecture) -> float:
     """LayerNorm sums squares and reads the sum as this multiple of the variance: a change of scale."""
     return config.hidden_size / 2 ** (config.hidden_size.bit_length() - 1)
 
 
-def make_plan(config: BertConfig, calibration: Calibration, length: int, *, exact: bool = False) -> Plan:
+def make_plan(config: Architecture, calibration: Calibration, length: int, *, exact: bool = False) -> Plan:
     """Constants for a model with these ranges, at this padded length.
 
     Args:

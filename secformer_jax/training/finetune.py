@@ -18,7 +18,7 @@ from secformer_jax.functions import presets
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import Progress, functions_for
-from secformer_jax.models.transformer import BertConfig
+from secformer_jax.models.transformer import Architecture
 from secformer_jax.training.batches import Array, Batch, Dataset
 from secformer_jax.training.loop import SAVE_SECONDS, Objective, Params, Score, Trained, train
 from secformer_jax.training.precision import cast, in_float32
@@ -55,7 +55,7 @@ def trainable(approximations: presets.Approximations) -> presets.Approximations:
 
 
 def apply_bert(
-    config: BertConfig,
+    config: Architecture,
     head: str,
     approximations: presets.Approximations,
     params: Params,

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from secformer_jax.functions.presets import BertFunctions
+from secformer_jax.functions.presets import ModelFunctions
 
 
 def cast(params: Any, dtype: str) -> Any:
@@ -17,7 +17,7 @@ def cast(params: Any, dtype: str) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
 
-def in_float32(functions: BertFunctions) -> BertFunctions:
+def in_float32(functions: ModelFunctions) -> ModelFunctions:
     """The same nonlinear functions, computed in float32, with results in the type of their first argument."""
     layers = tuple(
         dataclasses.replace(
@@ -25,7 +25,7 @@ def in_float32(functions: BertFunctions) -> BertFunctions:
         )
         for layer in functions.layers
     )
-    return BertFunctions(_in_float32(functions.embeddings_layer_norm), layers)
+    return ModelFunctions(_in_float32(functions.embeddings_layer_norm), layers)
 
 
 def _in_float32(function: Callable) -> Callable:

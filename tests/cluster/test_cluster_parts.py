@@ -23,7 +23,7 @@ from secformer_jax.cluster.party.scheduling import Request, Turns
 from secformer_jax.cluster.wire.message import PREFIX, Message, MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.tls import PeerError
 from secformer_jax.errors import UserError
-from secformer_jax.models.transformer import BertConfig
+from secformer_jax.models.transformer import Architecture
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime import link, shares
 from secformer_jax.mpc.runtime.party import Party
@@ -309,6 +309,6 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
 )
 def test_other_descriptions_are_refused(changed):
     good = Deployment(CONFIG, "classification", {"gelu": "puma"}, None, "client", True, "0" * 32).to_json()
-    assert isinstance(Deployment.from_json(good).config, BertConfig)
+    assert isinstance(Deployment.from_json(good).config, Architecture)
     with pytest.raises(UserError):
         Deployment.from_json(good | changed)

@@ -11,7 +11,7 @@ from secformer_jax.models import transformer as bert
 
 pytest.importorskip("spu")
 
-from secformer_jax.inference.private import Answer, PrivateBert
+from secformer_jax.inference.private import Answer, PrivateModel
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
@@ -19,7 +19,7 @@ from secformer_jax.mpc.runtime.profile import log_file, parse
 
 PROTOCOLS = ("2pc_semi2k", "3pc_aby3", "2pc_cheetah", "1pc_ref2k")
 # Linear layers dominate: 2 x 12 x 128^2 weights, and 8 tokens.
-WIDE = bert.BertConfig(
+WIDE = bert.Architecture(
     vocab_size=128,
     hidden_size=128,
     num_hidden_layers=2,
@@ -54,7 +54,7 @@ def test_results_are_reconstructed_right(name):
 def three_requests(keep_weights: bool) -> tuple[list[Answer], mock.Mock, mock.Mock]:
     """Three different texts of one length; what was shared and what was compiled for them."""
     model = random_checkpoint(WIDE)
-    with PrivateBert(model, presets.preset("puma"), keep_weights=keep_weights) as private:
+    with PrivateModel(model, presets.preset("puma"), keep_weights=keep_weights) as private:
         engine, parties = private._engine, private._engine._parties
         with (
             mock.patch.object(engine, "compile", wraps=engine.compile) as compiled,

@@ -14,7 +14,7 @@ pytest.importorskip("spu")
 
 from secformer_jax.cli.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
-from secformer_jax.inference.private import Answer, Plaintext, PrivateBert, calibrate_model
+from secformer_jax.inference.private import Answer, Plaintext, PrivateModel, calibrate_model
 from secformer_jax.models.plaintext import calibration_sentences
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import select_params
@@ -35,7 +35,7 @@ class Served:
     def __init__(self, config, preset: str, protocol: str, head: str = "classification") -> None:
         self.config, self.model = config, opened_checkpoint(config, head)
         self.ranges, self.functions = calibrate(self.model, preset), presets.preset(preset)
-        self.private = PrivateBert(self.model, self.functions, protocol, calibration=self.ranges)
+        self.private = PrivateModel(self.model, self.functions, protocol, calibration=self.ranges)
         self.request = request(config, 0)
         self.answer: Answer = self.private(self.request)
 
@@ -102,7 +102,7 @@ def test_what_is_at_padded_positions_does_not_matter(served, preset):
     ids = np.where(one.request.input_ids == wild, 5, one.request.input_ids)
     others = np.random.default_rng(0).integers(1, wild, ids.shape)
     model, answers = dataclasses.replace(one.model, params=params), []
-    with PrivateBert(model, one.functions, "1pc_ref2k", calibration=one.ranges) as private:
+    with PrivateModel(model, one.functions, "1pc_ref2k", calibration=one.ranges) as private:
         for padding in (np.zeros_like(ids), others, np.full_like(ids, wild)):
             filled = np.where(real, ids, padding).astype(np.int32)
             answers.append(private(dataclasses.replace(one.request, input_ids=filled)).logits)
@@ -125,7 +125,7 @@ def test_messages_of_a_layer(served, config, preset, most):
 def test_messages_do_not_grow_with_the_length_or_the_batch(served, preset):
     one = served("tiny", preset, "2pc_semi2k")
     ranges = dataclasses.replace(one.ranges, max_length=2 * LENGTH)
-    with PrivateBert(one.model, one.functions, calibration=ranges) as private:
+    with PrivateModel(one.model, one.functions, calibration=ranges) as private:
         longer = private(request(TINY, 2, (20,), 2 * LENGTH)).result.profile
     profile = one.answer.result.profile
     assert longer.total.send_bytes != profile.total.send_bytes
@@ -165,15 +165,15 @@ def test_what_the_opened_model_does_not_take():
     for preset in PRESETS:
         functions = presets.preset(preset)
         with pytest.raises(UserError, match="secformer calibrate"):
-            PrivateBert(model, functions)
+            PrivateModel(model, functions)
         with pytest.raises(UserError, match="leave out --embedding inside"):
-            PrivateBert(model, functions, calibration=calibrate(model, preset), embedding="inside")
+            PrivateModel(model, functions, calibration=calibrate(model, preset), embedding="inside")
         # The ranges of 2Quad's model say nothing about softmax's, nor the other way round.
         other = calibrate(model, "fast" if preset == "drop-in" else "drop-in")
         with pytest.raises(UserError, match="functions, and these are"):
-            PrivateBert(model, functions, calibration=other)
+            PrivateModel(model, functions, calibration=other)
         short = calibrate(model, preset, 16)
-        with pytest.raises(UserError, match="--max-length 32"), PrivateBert(model, functions, calibration=short) as b:
+        with pytest.raises(UserError, match="--max-length 32"), PrivateModel(model, functions, calibration=short) as b:
             b(request(TINY, 0, (20,), 32))
 
 
@@ -201,7 +201,7 @@ def test_drop_in_minilm_without_retraining(minilm):
             lambda path, leaf: leaf[words] if path[-2].key == "word_embeddings" else leaf, model.params
         ),
     )
-    with PrivateBert(model, functions, "2pc_semi2k", calibration=ranges) as private:
+    with PrivateModel(model, functions, "2pc_semi2k", calibration=ranges) as private:
         answer = private(dataclasses.replace(pair, input_ids=ids.reshape(pair.input_ids.shape).astype(np.int32)))
         squarings = [layer.exact.squarings for layer in private._serving.model(LENGTH).plan.layers]
     assert answer.seq_length == LENGTH and expected[0] > 0.3

@@ -19,7 +19,7 @@ pytest.importorskip("spu")
 from programs import abstract
 
 from secformer_jax.functions.series import fit_gelu_tail, fit_rsqrt
-from secformer_jax.inference.private import PrivateBert
+from secformer_jax.inference.private import PrivateModel
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives import fixed
 from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, opened
@@ -102,7 +102,7 @@ ROWS = TEXTS.input_ids.size
 def test_every_opening_of_the_program_is_uniform(preset):
     """All values that a request reveals, taken out of the real program: the top bits of each opening are uniform."""
     model = opened_checkpoint(TINY)
-    with PrivateBert(model, presets.preset(preset), "1pc_ref2k", calibration=calibrate(model, preset)) as private:
+    with PrivateModel(model, presets.preset(preset), "1pc_ref2k", calibration=calibrate(model, preset)) as private:
         inner, inputs = private._serving.model(LENGTH), private._serving.inputs(TEXTS)
         with enable_x64():
             material = jax.eval_shape(inner.init, jax.random.key(0), *inputs)["dealer"]
@@ -165,7 +165,7 @@ def expected_openings(preset: str, squarings: list[int]) -> list[tuple[str, int]
 @pytest.mark.parametrize("preset", ["fast", "drop-in"])
 def test_nothing_else_is_opened_and_only_the_logits_come_out(preset):
     model = opened_checkpoint(TINY)
-    with PrivateBert(model, presets.preset(preset), calibration=calibrate(model, preset)) as private:
+    with PrivateModel(model, presets.preset(preset), calibration=calibrate(model, preset)) as private:
         parties = private._engine._parties
         with (
             mock.patch.object(parties, "reconstruct", wraps=parties.reconstruct) as reconstructed,

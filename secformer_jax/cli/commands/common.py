@@ -14,7 +14,7 @@ from secformer_jax.functions.calibration import Calibration
 from secformer_jax.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from secformer_jax.inference.private import PrivateBert
+    from secformer_jax.inference.private import PrivateModel
 
 PRESET_FILE = "preset.json"
 
@@ -68,7 +68,7 @@ def choice_for(model: Checkpoint, given: Choice, default: str) -> Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How the private model runs: a configuration's name or path, and two choices of `PrivateBert`."""
+    """How the private model runs: a configuration's name or path, and two choices of `PrivateModel`."""
 
     config: str = "2pc_semi2k"
     embedding: str = "client"
@@ -81,12 +81,12 @@ class Protocol:
 
         config.load(self.config)
 
-    def start(self, model: Checkpoint, choice: Choice, calibration: Calibration | None) -> PrivateBert:
+    def start(self, model: Checkpoint, choice: Choice, calibration: Calibration | None) -> PrivateModel:
         """Start the computing parties and share the weights among them."""
         _spu()
-        from secformer_jax.inference.private import PrivateBert
+        from secformer_jax.inference.private import PrivateModel
 
-        return PrivateBert(
+        return PrivateModel(
             model,
             choice.approximations(),
             self.config,

@@ -16,13 +16,13 @@ from secformer_jax.models.text import Tokenizer
 TINY = bert.SHAPES["tiny"]
 
 
-def exact(config: bert.BertConfig, length: int) -> presets.BertFunctions:
+def exact(config: bert.Architecture, length: int) -> presets.ModelFunctions:
     return presets.build(
         presets.preset("exact"), num_layers=config.num_hidden_layers, epsilon=config.layer_norm_eps, length=length
     )
 
 
-def inputs(config: bert.BertConfig, batch: int = 2, length: int = 16):
+def inputs(config: bert.Architecture, batch: int = 2, length: int = 16):
     rng = np.random.default_rng(0)
     ids = rng.integers(0, config.vocab_size, (batch, length), np.int32)
     types = rng.integers(0, 2, (batch, length), np.int32)
@@ -50,7 +50,7 @@ def test_equals_flax_bert_on_real_sentences(minilm, sts_b):
     ids, types, mask = (array[rows] for array in sts_b[0])
     assert len(set(lengths[rows])) > 5
     config, params = minilm.config, minilm.params["bert"]
-    model = bert.BertModel(config, exact(config, ids.shape[1]))
+    model = bert.Transformer(config, exact(config, ids.shape[1]))
     _, kept = jax.jit(model.apply)({"params": params}, ids, types, mask)
 
     reference = transformers.FlaxBertModel(
@@ -202,11 +202,11 @@ def test_dealer_material_is_a_collection_of_its_own(tiny):
 
 def test_config_round_trip_and_hash():
     values = {"model_type": "bert", "hidden_size": 24, "num_attention_heads": 3, "id2label": {"1": "b", "0": "a"}}
-    config = bert.BertConfig.from_dict({**values, "unknown": 1})
+    config = bert.Architecture.from_dict({**values, "unknown": 1})
     assert config.id2label == ("a", "b")
-    assert bert.BertConfig.from_dict(config.to_dict()) == config
-    assert hash(config) == hash(bert.BertConfig.from_dict(values))
-    assert bert.BertConfig.from_dict({"model_type": "bert", "num_labels": 1}).num_labels == 1
+    assert bert.Architecture.from_dict(config.to_dict()) == config
+    assert hash(config) == hash(bert.Architecture.from_dict(values))
+    assert bert.Architecture.from_dict({"model_type": "bert", "num_labels": 1}).num_labels == 1
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_config_round_trip_and_hash():
 )
 def test_bad_configs(change, message):
     with pytest.raises(UserError, match=message):
-        bert.BertConfig.from_dict({"model_type": "bert", **change})
+        bert.Architecture.from_dict({"model_type": "bert", **change})
 
 
 def test_too_long_for_the_positions(tiny):

@@ -13,7 +13,7 @@ from secformer_jax.models import transformer as bert
 pytest.importorskip("spu")
 
 from secformer_jax.errors import UserError
-from secformer_jax.inference.private import Plaintext, PrivateBert
+from secformer_jax.inference.private import Plaintext, PrivateModel
 
 TOLERANCE = 0.02
 # With BERT's own initializer_range of 0.02 all logits would be within the tolerance of 0.
@@ -36,7 +36,7 @@ def test_logits(tiny, ranges, protocol, preset):
     functions, request = presets.preset(preset), random_request(TINY, 0)
     expected = Plaintext(tiny, functions, calibration=ranges[preset])(request)
     assert np.abs(expected).max() > 10 * TOLERANCE and np.abs(expected[0] - expected[1]).max() > 10 * TOLERANCE
-    with PrivateBert(tiny, functions, protocol, calibration=ranges[preset]) as private:
+    with PrivateModel(tiny, functions, protocol, calibration=ranges[preset]) as private:
         answer = private(request)
     assert answer.logits.shape == (2, 2)
     assert np.abs(answer.logits - expected).max() <= TOLERANCE
@@ -50,7 +50,7 @@ def test_other_heads(head):
     model, request = random_checkpoint(config, head), random_request(config, 1, texts=4)
     functions = presets.preset("puma")
     expected = Plaintext(model, functions)(request)
-    with PrivateBert(model, functions, "1pc_ref2k") as private:
+    with PrivateModel(model, functions, "1pc_ref2k") as private:
         found = private(request).logits
     assert found.shape == expected.shape == ((4, 1) if head == "regression" else (2,))
     assert np.abs(found - expected).max() <= TOLERANCE
@@ -61,7 +61,7 @@ def test_both_embeddings_agree(tiny, protocol):
     functions, request = presets.preset("puma"), random_request(TINY, 2)
     answers = {}
     for embedding in ("client", "inside"):
-        with PrivateBert(tiny, functions, protocol, embedding=embedding) as private:
+        with PrivateModel(tiny, functions, protocol, embedding=embedding) as private:
             answers[embedding] = private(request)
     client, inside = answers["client"], answers["inside"]
     assert np.abs(client.logits - inside.logits).max() < TOLERANCE / 2
@@ -75,16 +75,16 @@ def test_both_embeddings_agree(tiny, protocol):
 
 def test_unknown_embedding(tiny):
     with pytest.raises(UserError, match="unknown embedding 'outside': choose one of client, inside"):
-        PrivateBert(tiny, presets.preset("puma"), embedding="outside")
+        PrivateModel(tiny, presets.preset("puma"), embedding="outside")
 
 
 def test_missing_calibration_is_said_before_anything_is_shared(tiny):
     with pytest.raises(UserError, match="secformer calibrate"):
-        PrivateBert(tiny, presets.preset("secformer"))
+        PrivateModel(tiny, presets.preset("secformer"))
 
 
 def test_only_the_logits_are_reconstructed(tiny, ranges):
-    with PrivateBert(tiny, presets.preset("secformer"), calibration=ranges["secformer"]) as private:
+    with PrivateModel(tiny, presets.preset("secformer"), calibration=ranges["secformer"]) as private:
         parties = private._engine._parties
         with (
             mock.patch.object(parties, "reconstruct", wraps=parties.reconstruct) as revealed,
@@ -104,7 +104,7 @@ def test_only_the_logits_are_reconstructed(tiny, ranges):
 def test_padding_changes_nothing(tiny):
     request = random_request(TINY, 4)
     wider = type(request)(*(np.pad(array, ((0, 0), (0, 16))) for array in dataclasses.astuple(request)))
-    with PrivateBert(tiny, presets.preset("puma"), "1pc_ref2k") as private:
+    with PrivateModel(tiny, presets.preset("puma"), "1pc_ref2k") as private:
         short, long = private(request), private(wider)
         again = private(request)
     assert (short.seq_length, long.seq_length) == (16, 32)
@@ -114,7 +114,7 @@ def test_padding_changes_nothing(tiny):
 
 def test_minilm_on_one_pair(minilm):
     functions = presets.preset("puma")
-    with PrivateBert(minilm, functions, "2pc_semi2k") as private:
+    with PrivateModel(minilm, functions, "2pc_semi2k") as private:
         pair = "A cat sleeps on the sofa.", "A kitten naps on the couch."
         answer = private.infer(*pair)
         expected = Plaintext(minilm, functions)(private.tokenizer.encode(pair))
