@@ -259,7 +259,7 @@ def _serving(case: Case, side: str, fraction_bits: int, model: Any) -> Serving:
     approximations, ranges = SIDES[side], None
     if presets.needs_calibration(approximations):
         ranges = efficiency.calibrated(dataclasses.replace(case, vocab_size=128), presets.family(approximations))
-    if approximations.opened:
+    if approximations.openings:
         return OpenedServing(model, ranges, fraction_bits, exact=approximations.softmax.family == "exact")
     return StandardServing(model, approximations, ranges, fraction_bits, "client")
 

@@ -133,7 +133,7 @@ class _Attention(Block):
         with jax.named_scope("attention"):
             softmax = two_quad if self.plan.exact is None else exact_softmax
             q, k, v = Fixed(query, scales.QUERY), Fixed(key, scales.KEY), Fixed(value, scales.VALUE)
-            return attend(softmax, self, q, k, v, Keys(weights, means), self.plan).real(FRACTION_BITS)
+            return attend(softmax, self, q, k, v, None, Keys(weights, means), self.plan).real(FRACTION_BITS)
 
 
 def attention(plan: LayerPlan, query: np.ndarray, key: np.ndarray, mask: np.ndarray) -> Operator:

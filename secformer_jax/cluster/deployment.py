@@ -18,11 +18,14 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
 from secformer_jax.models.architecture import Architecture
+from secformer_jax.models.families import family_of
+from secformer_jax.models.heads import HEADS
+from secformer_jax.models.plaintext import request_head
 
 if TYPE_CHECKING:
     from secformer_jax.models.checkpoint import Checkpoint
 
-FORMAT = 1
+FORMAT = 2
 MAX_ROWS = 32
 
 
@@ -40,8 +43,9 @@ class Deployment:
 
     Attributes:
         config: its architecture.
-        head: the checkpoint's: "classification", "regression" or "embedding".
+        head: what answers, one of `heads.HEADS`.
         functions: the names of the variants: "gelu", "softmax", "layer_norm".
+        openings: whether the model is computed by masked openings, see `presets.Approximations`.
         calibration: ranges of the model's values, where the functions need them; without the model's fingerprint.
         embedding: "client" or "inside", see `PrivateModel`.
         keep_weights: keep the openings of the weights between requests.
@@ -51,6 +55,7 @@ class Deployment:
     config: Architecture
     head: str
     functions: Mapping[str, str]
+    openings: bool
     calibration: Calibration | None
     embedding: str
     keep_weights: bool
@@ -65,20 +70,23 @@ class Deployment:
         *,
         embedding: str = "client",
         keep_weights: bool = True,
+        head: str | None = None,
     ) -> Deployment:
-        """What is to be known about a checkpoint that is served with these functions."""
-        chosen = {part: getattr(approximations, part).name for part in ("gelu", "softmax", "layer_norm")}
+        """What is to be known about a checkpoint that is served with these functions and this head."""
+        chosen, head = approximations.names(), head or request_head(model)
         # The fingerprint is a hash of the weights: whoever guessed them could check the guess.
         ranges = None if calibration is None else dataclasses.replace(calibration, fingerprint="")
-        return cls(model.config, model.head, chosen, ranges, embedding, keep_weights, secrets.token_hex(16))
+        nonce = secrets.token_hex(16)
+        return cls(model.config, head, chosen, approximations.openings, ranges, embedding, keep_weights, nonce)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             "format": FORMAT,
-            "config": self.config.to_dict(),
+            "config": self.config.to_json(),
             "head": self.head,
             "functions": dict(self.functions),
+            "openings": self.openings,
             "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
             "embedding": self.embedding,
             "keep_weights": self.keep_weights,
@@ -96,13 +104,15 @@ class Deployment:
             if values["format"] != FORMAT:
                 raise UserError(f"a description of format {values['format']}, and {FORMAT} was expected")
             head, keep, nonce = values["head"], values["keep_weights"], values["nonce"]
-            if head not in ("classification", "regression", "embedding") or type(keep) is not bool:
-                raise UserError(f"a description with head {head!r} and keep_weights {keep!r}")
+            openings = values["openings"]
+            if head not in HEADS or type(keep) is not bool or type(openings) is not bool:
+                raise UserError(f"a description with head {head!r}, keep_weights {keep!r}, openings {openings!r}")
             if not isinstance(nonce, str) or len(nonce) != 32:
                 raise UserError("a description without a nonce of 32 characters")
             ranges = None if values["calibration"] is None else _calibration(values["calibration"])
-            config = Architecture.from_dict(values["config"])
-            made = cls(config, head, dict(values["functions"]), ranges, values["embedding"], keep, nonce)
+            config, functions = Architecture.from_json(values["config"]), dict(values["functions"])
+            family_of(config.model_type)
+            made = cls(config, head, functions, openings, ranges, values["embedding"], keep, nonce)
             made.approximations()
             return made
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -117,12 +127,12 @@ class Deployment:
 
     def approximations(self) -> presets.Approximations:
         """The functions."""
-        return presets.preset("exact", **self.functions)
+        return presets.from_names(self.functions, self.openings)
 
     @property
     def masked(self) -> bool:
         """Whether the weights stay under masks of the dealer's."""
-        return self.approximations().opened
+        return self.openings
 
     def check(self, shape: Shape) -> None:
         """Refuse a shape that this model does not serve.
@@ -132,11 +142,9 @@ class Deployment:
         """
         if not 1 <= shape.rows <= MAX_ROWS:
             raise UserError(f"{shape.rows} texts in one request, and at most {MAX_ROWS} are served")
-        if not 3 <= shape.length <= self.config.max_position_embeddings:
-            raise UserError(
-                f"a padded length of {shape.length}, and this model takes 3 to {self.config.max_position_embeddings}"
-            )
-        if self.head == "embedding" and shape.rows % 2:
+        if not 3 <= shape.length <= self.config.positions:
+            raise UserError(f"a padded length of {shape.length}, and this model takes 3 to {self.config.positions}")
+        if shape.rows % HEADS[self.head].rows:
             raise UserError("this model compares pairs of texts, and the number of texts is odd")
         if self.calibration is not None:
             self.calibration.check(presets.family(self.approximations()), shape.length)

@@ -25,12 +25,14 @@ MASKS, OPENED, DEALER = "masks", "opened", "dealer"
 def serving(deployment: Deployment, fraction_bits: int, model: Checkpoint | None = None) -> Serving:
     """How the model is computed; without its checkpoint there are no weights in it."""
     functions, ranges = deployment.approximations(), deployment.calibration
-    return serving_for(model or without_weights(deployment), functions, ranges, fraction_bits, deployment.embedding)
+    model = model or without_weights(deployment)
+    return serving_for(model, functions, ranges, fraction_bits, deployment.embedding, deployment.head)
 
 
 def without_weights(deployment: Deployment) -> Checkpoint:
     """What is known of the checkpoint to everybody."""
-    return Checkpoint(deployment.config, {}, deployment.head, tokenizer_dir=Path(), path=Path())
+    head = "embedding" if deployment.head == "similarity" else deployment.head
+    return Checkpoint(deployment.config, {}, head, tokenizer_dir=Path(), path=Path())
 
 
 @dataclass(frozen=True)

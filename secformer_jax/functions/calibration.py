@@ -59,10 +59,11 @@ class Range:
 class Calibration:
     """Ranges by place and quantity, and what they were measured on.
 
-    Quantities: gelu "input"; softmax "score" and "two_quad_mean" (mean over a row's real keys of (score + 5)^2);
-    layer_norm "variance". A row sum of 2Quad with n real keys is n times a two_quad_mean, so ranges for any length
-    follow. They hold for the family of functions that they were measured with (`presets.family`): the ranges of exact
-    functions say nothing about a model under 2Quad.
+    Quantities: gelu "input"; softmax "score", "centred_score" (less the mean over the row's real keys, before any
+    bias is added) and "two_quad_mean" (mean over these keys of (score + 5)^2), and where attention has a bias
+    "bias_mean" (its own mean over them); layer_norm "variance". A row sum of 2Quad with n real keys is n times a
+    two_quad_mean, so ranges for any length follow. They hold for the family of functions that they were measured with
+    (`presets.family`): the ranges of exact functions say nothing about a model under 2Quad.
     """
 
     fingerprint: str
@@ -109,13 +110,14 @@ def update(
     if not mask.any(axis=1).all():
         raise ValueError("a sentence without a real token")
     places = {place: dict(ranges) for place, ranges in old.places.items()}
+    bias = intermediates.get("attention_bias")
     for name, value in intermediates.items():
         for pattern, place, measure in _MEASURES:
             match = re.fullmatch(pattern, name)
             if match is None:
                 continue
             ranges = places.setdefault(match.expand(place), {})
-            for quantity, new in measure(np.asarray(value, np.float64), mask).items():
+            for quantity, new in measure(np.asarray(value, np.float64), mask, bias).items():
                 ranges[quantity] = ranges[quantity].union(new) if quantity in ranges else new
     return Calibration(
         fingerprint=old.fingerprint,
@@ -278,22 +280,26 @@ def _span(values: np.ndarray) -> Range:
     return Range(low, high)
 
 
-def _measure_scores(scores: np.ndarray, mask: np.ndarray) -> dict[str, Range]:
+def _measure_scores(scores: np.ndarray, mask: np.ndarray, bias: np.ndarray | None) -> dict[str, Range]:
     keys = np.broadcast_to(mask[:, None, None, :], scores.shape)
     means = np.mean(np.square(scores + TWO_QUAD_SHIFT), axis=-1, where=keys)
-    centred = scores - np.mean(scores, axis=-1, where=keys, keepdims=True)
-    return {"score": _span(scores[keys]), "centred_score": _span(centred[keys]), "two_quad_mean": _span(means)}
+    found = {"score": _span(scores[keys]), "two_quad_mean": _span(means)}
+    centre = np.mean(scores, axis=-1, where=keys, keepdims=True)
+    if bias is not None:
+        own = np.mean(np.broadcast_to(bias, scores.shape), axis=-1, where=keys, keepdims=True)
+        found["bias_mean"], centre = _span(own), centre - own
+    return {**found, "centred_score": _span((scores - centre)[keys])}
 
 
-def _measure_input(values: np.ndarray, mask: np.ndarray) -> dict[str, Range]:
+def _measure_input(values: np.ndarray, mask: np.ndarray, bias: np.ndarray | None) -> dict[str, Range]:
     return {"input": _span(values)}
 
 
-def _measure_variance(values: np.ndarray, mask: np.ndarray) -> dict[str, Range]:
+def _measure_variance(values: np.ndarray, mask: np.ndarray, bias: np.ndarray | None) -> dict[str, Range]:
     return {"variance": _span(values.var(axis=-1))}
 
 
-_Measure = Callable[[np.ndarray, np.ndarray], dict[str, Range]]
+_Measure = Callable[[np.ndarray, np.ndarray, np.ndarray | None], dict[str, Range]]
 _MEASURES: tuple[tuple[str, str, _Measure], ...] = (
     (r"(layer\.\d+)\.attention_scores", r"\1.softmax", _measure_scores),
     (r"(layer\.\d+)\.pre_gelu", r"\1.gelu", _measure_input),

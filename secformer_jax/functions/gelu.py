@@ -34,6 +34,19 @@ def gelu_exact(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5)))
 
 
+def gelu_new(x: jax.Array) -> jax.Array:
+    """GeLU's tanh form, as a model may ask for it.
+
+    Formula: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). Source: Hendrycks and Gimpel 2016; GPT-2's `gelu_new`.
+    Domain: all x, within 0.0005 of GeLU itself. Under MPC it is SPU's own tanh.
+    """
+    return 0.5 * x * (1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+EXACT = {"gelu": gelu_exact, "gelu_new": gelu_new}
+"""What a model's hidden_act says."""
+
+
 def gelu_quad(x: jax.Array) -> jax.Array:
     """MPCFormer's quadratic stand-in, for models distilled with it.
 

@@ -50,7 +50,7 @@ class LayerFunctions:
 
 @dataclass(frozen=True)
 class ModelFunctions:
-    """The functions of a whole BERT."""
+    """The functions of a whole encoder."""
 
     embeddings_layer_norm: LayerNorm
     layers: tuple[LayerFunctions, ...]
@@ -65,6 +65,7 @@ class Place:
     epsilon: float
     calibration: Calibration | None
     masking: Masking
+    activation: str = "gelu"
 
     def range(self, quantity: str) -> calibrate.Range:
         """The calibrated range of a quantity here."""
@@ -92,16 +93,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Approximations:
-    """One variant of each of the three functions."""
+    """One variant of each of the three functions.
+
+    Attributes:
+        openings: whether under MPC the whole model is computed by masked openings (package `openings`), and not
+            function by function.
+    """
 
     gelu: Variant
     softmax: Variant
     layer_norm: Variant
+    openings: bool = False
 
-    @property
-    def opened(self) -> bool:
-        """Whether the whole model is computed by masked openings (package `opened`), and not function by function."""
-        return self in (PRESETS["fast"], PRESETS["drop-in"])
+    def names(self) -> dict[str, str]:
+        """The variants' names by part: "gelu", "softmax", "layer_norm"."""
+        return {part: getattr(self, part).name for part in ("gelu", "softmax", "layer_norm")}
 
 
 def _two_quad_goldschmidt(place: Place) -> Softmax:
@@ -129,7 +135,7 @@ def _same(shape: Shape, *_: Shape) -> Shape:
 
 def _gelu_fourier(place: Place) -> Gelu:
     inputs = place.range("input")
-    tail = fourier.fit_gelu_tail(max(-inputs.low, inputs.high) * GELU_MARGIN)
+    tail = fourier.fit_gelu_tail(max(-inputs.low, inputs.high) * GELU_MARGIN, activation=place.activation)
     return place.masking(partial(gelu.gelu_fourier, tail=tail), tail, _same)
 
 
@@ -138,7 +144,7 @@ def _registry(*variants: Variant) -> Mapping[str, Variant]:
 
 
 GELU = _registry(
-    Variant("exact", lambda place: gelu.gelu_exact),
+    Variant("exact", lambda place: gelu.EXACT[place.activation]),
     Variant("quad", lambda place: gelu.gelu_quad, family="quad"),
     Variant("puma", lambda place: gelu.gelu_puma),
     Variant("fourier_segmented", lambda place: place.masking(gelu.gelu_fourier_segmented, gelu.SEGMENT_SERIES, _same)),
@@ -163,24 +169,43 @@ PRESETS: Mapping[str, Approximations] = {
     "puma": Approximations(GELU["puma"], SOFTMAX["puma"], LAYER_NORM["exact"]),
     "mpcformer": Approximations(GELU["quad"], SOFTMAX["two_quad"], LAYER_NORM["exact"]),
     "secformer": Approximations(GELU["fourier_segmented"], SOFTMAX["two_quad_goldschmidt"], LAYER_NORM["goldschmidt"]),
-    # Under MPC these three are computed together, every reciprocal and root by masked opening: package `opened`.
-    "fast": Approximations(GELU["fourier"], SOFTMAX["two_quad"], LAYER_NORM["exact"]),
+    # Under MPC these three are computed together, every reciprocal and root by masked opening: package `openings`.
+    "fast": Approximations(GELU["fourier"], SOFTMAX["two_quad"], LAYER_NORM["exact"], openings=True),
     # The same with softmax itself, for checkpoints that were never distilled.
-    "drop-in": Approximations(GELU["fourier"], SOFTMAX["exact"], LAYER_NORM["exact"]),
+    "drop-in": Approximations(GELU["fourier"], SOFTMAX["exact"], LAYER_NORM["exact"], openings=True),
 }
 
 
 def preset(
     name: str, *, gelu: str | None = None, softmax: str | None = None, layer_norm: str | None = None
 ) -> Approximations:
-    """A preset by name, with any of its three parts replaced by the variant of that name."""
+    """A preset by name, with any of its three parts replaced by the variant of that name.
+
+    Raises:
+        UserError: a name that there is not; a part replaced in a preset that computes all parts together.
+    """
     chosen = _named(PRESETS, name, "preset")
-    if gelu is not None:
-        chosen = replace(chosen, gelu=_named(GELU, gelu, "GeLU"))
-    if softmax is not None:
-        chosen = replace(chosen, softmax=_named(SOFTMAX, softmax, "softmax"))
-    if layer_norm is not None:
-        chosen = replace(chosen, layer_norm=_named(LAYER_NORM, layer_norm, "LayerNorm"))
+    given = {"gelu": (GELU, gelu, "GeLU"), "softmax": (SOFTMAX, softmax, "softmax")}
+    given["layer_norm"] = (LAYER_NORM, layer_norm, "LayerNorm")
+    parts = {part: _named(variants, name, kind) for part, (variants, name, kind) in given.items() if name is not None}
+    changed = replace(chosen, **parts)
+    if chosen.openings and changed != chosen:
+        raise UserError(
+            f"{name} computes all three functions together, by masked openings, and none can be replaced: leave out "
+            "--gelu, --softmax and --layer-norm, or replace them in another preset (puma computes each by itself)"
+        )
+    return changed
+
+
+def from_names(names: Mapping[str, str], openings: bool) -> Approximations:
+    """The inverse of `Approximations.names`.
+
+    Raises:
+        UserError: a name that there is not, or variants that can't be computed together by masked openings.
+    """
+    chosen = replace(preset("exact", **names), openings=openings)
+    if openings and chosen not in PRESETS.values():
+        raise UserError(f"no masked openings for the functions {', '.join(names.values())}")
     return chosen
 
 
@@ -208,10 +233,11 @@ def build(
     num_layers: int,
     epsilon: float,
     length: int,
+    activation: str = "gelu",
     calibration: Calibration | None = None,
     masking: Masking = unmasked,
 ) -> ModelFunctions:
-    """The functions for a BERT of this depth at this padded length.
+    """The functions for an encoder of this depth, epsilon and activation at this padded length.
 
     `masking(function, series, shape_of)` wraps a function that evaluates a series by its argument `evaluate`: MPC's
     masked opening comes in here.
@@ -227,7 +253,7 @@ def build(
         calibration.check(family(approximations), length)
 
     def at(variant: Variant, name: str) -> Callable:
-        return variant.build(Place(name, length, epsilon, calibration, masking))
+        return variant.build(Place(name, length, epsilon, calibration, masking, activation))
 
     return ModelFunctions(
         embeddings_layer_norm=at(approximations.layer_norm, "embeddings.layer_norm"),

@@ -156,9 +156,10 @@ def fit_reciprocal(low: float, high: float, tolerance: float = 2.0**-11) -> Seri
 
 
 @functools.lru_cache(maxsize=256)
-def fit_rsqrt(low: float, high: float, tolerance: float = 2.0**-13) -> Series:
-    """x^(-1/2) on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
-    return _fewest(lambda x: x**-0.5, low, high, tolerance, least=(high / low) ** 0.5)
+def fit_rsqrt(low: float, high: float, tolerance: float = 2.0**-13, *, epsilon: float = 0.0) -> Series:
+    """(x + epsilon)^(-1/2) on [low, high], relative error: the fewest of the harmonics tried within the tolerance."""
+    least = ((high + epsilon) / (low + epsilon)) ** 0.5
+    return _fewest(lambda x: (x + epsilon) ** -0.5, low, high, tolerance, least=least)
 
 
 def _fewest(
@@ -181,8 +182,8 @@ def fit_exponential(low: float, high: float, tolerance: float = 4e-5) -> Series:
 
 
 @functools.lru_cache(maxsize=256)
-def fit_gelu_tail(reach: float, tolerance: float = 1e-3) -> Series:
-    """h(x) = gelu(x) - x/2 = x/2 erf(x/sqrt 2) on abs(x) <= reach: odd cosines alone.
+def fit_gelu_tail(reach: float, tolerance: float = 1e-3, *, activation: str = "gelu") -> Series:
+    """h(x) = gelu(x) - x/2 = x/2 erf(x/sqrt 2) on abs(x) <= reach: odd cosines alone; likewise for "gelu_new".
 
     The periodic extension of h is a smoothed triangle wave, which is odd about a quarter of its period: so even
     harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends.
@@ -190,7 +191,7 @@ def fit_gelu_tail(reach: float, tolerance: float = 1e-3) -> Series:
     period = power_of_two(2 * (reach + 3.5))
     for count in range(max(2, int(period / 5)), int(period / 3) + 4):
         harmonics = range(1, 2 * count, 2)
-        half = fit(_gelu_tail, 0.0, reach, period=period, harmonics=harmonics, even=True)
+        half = fit(_GELU_TAILS[activation], 0.0, reach, period=period, harmonics=harmonics, even=True)
         series = replace(half, low=-reach)
         if series.error <= tolerance:
             return series
@@ -206,3 +207,10 @@ def fit_tanh() -> Series:
 
 def _gelu_tail(x: np.ndarray) -> np.ndarray:
     return np.vectorize(math.erf)(x / math.sqrt(2)) * x / 2
+
+
+def _gelu_new_tail(x: np.ndarray) -> np.ndarray:
+    return np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)) * x / 2
+
+
+_GELU_TAILS = {"gelu": _gelu_tail, "gelu_new": _gelu_new_tail}

@@ -15,7 +15,7 @@ from secformer_jax.functions.calibration import Calibration
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import request_head
 from secformer_jax.models.text import Encoded
-from secformer_jax.models.transformer import select_params
+from secformer_jax.models.transformer import HEADS, select_params
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import two_quad
@@ -28,10 +28,23 @@ from secformer_jax.openings.softmax_exact import exact_softmax
 class OpenedServing:
     """`OpenedModel` for a checkpoint; see `serving.Serving`."""
 
-    def __init__(self, model: Checkpoint, calibration: Calibration | None, fraction_bits: int, *, exact: bool) -> None:
+    def __init__(
+        self,
+        model: Checkpoint,
+        calibration: Calibration | None,
+        fraction_bits: int,
+        *,
+        exact: bool,
+        head: str | None = None,
+    ) -> None:
         if calibration is None:
             raise UserError("this preset needs this model's ranges: run `secformer calibrate --model DIR`")
-        self._config, self._params, self._head = model.config, model.params, request_head(model)
+        if fraction_bits != scales.TRUNCATION:
+            raise UserError(
+                f"the configuration has {fraction_bits} fraction bits, and the presets fast and drop-in are laid out "
+                f"for {scales.TRUNCATION}: set fxp_fraction_bits to {scales.TRUNCATION}, or use another preset"
+            )
+        self._config, self._params, self._head = model.config, model.params, head or request_head(model)
         self._calibration, self._fraction_bits, self._exact = calibration, fraction_bits, exact
 
     def weights(self, dealer: Dealer) -> dict[str, Any]:
@@ -79,7 +92,7 @@ class OpenedServing:
         self._calibration.check(presets.family(presets.PRESETS["drop-in" if self._exact else "fast"]), length)
         plan = make_plan(self._config, self._calibration, length, exact=self._exact)
         softmax = exact_softmax if self._exact else two_quad
-        return OpenedModel(self._config, plan, self._head, softmax, self._fraction_bits)
+        return OpenedModel(self._config, plan, HEADS[self._head], softmax, self._fraction_bits)
 
     def states(self, model: nn.Module, variables: Any, *inputs: Any) -> list[Any]:
         """Ring elements of what LayerNorm gives before gamma and beta, which are part of the next weights here."""
@@ -94,10 +107,14 @@ class OpenedServing:
         layers = bert["encoder"]["layer"]
         norms = [bert["embeddings"]["LayerNorm"]]
         norms += [layers[str(i)]["output"]["LayerNorm"] for i in range(self._config.num_hidden_layers)]
-        return [
+        states = [
             ring * 2.0**-scales.HIDDEN * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
             for ring, norm in zip(revealed, norms, strict=True)
         ]
+        if self._config.embedding_size:
+            project = bert["embeddings_project"]
+            states[0] = states[0] @ np.asarray(project["kernel"]) + np.asarray(project["bias"])
+        return states
 
 
 def _is_layer_norm(module: nn.Module, method: str) -> bool:

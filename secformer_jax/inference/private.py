@@ -77,6 +77,7 @@ class PrivateModel:
         calibration: ranges of this model, for functions that need some; by default those kept beside it.
         embedding: "client": the client shares one-hot rows; "inside": it shares ids, and the protocol compares them.
         keep_weights: keep the openings of the weights between requests (SEMI2K).
+        head: another of `heads.HEADS` than the one that answers requests by default: "embedding" for vectors.
     """
 
     def __init__(
@@ -88,11 +89,14 @@ class PrivateModel:
         calibration: Calibration | None = None,
         embedding: str = "client",
         keep_weights: bool = True,
+        head: str | None = None,
     ) -> None:
         self.config = config if isinstance(config, mpc_config.MpcConfig) else mpc_config.load(config)
         self._model = model
         calibration = calibration or load_calibration(model, approximations)
-        self._serving = serving_for(model, approximations, calibration, self.config.fraction_bits, embedding)
+        self._head = head or request_head(model)
+        bits = self.config.fraction_bits
+        self._serving = serving_for(model, approximations, calibration, bits, embedding, self._head)
         # What is missing for these functions should be said before anything is shared.
         self._serving.model(padded_length(1))
         self._programs: dict[tuple[int, ...], tuple[Program, Any]] = {}

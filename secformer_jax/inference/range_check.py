@@ -76,7 +76,7 @@ class RangeCheck:
     """
 
     def __init__(self, model: Checkpoint, approximations: Approximations, calibration: Calibration | None) -> None:
-        if not approximations.opened:
+        if not approximations.openings:
             raise UserError("ranges are checked for the presets whose series have domains: fast and drop-in")
         config = mpc_config.load(EMULATION)
         exact = approximations.softmax.family == "exact"
@@ -173,6 +173,7 @@ def _at(nodes: Any, path: str) -> OpenedSeries:
 
 _NAMES = (
     (r"tanh", "pooler.tanh input"),
+    (r"pooler_gelu", "pooler.gelu input"),
     (r"embeddings_norm/series", "embeddings.layer_norm variance"),
     (r"layer_(\d+)_(attention|output)_norm/series", r"layer.\1.\2.layer_norm variance"),
     (r"layer_(\d+)_feed_forward/gelu", r"layer.\1.gelu input"),
@@ -188,7 +189,7 @@ def _watch(path: str, series: OpenedSeries, plan: Plan, config: Architecture, le
     place, quantity = name.split(" ")
     factor = 1.0
     if quantity == "variance":
-        factor = 1 / variance_ratio(config)
+        factor = 1 / variance_ratio(config.embedding_width if place.startswith("embeddings") else config.hidden_size)
     elif quantity == "row_mean":
         factor = 2.0 ** plan.layers[int(place.split(".")[1])].sum_bits / length
     domain = series.series.low * factor, series.series.high * factor

@@ -66,8 +66,9 @@ class StandardServing:
         calibration: Calibration | None,
         fraction_bits: int,
         embedding: str,
+        head: str | None = None,
     ) -> None:
-        self._model, self._head, self._embedding = model, request_head(model), embedding
+        self._model, self._head, self._embedding = model, head or request_head(model), embedding
         self._functions = partial(
             functions_for,
             model.config,
@@ -118,20 +119,21 @@ def serving_for(
     calibration: Calibration | None,
     fraction_bits: int,
     embedding: str,
+    head: str | None = None,
 ) -> Serving:
-    """The way to compute a checkpoint with these functions.
+    """The way to compute a checkpoint with these functions and this head; by default the one that answers requests.
 
     Raises:
         UserError: an embedding that there is not, or not with these functions.
     """
     if embedding not in EMBEDDINGS:
         raise UserError(f"unknown embedding {embedding!r}: choose one of {', '.join(EMBEDDINGS)}")
-    if not approximations.opened:
-        return StandardServing(model, approximations, calibration, fraction_bits, embedding)
+    if not approximations.openings:
+        return StandardServing(model, approximations, calibration, fraction_bits, embedding, head)
     if embedding == "inside":
         raise UserError("this preset takes one-hot rows from the client: leave out --embedding inside")
     exact = approximations.softmax.family == "exact"
-    return OpenedServing(model, calibration, fraction_bits, exact=exact)
+    return OpenedServing(model, calibration, fraction_bits, exact=exact, head=head)
 
 
 def variables(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:

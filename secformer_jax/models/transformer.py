@@ -1,7 +1,7 @@
-"""BERT in Flax Linen, with its nonlinear functions passed as values.
+"""An encoder in Flax Linen, with its nonlinear functions passed as values: one for all families.
 
-The parameter tree is Hugging Face Flax's own (bert/encoder/layer/0/attention/self/query/kernel, ...), as it is.
-Softmax, GeLU and LayerNorm come in as a ``presets.ModelFunctions`` and are applied through `Place`, which also
+The parameter tree is Hugging Face Flax's own for BERT (bert/encoder/layer/0/attention/self/query/kernel, ...), as it
+is. Softmax, GeLU and LayerNorm come in as a ``presets.ModelFunctions`` and are applied through `Place`, which also
 holds the dealer material of functions that need some. Module names, and so JAX name stacks, tell the part of the model:
 embeddings, attention, intermediate, output, pooler, head, classifier, and inside them softmax, gelu, layer_norm.
 """
@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from secformer_jax.models.architecture import SHAPES, Architecture
+from secformer_jax.models.heads import HEADS, Head, activation
 from secformer_jax.models.layers import (
     Array,
     Embeddings,
@@ -38,11 +39,9 @@ __all__ = [
     "HEADS",
     "SHAPES",
     "Architecture",
+    "Head",
     "ModelWithHead",
     "Place",
-    "SentenceEmbedding",
-    "SentencePair",
-    "SequenceClassification",
     "Transformer",
     "build_model",
     "gather",
@@ -73,29 +72,31 @@ class Transformer(nn.Module):
             raise ValueError(f"functions for {len(f.layers)} layers, and the model has {c.num_hidden_layers}")
         embeddings = Embeddings(c, f.embeddings_layer_norm, self.lookup, name="embeddings")
         hidden, kept = embeddings(tokens, token_types, deterministic)
+        if c.embedding_size:
+            with jax.named_scope("embeddings"):
+                hidden = dense(c, c.hidden_size, "embeddings_project")(hidden)
         hidden, parts = Encoder(c, f.layers, name="encoder")(hidden, attention_mask, deterministic)
         kept |= parts
         if self.pooler:
-            kept["pooled"] = Pooler(c, name="pooler")(hidden)
+            kept["pooled"] = Pooler(c, activation(c.pooler_act), name="pooler")(hidden)
         return hidden, kept
 
 
 class ModelWithHead(nn.Module):
-    """BERT and a head; called as ``model.apply({"params": params}, tokens, token_types, attention_mask)``.
+    """An encoder and a head; called as ``model.apply({"params": params}, tokens, token_types, attention_mask)``.
 
     ``tokens`` are ids (batch, length) or one-hot (batch, length, vocab_size); ``token_types`` ids or one-hot (batch,
     length, type_vocab_size); ``attention_mask`` (batch, length) of 0 and 1. With ``output_intermediates`` the result is
     (output, dict): hidden_states.{0..N}, embeddings.pre_layer_norm, layer.{i}.attention_scores (before the mask),
-    layer.{i}.attention.pre_layer_norm, layer.{i}.pre_gelu, layer.{i}.output.pre_layer_norm, and pooled where the head
-    has a pooler. With ``deterministic=False`` there is dropout, and ``rngs={"dropout": key}`` is needed; otherwise no
-    key is drawn.
+    layer.{i}.attention.pre_layer_norm, layer.{i}.pre_gelu, layer.{i}.output.pre_layer_norm, attention_bias where there
+    is one, and pooled where the head has a pooler. With ``deterministic=False`` there is dropout, and
+    ``rngs={"dropout": key}`` is needed; otherwise no key is drawn.
     """
 
     config: Architecture
     functions: ModelFunctions
+    head: Head
     lookup: Lookup = gather
-
-    pooler: ClassVar[bool] = False
 
     @nn.compact
     def __call__(
@@ -107,74 +108,19 @@ class ModelWithHead(nn.Module):
         deterministic: bool = True,
     ) -> Array | tuple[Array, Intermediates]:
         """Run the model and its head."""
-        bert = Transformer(self.config, self.functions, self.lookup, self.pooler, name="bert")
+        bert = Transformer(self.config, self.functions, self.lookup, self.head.pooled, name="bert")
         hidden, kept = bert(tokens, token_types, attention_mask, deterministic)
         with jax.named_scope("head"):
-            output = self.head(kept["pooled"] if self.pooler else hidden, attention_mask, deterministic)
+            read = kept["pooled"] if self.head.pooled else hidden
+            output = self.head.compute(self.config, read, attention_mask, deterministic)
         return (output, kept) if output_intermediates else output
-
-    def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
-        """What the head makes of the pooled output, or of the last hidden states if it has no pooler."""
-        raise NotImplementedError
-
-
-class SequenceClassification(ModelWithHead):
-    """Logits (batch, num_labels): classification, or regression with one label."""
-
-    pooler: ClassVar[bool] = True
-
-    def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
-        """Dropout, then the linear classifier."""
-        c = self.config
-        rate = c.hidden_dropout_prob if c.classifier_dropout is None else c.classifier_dropout
-        return dense(c, c.num_labels, "classifier")(nn.Dropout(rate)(hidden, deterministic=deterministic))
-
-
-class SentenceEmbedding(ModelWithHead):
-    """Mean of the last hidden states over the tokens of the text: (batch, hidden)."""
-
-    def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
-        """Masked mean, with one reciprocal a text."""
-        mask = mask.astype(hidden.dtype)
-        return jnp.einsum("bn,bnh->bh", mask, hidden) * (1 / mask.sum(axis=1))[:, None]
-
-
-def cosine_of_pairs(hidden: Array, mask: Array) -> Array:
-    """Cosines (batch / 2,) of the mean-pooled embeddings of the texts in rows 2i and 2i+1 of the batch.
-
-    The sum over the tokens needs no division by their number, which cancels. It is divided by the public sqrt(length),
-    so that its squared norm (count^2 / length times the mean's own) keeps well inside fixed point at both
-    ends. One rsqrt for each text, not one of the product, whose range would be the square of that.
-    """
-    mask = mask.astype(hidden.dtype) * (1 / math.sqrt(hidden.shape[1]))
-    pooled = jnp.einsum("bn,bnh->bh", mask, hidden)
-    units = pooled * jax.lax.rsqrt(jnp.sum(pooled * pooled, axis=1))[:, None]
-    pairs = units.reshape(-1, 2, units.shape[1])
-    first, second = (jax.lax.index_in_dim(pairs, i, axis=1, keepdims=False) for i in (0, 1))
-    return jnp.sum(first * second, axis=1)
-
-
-class SentencePair(ModelWithHead):
-    """`cosine_of_pairs`: the similarity of two texts."""
-
-    def head(self, hidden: Array, mask: Array, deterministic: bool) -> Array:
-        """Pool, scale to length 1, inner product."""
-        return cosine_of_pairs(hidden, mask)
-
-
-HEADS: dict[str, type[ModelWithHead]] = {
-    "classification": SequenceClassification,
-    "regression": SequenceClassification,
-    "embedding": SentenceEmbedding,
-    "similarity": SentencePair,
-}
 
 
 def build_model(config: Architecture, functions: ModelFunctions, head: str, lookup: Lookup = gather) -> ModelWithHead:
     """The model with one of `HEADS`."""
-    if head == "regression" and config.num_labels != 1:
-        raise ValueError(f"a regression head has one label, and the config names {config.num_labels}")
-    return HEADS[head](config, functions, lookup)
+    if head in ("regression", "cross_encoder") and config.num_labels != 1:
+        raise ValueError(f"a {head} head has one label, and the config names {config.num_labels}")
+    return ModelWithHead(config, functions, HEADS[head], lookup)
 
 
 def _initializer(config: Architecture, head: str | None) -> Callable[[Array], Any]:

@@ -59,15 +59,23 @@ class Keys(NamedTuple):
     means: jax.Array
 
 
-Softmax = Callable[[Block, Fixed, Fixed, Keys, jax.Array, LayerPlan], tuple[Fixed, jax.Array]]
-"""(block, query, key, keys, also, plan) -> (numerators, the opening of `also`): softmax up to a factor for each row.
+Softmax = Callable[[Block, Fixed, Fixed, "jax.Array | None", Keys, jax.Array, LayerPlan], tuple[Fixed, jax.Array]]
+"""(block, query, key, bias, keys, also, plan) -> (numerators, the opening of `also`): softmax up to a factor a row.
 
-`also` is a masked value that is opened in the first message.
+`bias` (heads, length, length) is added to the scores, at the scale of their product. `also` is a masked value that is
+opened in the first message.
 """
 
 
 def attend(
-    softmax: Softmax, block: Block, query: Fixed, key: Fixed, value: Fixed, keys: Keys, plan: LayerPlan
+    softmax: Softmax,
+    block: Block,
+    query: Fixed,
+    key: Fixed,
+    value: Fixed,
+    bias: jax.Array | None,
+    keys: Keys,
+    plan: LayerPlan,
 ) -> Fixed:
     """The normalised context, (batch, heads, length, head_dim) with CONTEXT fraction bits.
 
@@ -77,7 +85,7 @@ def attend(
     row, square = (*query.shape[:-1], 1), (*query.shape[:-1], value.shape[-2])
     context = block.material("context", lambda: ProductMasks.abstract("context", square, value.shape))
     scaling = block.material("scaling", lambda: ProductMasks.abstract("elementwise", value.shape, row))
-    numerators, value_e = softmax(block, query, key, keys, value.ring - context.b, plan)
+    numerators, value_e = softmax(block, query, key, bias, keys, value.ring - context.b, plan)
     with jax.named_scope("softmax"):
         # In units of 2^plan.sum_bits: a change of scale, not an operation.
         sum_bits = numerators.bits + plan.sum_bits
@@ -92,7 +100,7 @@ def attend(
 
 
 def two_quad(
-    block: Block, query: Fixed, key: Fixed, keys: Keys, also: jax.Array, plan: LayerPlan
+    block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, also: jax.Array, plan: LayerPlan
 ) -> tuple[Fixed, jax.Array]:
     """w (s + c)^2 for the scores s: 3 messages; see `Softmax`."""
     shape, weights = (*query.shape[:-1], key.shape[-2]), keys.weights[:, None, None, :]
@@ -100,6 +108,8 @@ def two_quad(
     square = block.material("square", lambda: MaskedSquare.abstract(shape, weights.shape))
     query_e, key_e, also_e = opened([query.ring - scores.a, key.ring - scores.b, also])
     product = Fixed(scores.times(query_e, key.ring, key_e), query.bits + key.bits)
+    if bias is not None:
+        product = Fixed(product.ring + bias, product.bits)
     [score] = truncated([product], scales.TRUNCATION)
     with jax.named_scope("softmax"):
         shifted = score.ring + round(SHIFT * 2**score.bits)

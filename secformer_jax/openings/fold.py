@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,11 @@ def prepare(params: Tree, config: Architecture) -> Iterator[tuple[str, np.ndarra
     yield "embeddings/table", _ring(_centred(np.concatenate([words, types])), scales.SUM)
     del words, types
     yield "embeddings/positions", _ring(_centred(_double(embeddings["position_embeddings"]["embedding"])), scales.SUM)
+    if config.relative_buckets:
+        table = _double(bert["encoder"]["relative_attention_bias"]["embedding"])
+        yield "relative_bias", _ring(table, scales.QUERY + scales.KEY)
     norm = _norm(embeddings["LayerNorm"])
+    reader = _projected(norm, bert["embeddings_project"]) if config.embedding_size else _diagonal(norm)
     for i in range(config.num_hidden_layers):
         layer = layers[str(i)]
         attention, own = layer["attention"], f"layer_{i}"
@@ -41,22 +45,23 @@ def prepare(params: Tree, config: Architecture) -> Iterator[tuple[str, np.ndarra
             "key": (1.0, scales.KEY),
             "value": (1.0, scales.VALUE),
         }
-        folded = {name: _fold(attention["self"][name], norm, factor) for name, (factor, _) in parts.items()}
+        folded = {name: _fold(attention["self"][name], reader, factor) for name, (factor, _) in parts.items()}
         bits = {name: target + scales.TRUNCATION - scales.HIDDEN for name, (_, target) in parts.items()}
         yield f"{own}_attention/qkv_kernel", np.concatenate([_ring(folded[n][0], bits[n]) for n in parts], axis=1)
         biases = [_ring(folded[n][1], bits[n] + scales.HIDDEN) for n in parts]
         yield f"{own}_attention/qkv_bias", np.concatenate(biases)
-        yield from _residual(f"{own}_attention/residual", norm, attention["output"]["dense"]["bias"]).items()
+        yield from _residual(f"{own}_attention/residual", reader, attention["output"]["dense"]["bias"]).items()
         kernel = _centred(_double(attention["output"]["dense"]["kernel"]))
         yield f"{own}_attention/out_kernel", _ring(kernel, scales.SUM - scales.CONTEXT)
-        norm = _norm(attention["output"]["LayerNorm"])
-        kernel, bias = _fold(layer["intermediate"]["dense"], norm)
+        reader = _diagonal(_norm(attention["output"]["LayerNorm"]))
+        kernel, bias = _fold(layer["intermediate"]["dense"], reader)
         yield f"{own}_feed_forward/in_kernel", _ring(kernel, scales.FEED_IN - scales.HIDDEN)
         yield f"{own}_feed_forward/in_bias", _ring(bias, scales.FEED_IN)
-        yield from _residual(f"{own}_feed_forward/residual", norm, layer["output"]["dense"]["bias"]).items()
+        yield from _residual(f"{own}_feed_forward/residual", reader, layer["output"]["dense"]["bias"]).items()
         kernel = _centred(_double(layer["output"]["dense"]["kernel"]))
         yield f"{own}_feed_forward/out_kernel", _ring(kernel, scales.FEED_OUT - scales.GELU)
         norm = _norm(layer["output"]["LayerNorm"])
+        reader = _diagonal(norm)
     yield "gamma", _ring(norm[0], scales.GAMMA)
     yield "beta", _ring(norm[1], scales.SUM)
 
@@ -74,15 +79,41 @@ def _centred(x: np.ndarray) -> np.ndarray:
     return x - x.mean(axis=-1, keepdims=True)
 
 
-def _fold(dense: Tree, norm: tuple[np.ndarray, np.ndarray], factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+class _Reader(NamedTuple):
+    """What stands between a LayerNorm's normalised values x and the block that reads them.
+
+    Attributes:
+        factor: gamma (width,), for gamma x; or (width, hidden), for x factor.
+        shift: what is added: beta, or beta after the projection and its bias.
+    """
+
+    factor: np.ndarray
+    shift: np.ndarray
+
+
+def _diagonal(norm: tuple[np.ndarray, np.ndarray]) -> _Reader:
+    return _Reader(*norm)
+
+
+def _projected(norm: tuple[np.ndarray, np.ndarray], dense: Tree) -> _Reader:
+    gamma, beta = norm
+    kernel = _double(dense["kernel"])
+    return _Reader(gamma[:, None] * kernel, beta @ kernel + _double(dense["bias"]))
+
+
+def _fold(dense: Tree, reader: _Reader, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias that read a LayerNorm's output before its gamma and beta."""
     kernel = _double(dense["kernel"])
-    return norm[0][:, None] * kernel * factor, (_double(dense["bias"]) + norm[1] @ kernel) * factor
+    before = reader.factor[:, None] * kernel if reader.factor.ndim == 1 else reader.factor @ kernel
+    return before * factor, (_double(dense["bias"]) + reader.shift @ kernel) * factor
 
 
-def _residual(name: str, norm: tuple[np.ndarray, np.ndarray], bias: Any) -> dict[str, np.ndarray]:
-    """gamma, what takes the mean of gamma x off, and beta with the block's bias, centred."""
-    gamma, beta = norm
+def _residual(name: str, reader: _Reader, bias: Any) -> dict[str, np.ndarray]:
+    """gamma, what takes the mean of gamma x off, and beta with the block's bias, centred; or a projection."""
+    gamma, beta = reader
+    if gamma.ndim == 2:
+        kernel, total = _centred(gamma), _centred(beta + _double(bias))
+        return {f"{name}/kernel": _ring(kernel, scales.GAMMA), f"{name}/bias": _ring(total, scales.SUM)}
     return {
         f"{name}/gamma": _ring(gamma, scales.GAMMA),
         f"{name}/mean": _ring(gamma[:, None] / len(gamma), scales.GAMMA),

@@ -1,4 +1,4 @@
-"""BERT by masked openings: the same function as `bert.Transformer` with gelu, 2Quad and LayerNorm, in few messages.
+"""An encoder by masked openings: what `transformer.Transformer` computes, in few messages.
 
 Every nonlinear function is a series or a product of openings; nothing is compared. A value that serves several
 products is opened once. Values carry explicit scales (`scales`); weights come folded (`weights`).
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from secformer_jax.functions.series import Series, fit_tanh
-from secformer_jax.models.layers import Pooler, dense
-from secformer_jax.models.transformer import Architecture, cosine_of_pairs
+from secformer_jax.functions.series import Series, fit_gelu_tail, fit_tanh
+from secformer_jax.models.architecture import Architecture
+from secformer_jax.models.heads import Head, activation
+from secformer_jax.models.layers import Pooler, spread_relative
 from secformer_jax.mpc.material import Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, fixed, opened, truncated
 from secformer_jax.mpc.primitives.products import WeightProducts
@@ -82,19 +83,19 @@ class Attention(Block):
     softmax: Softmax
 
     @nn.compact
-    def __call__(self, x: Fixed, keys: Keys) -> Fixed:
-        """x (batch, length, hidden) normalised."""
-        c, (batch, length, width) = self.config, x.shape
-        qkv, qkv_bias = self.weight("qkv_kernel", width, 3 * width), self.weight("qkv_bias", 3 * width)
-        residual = Residual(name="residual")
+    def __call__(self, x: Fixed, bias: jax.Array | None, keys: Keys) -> Fixed:
+        """x (batch, length, hidden) normalised, or embeddings before their projection; bias: see `Softmax`."""
+        c, (batch, length, read), width = self.config, x.shape, self.config.hidden_size
+        qkv, qkv_bias = self.weight("qkv_kernel", read, 3 * width), self.weight("qkv_bias", 3 * width)
+        residual = Residual(width, projected=read != width, name="residual")
         masks = self.material(
             "input",
             lambda: WeightProducts.abstract(
-                x.shape, qkv=("matmul", self.mask_name("qkv_kernel"), (width, 3 * width)), **residual.products(width)
+                x.shape, qkv=("matmul", self.mask_name("qkv_kernel"), (read, 3 * width)), **residual.products(read)
             ),
         )
         [e] = opened([x.ring - masks.a])
-        summed = residual(e, masks, width)
+        summed = residual(e, masks)
         raw = masks.times("qkv", e, qkv) + qkv_bias.ring
         [raw_truncated] = truncated([Fixed(raw, scales.TRUNCATION)], scales.TRUNCATION)
 
@@ -103,8 +104,8 @@ class Attention(Block):
             return Fixed(part.reshape(batch, length, -1, c.head_dim).transpose(0, 2, 1, 3), bits)
 
         query, key, value = heads(0, scales.QUERY), heads(1, scales.KEY), heads(2, scales.VALUE)
-        context = attend(self.softmax, self, query, key, value, keys, self.plan)
-        merged = Fixed(context.ring.transpose(0, 2, 1, 3).reshape(x.shape), context.bits)
+        context = attend(self.softmax, self, query, key, value, bias, keys, self.plan)
+        merged = Fixed(context.ring.transpose(0, 2, 1, 3).reshape(batch, length, width), context.bits)
         return truncated([summed + project(self, merged, width, scales.SUM)], scales.TRUNCATION)[0]
 
 
@@ -119,7 +120,7 @@ class FeedForward(Block):
         """x (batch, length, hidden) normalised."""
         width, inner = self.config.hidden_size, self.config.intermediate_size
         kernel, bias = self.weight("in_kernel", width, inner), self.weight("in_bias", inner)
-        residual = Residual(name="residual")
+        residual = Residual(width, name="residual")
         masks = self.material(
             "input",
             lambda: WeightProducts.abstract(
@@ -127,7 +128,7 @@ class FeedForward(Block):
             ),
         )
         [e] = opened([x.ring - masks.a])
-        summed = residual(e, masks, width)
+        summed = residual(e, masks)
         before = Fixed(masks.times("inner", e, kernel) + bias.ring, scales.FEED_IN)
         with jax.named_scope("gelu"):
             series = self.material(
@@ -149,19 +150,31 @@ class FeedForward(Block):
 
 
 class Residual(Block):
-    """gamma x + beta without its mean, and the block's own bias: from the same opening as the block's matmul."""
+    """gamma x + beta without its mean, and the block's own bias: from the same opening as the block's matmul.
+
+    Where x is projected first (ELECTRA's embeddings), the projection takes the place of gamma and of the mean.
+    """
+
+    width: int
+    projected: bool = False
 
     @nn.compact
-    def __call__(self, e: jax.Array, masks: WeightProducts, width: int) -> Fixed:
+    def __call__(self, e: jax.Array, masks: WeightProducts) -> Fixed:
         """At SUM fraction bits, untruncated."""
-        gamma, mean, bias = self.weight("gamma", width), self.weight("mean", width, 1), self.weight("bias", width)
+        bias = self.weight("bias", self.width)
+        if self.projected:
+            kernel = self.weight("kernel", e.shape[-1], self.width)
+            return Fixed(masks.times("kernel", e, kernel) + bias.ring, scales.SUM)
+        gamma, mean = self.weight("gamma", self.width), self.weight("mean", self.width, 1)
         return Fixed(masks.times("gamma", e, gamma) - masks.times("mean", e, mean) + bias.ring, scales.SUM)
 
-    def products(self, width: int) -> dict[str, tuple[str, str, tuple[int, ...]]]:
-        """What the input's mask has to be multiplied with."""
+    def products(self, read: int) -> dict[str, tuple[str, str, tuple[int, ...]]]:
+        """What the mask of the input, `read` wide, has to be multiplied with."""
+        if self.projected:
+            return {"kernel": ("matmul", self.mask_name("kernel"), (read, self.width))}
         return {
-            "gamma": ("scale", self.mask_name("gamma"), (width,)),
-            "mean": ("matmul", self.mask_name("mean"), (width, 1)),
+            "gamma": ("scale", self.mask_name("gamma"), (read,)),
+            "mean": ("matmul", self.mask_name("mean"), (read, 1)),
         }
 
 
@@ -186,26 +199,27 @@ class Embeddings(Block):
         """one_hot (batch, length, vocab_size + type_vocab_size): integers."""
         c, rows = self.config, one_hot.shape[-1]
         table, positions = (
-            self.weight("table", rows, c.hidden_size),
-            self.weight("positions", c.max_position_embeddings, c.hidden_size),
+            self.weight("table", rows, c.embedding_width),
+            self.weight("positions", c.max_position_embeddings, c.embedding_width),
         )
         masks = self.material(
             "input",
             lambda: WeightProducts.abstract(
-                one_hot.shape, table=("matmul", self.mask_name("table"), (rows, c.hidden_size))
+                one_hot.shape, table=("matmul", self.mask_name("table"), (rows, c.embedding_width))
             ),
         )
         [e] = opened([one_hot - masks.a])
-        total = Fixed(masks.times("table", e, table) + positions.ring[: one_hot.shape[1]], scales.SUM)
+        read = slice(c.position_offset, c.position_offset + one_hot.shape[1])
+        total = Fixed(masks.times("table", e, table) + positions.ring[read], scales.SUM)
         return truncated([total], scales.TRUNCATION)[0]
 
 
 class OpenedModel(Block):
-    """The whole model, with one of `bert.HEADS` on SPU's own arithmetic."""
+    """The whole model, with one of `HEADS` on SPU's own arithmetic."""
 
     config: Architecture
     plan: Plan
-    head: str
+    head: Head
     softmax: Softmax
     fraction_bits: int = 18
 
@@ -213,7 +227,7 @@ class OpenedModel(Block):
     def __call__(
         self, one_hot: jax.Array, key_weights: jax.Array, key_means: jax.Array, attention_mask: jax.Array
     ) -> jax.Array:
-        """Logits or cosines, as `bert.ModelWithHead`.
+        """What the head gives, as in `transformer.ModelWithHead`.
 
         Args:
             one_hot: int64 (batch, length, vocab_size + type_vocab_size).
@@ -224,17 +238,21 @@ class OpenedModel(Block):
         with jax.named_scope("embeddings"):
             x = Embeddings(c, name="embeddings")(one_hot)
             x = LayerNorm(plan.embeddings_norm, name="embeddings_norm")(x)
-        keys = Keys(key_weights, key_means)
+        keys, bias = Keys(key_weights, key_means), None
+        if c.relative_buckets:
+            table = self.weight("relative_bias", c.relative_buckets, c.num_attention_heads)
+            with jax.named_scope("attention"):
+                bias = spread_relative(table.ring, one_hot.shape[1])
         with jax.named_scope("encoder"):
             for i, layer in enumerate(plan.layers):
                 with jax.named_scope("attention"):
-                    x = Attention(c, layer, self.softmax, name=f"layer_{i}_attention")(x, keys)
+                    x = Attention(c, layer, self.softmax, name=f"layer_{i}_attention")(x, bias, keys)
                 x = LayerNorm(layer.attention_norm, name=f"layer_{i}_attention_norm")(x)
                 x = FeedForward(c, layer, name=f"layer_{i}_feed_forward")(x)
                 x = LayerNorm(layer.output_norm, name=f"layer_{i}_output_norm")(x)
         with jax.named_scope("head"):
             gamma, beta = self.weight("gamma", c.hidden_size), self.weight("beta", c.hidden_size)
-            if self.head != "similarity":
+            if self.head.first_token(c):
                 x = Fixed(x.ring[:, :1], x.bits)
             masks = self.material(
                 "last",
@@ -243,11 +261,19 @@ class OpenedModel(Block):
             [e] = opened([x.ring - masks.a])
             [hidden] = truncated([Fixed(masks.times("gamma", e, gamma) + beta.ring, scales.SUM)], scales.TRUNCATION)
             values = hidden.real(self.fraction_bits)
-            if self.head == "similarity":
-                return cosine_of_pairs(values, attention_mask)
-            return dense(c, c.num_labels, "classifier")(Pooler(c, self._tanh, name="pooler")(values))
+            if self.head.pooled:
+                values = Pooler(c, self._pooler_activation, name="pooler")(values)
+            return self.head.compute(c, values, attention_mask, True)
 
-    def _tanh(self, x: jax.Array) -> jax.Array:
-        masks = self.material("tanh", lambda: row_series(fit_tanh(), x.shape, self.fraction_bits, scales.RSQRT))
+    def _pooler_activation(self, x: jax.Array) -> jax.Array:
+        if self.config.pooler_act == "tanh":
+            return self._series("tanh", fit_tanh(), x)
+        if self.config.pooler_act == "gelu":
+            return x / 2 + self._series("pooler_gelu", fit_gelu_tail(fit_tanh().high), x)
+        return activation(self.config.pooler_act)(x)
+
+    def _series(self, name: str, series: Series, x: jax.Array) -> jax.Array:
+        """A series of SPU's own numbers: one opening, and one for the scale."""
+        masks = self.material(name, lambda: row_series(series, x.shape, self.fraction_bits, scales.RSQRT))
         [opening] = opened([masks.masked(fixed(x, self.fraction_bits))])
-        return narrowed(self, "tanh_pair", masks.finish(opening), scales.ROW_TRUNCATION).real(self.fraction_bits)
+        return narrowed(self, f"{name}_pair", masks.finish(opening), scales.ROW_TRUNCATION).real(self.fraction_bits)

@@ -30,11 +30,13 @@ class ExactPlan:
 
     Attributes:
         squarings: exp(z) comes from exp(z / 2^squarings).
+        offset: taken off all scores: the middle of a bias's means, so that z stays small; it cancels.
         exponential: exp(z / 2^squarings) of centred scores.
         first_mean, later_mean: 1/x for the means of its squares.
     """
 
     squarings: int
+    offset: float
     exponential: Series
     first_mean: Series
     later_mean: Series
@@ -70,9 +72,9 @@ class Plan:
     layers: tuple[LayerPlan, ...]
 
 
-def variance_ratio(config: Architecture) -> float:
+def variance_ratio(width: int) -> float:
     """LayerNorm sums squares and reads the sum as this multiple of the variance: a change of scale."""
-    return config.hidden_size / 2 ** (config.hidden_size.bit_length() - 1)
+    return width / 2 ** (width.bit_length() - 1)
 
 
 def make_plan(config: Architecture, calibration: Calibration, length: int, *, exact: bool = False) -> Plan:
@@ -87,11 +89,12 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
     Raises:
         UserError: a place without a measured range, or with one that is too wide for a series.
     """
-    ratio = variance_ratio(config)
 
-    def inverse_deviation(place: str) -> Series:
+    def inverse_deviation(place: str, width: int = config.hidden_size) -> Series:
+        ratio = variance_ratio(width)
         variance = calibration.range(place, "variance").widened(SERIES_MARGIN).scaled(ratio)
-        return _good(fit_rsqrt(variance.low, variance.high), place, "variance").scaled(math.sqrt(ratio))
+        series = fit_rsqrt(variance.low, variance.high, epsilon=ratio * config.layer_norm_eps)
+        return _good(series, place, "variance").scaled(math.sqrt(ratio))
 
     layers = []
     for i in range(config.num_hidden_layers):
@@ -100,12 +103,12 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
         layers.append(
             LayerPlan(
                 attention_norm=inverse_deviation(f"layer.{i}.attention.layer_norm"),
-                gelu=fit_gelu_tail(max(-inputs.low, inputs.high) * GELU_MARGIN),
+                gelu=fit_gelu_tail(max(-inputs.low, inputs.high) * GELU_MARGIN, activation=config.hidden_act),
                 output_norm=inverse_deviation(f"layer.{i}.output.layer_norm"),
                 **softmax(calibration, f"layer.{i}.softmax", length),
             )
         )
-    return Plan(inverse_deviation("embeddings.layer_norm"), tuple(layers))
+    return Plan(inverse_deviation("embeddings.layer_norm", config.embedding_width), tuple(layers))
 
 
 def _two_quad(calibration: Calibration, place: str, length: int) -> dict[str, Any]:
@@ -125,15 +128,19 @@ def _good(series: Series, place: str, quantity: str) -> Series:
 
 
 def _exact_softmax(calibration: Calibration, place: str, length: int) -> dict[str, Any]:
-    scores = calibration.range(place, "centred_score")
-    low, high = scores.low * SERIES_MARGIN, scores.high * SERIES_MARGIN
+    scores, biases = calibration.range(place, "centred_score"), calibration.places[place].get("bias_mean")
+    offset = 0.0 if biases is None else round((biases.low + biases.high) / 2, 1)
+    low, high = (scores.low - offset) * SERIES_MARGIN, (scores.high - offset) * SERIES_MARGIN
     squarings = max(2, math.ceil(math.log2(high / LARGEST_EXPONENT)))
     parts = 2**squarings
+    # By Jensen a row's mean is at least that of its z: 0 but for a bias.
+    least = 0.0 if biases is None else min(0.0, biases.low - offset) * SERIES_MARGIN
     exact = ExactPlan(
         squarings,
+        offset,
         # Each squaring doubles a relative error.
         fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts),
-        fit_reciprocal(*_with_weights(1.0, math.exp(2 * high / parts)), tolerance=0.03),
+        fit_reciprocal(*_with_weights(math.exp(2 * least / parts), math.exp(2 * high / parts)), tolerance=0.03),
         fit_reciprocal(0.8, length * 1.2, tolerance=0.05),
     )
     return {

@@ -111,7 +111,7 @@ class WeightedSquared(Material):
 
 
 def exact_softmax(
-    block: Block, query: Fixed, key: Fixed, keys: Keys, also: jax.Array, plan: LayerPlan
+    block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, also: jax.Array, plan: LayerPlan
 ) -> tuple[Fixed, jax.Array]:
     """n softmax(s) up to a factor for each row: 4 messages and 5 a squaring; see `attention.Softmax`."""
     length = key.shape[-2]
@@ -125,6 +125,10 @@ def exact_softmax(
     [mean_e] = opened([mean_key - masks.c])
     offset = _scores(query_e, mean_key) + _scores(masks.a, mean_e) + masks.ac
     centred = Fixed((product << scales.MEAN) - offset, query.bits + key.bits + scales.MEAN)
+    if bias is not None:
+        # Not centred itself, which would take products: its mean over a row is small, and cancels.
+        shifted = (bias << scales.MEAN) - round(constants.offset * 2**centred.bits)
+        centred = Fixed(centred.ring + shifted, centred.bits)
     with jax.named_scope("softmax"):
         bits = scales.EXPONENTIAL + scales.TRUNCATION
         exponential = block.material(

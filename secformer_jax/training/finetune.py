@@ -47,7 +47,7 @@ def trainable(approximations: presets.Approximations) -> presets.Approximations:
     stands in as what it approximates, within its stated error: the one that ranges are measured with.
     """
     measured = presets.families()[presets.family(approximations)]
-    parts = {field.name: getattr(approximations, field.name) for field in dataclasses.fields(approximations)}
+    parts = {part: getattr(approximations, part) for part in approximations.names()}
     return dataclasses.replace(
         approximations,
         **{name: getattr(measured, name) for name, part in parts.items() if part.needs_calibration},

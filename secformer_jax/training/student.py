@@ -47,10 +47,11 @@ def keep_layers(model: Checkpoint, layers: Sequence[int]) -> Checkpoint:
 
 def keep_positions(model: Checkpoint, positions: int) -> Checkpoint:
     """The model for texts of at most that many tokens."""
-    if not 3 <= positions <= model.config.max_position_embeddings:
-        raise UserError(f"{positions} positions, and the model has {model.config.max_position_embeddings}")
-    config = dataclasses.replace(model.config, max_position_embeddings=positions)
-    tables = _with_table(model, "position_embeddings", np.arange(positions))
+    if not 3 <= positions <= model.config.positions:
+        raise UserError(f"{positions} positions, and the model has {model.config.positions}")
+    rows = positions + model.config.position_offset
+    config = dataclasses.replace(model.config, max_position_embeddings=rows)
+    tables = _with_table(model, "position_embeddings", np.arange(rows))
     return dataclasses.replace(model, config=config, params=_with(model, embeddings=tables))
 
 

@@ -305,10 +305,12 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
         {"nonce": 1},
         {"config": {}},
         {"keep_weights": "yes"},
+        {"openings": 1},
+        {"openings": True},
     ],
 )
 def test_other_descriptions_are_refused(changed):
-    good = Deployment(CONFIG, "classification", {"gelu": "puma"}, None, "client", True, "0" * 32).to_json()
+    good = Deployment(CONFIG, "classification", {"gelu": "puma"}, False, None, "client", True, "0" * 32).to_json()
     assert isinstance(Deployment.from_json(good).config, Architecture)
     with pytest.raises(UserError):
         Deployment.from_json(good | changed)

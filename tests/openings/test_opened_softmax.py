@@ -40,7 +40,7 @@ class Attending(Block):
     def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array, weights: jax.Array, means: jax.Array):
         keys = Keys(weights, means)
         q, k, v = Fixed(query, scales.QUERY), Fixed(key, scales.KEY), Fixed(value, scales.VALUE)
-        context = attend(self.softmax, self, q, k, v, keys, self.plan)
+        context = attend(self.softmax, self, q, k, v, None, keys, self.plan)
         assert context.bits == scales.CONTEXT
         return context.ring
 

@@ -34,9 +34,7 @@ class Choice:
 
     def entry(self) -> dict[str, Any]:
         """The preset and the three variants, for JSON."""
-        chosen = self.approximations()
-        variants = {field.name: getattr(chosen, field.name).name for field in dataclasses.fields(chosen)}
-        return {"preset": self.preset, **variants}
+        return {"preset": self.preset, **self.approximations().names()}
 
     def save(self, folder: Path) -> None:
         """Write it beside a model that was trained for it."""
@@ -103,7 +101,7 @@ def _spu() -> None:
 
 def checked_length(max_length: int | None, model: Checkpoint) -> None:
     """Refuse a padded length that the model has no positions for."""
-    positions = model.config.max_position_embeddings
+    positions = model.config.positions
     if max_length is not None and not 3 <= max_length <= positions:
         raise UserError(f"--max-length {max_length}, and this model takes 3 to {positions} tokens: pass one of those")
 

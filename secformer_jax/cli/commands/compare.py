@@ -46,7 +46,7 @@ def run(
         if shape is not None:
             loaded = random_model(shape)
             checked_length(max_length, loaded)
-            length = max_length or min(DEFAULT_LENGTH, loaded.config.max_position_embeddings)
+            length = max_length or min(DEFAULT_LENGTH, loaded.config.positions)
             sentences = random_sentences(loaded, length)
             batch = Encoded(sentences.input_ids[:1], sentences.token_type_ids[:1], sentences.attention_mask[:1])
             families = {presets.family(each) for each in chosen if presets.needs_calibration(each)}
@@ -92,7 +92,7 @@ def random_sentences(model: Checkpoint, length: int) -> Encoded:
 def _request(model: Checkpoint, texts: Sequence[str], max_length: int | None, truncate: bool) -> Encoded:
     if not texts:
         texts = DEFAULT_PAIR if request_head(model) == "similarity" else DEFAULT_PAIR[:1]
-    length = max_length or min(DEFAULT_LENGTH, model.config.max_position_embeddings)
+    length = max_length or min(DEFAULT_LENGTH, model.config.positions)
     tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
     pair = texts[1] if len(texts) > 1 else None
     return encode_request(model, tokenizer, texts[0], pair, length, truncate)

@@ -76,7 +76,7 @@ def run(
     loaded = load(model)
     choice = choice_for(loaded, choice, DEFAULT_PRESET)
     approximations = choice.approximations()
-    if check_ranges and ("emulated" not in runtimes or not approximations.opened):
+    if check_ranges and ("emulated" not in runtimes or not approximations.openings):
         raise UserError(
             "--check-ranges: pass --runtime emulated and --preset fast or drop-in, whose series have domains"
         )

@@ -1,0 +1,79 @@
+"""Every family with every head that Hugging Face's Flax classes have, small, with random weights of trained size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import transformers
+
+from secformer_jax.models.architecture import Architecture
+from secformer_jax.models.text import Encoded
+
+LENGTH = 24
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 40,
+}
+CONFIGS = {
+    "bert": transformers.BertConfig(**SIZES),
+    "roberta": transformers.RobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5),
+    "xlm-roberta": transformers.XLMRobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5),
+    "electra": transformers.ElectraConfig(**SIZES, embedding_size=32),
+}
+"""By model_type; MPNet has no Flax class."""
+CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "electra": "Electra"}
+HEADS = {"classification": "ForSequenceClassification", "tokens": "ForTokenClassification"}
+HEADS |= {"question": "ForQuestionAnswering"}
+
+
+def trained_size(path: tuple, leaf: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Matrices, tables and biases whose sums have a size like those of trained models; gammas near 1."""
+    name = jax.tree_util.keystr(path)
+    rng = np.random.default_rng([seed, *name.encode()])
+    if "scale" in name:
+        return (1 + 0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
+    return (0.15 * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+
+def reference(model_type: str, head: str, folder: Path, **changes: object) -> transformers.FlaxPreTrainedModel:
+    """Hugging Face's own model, also saved to the folder, as Hugging Face's tools write it."""
+    labels = {"question": 2, "tokens": 5}.get(head, 3)
+    values = {**CONFIGS[model_type].to_dict(), "id2label": {i: f"label {i}" for i in range(labels)}, **changes}
+    config = type(CONFIGS[model_type])(**{**values, "label2id": None})
+    model = getattr(transformers, f"Flax{CLASSES[model_type]}{HEADS[head]}")(config)
+    model.params = jax.tree_util.tree_map_with_path(trained_size, model.params)
+    model.save_pretrained(folder)
+    # What transformers writes is told apart from what it leaves to its defaults.
+    assert json.loads((folder / "config.json").read_text())["architectures"] == [CLASSES[model_type] + HEADS[head]]
+    return model
+
+
+def requests(config: Architecture, texts: int = 32, seed: int = 0) -> Encoded:
+    """Texts of random tokens and types, of different lengths, padded."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(LENGTH) < rng.integers(3, LENGTH + 1, (texts, 1))
+    ids = np.where(mask, rng.integers(5, config.vocab_size, mask.shape), config.pad_token_id)
+    types = rng.integers(0, config.type_vocab_size, mask.shape) * mask
+    return Encoded(ids.astype(np.int32), types.astype(np.int32), mask.astype(np.float32))
+
+
+def logits_of(model: transformers.FlaxPreTrainedModel, encoded: Encoded) -> np.ndarray:
+    """Hugging Face's logits as our heads shape them."""
+    # Token types are told: by default Flax's ELECTRA takes them for 1, and torch's for 0.
+    types = encoded.token_type_ids if getattr(model.config, "type_vocab_size", 0) else None
+    output = model(encoded.input_ids, encoded.attention_mask, *(() if types is None else (types,)))
+    if hasattr(output, "start_logits"):
+        return np.stack([output.start_logits, output.end_logits], axis=-1)
+    return np.asarray(output.logits)
+
+
+def cases() -> list[tuple[str, str]]:
+    """Every family with a Flax class, every head."""
+    return [(model_type, head) for model_type in CONFIGS for head in HEADS]
