@@ -26,9 +26,11 @@ CONFIGS = {
     "roberta": transformers.RobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5),
     "xlm-roberta": transformers.XLMRobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5),
     "electra": transformers.ElectraConfig(**SIZES, embedding_size=32),
+    "distilbert": transformers.DistilBertConfig(vocab_size=97, dim=64, n_layers=2, n_heads=4, hidden_dim=128),
 }
 """By model_type; MPNet has no Flax class."""
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "electra": "Electra"}
+CLASSES |= {"distilbert": "DistilBert"}
 HEADS = {"classification": "ForSequenceClassification", "tokens": "ForTokenClassification"}
 HEADS |= {"question": "ForQuestionAnswering"}
 
