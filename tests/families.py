@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import transformers
 
+from secformer_jax.functions import calibration, presets
+from secformer_jax.models import transformer
 from secformer_jax.models.architecture import Architecture
+from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.families import FAMILIES, read_config
+from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Encoded
 
 LENGTH = 24
@@ -79,3 +86,27 @@ def logits_of(model: transformers.FlaxPreTrainedModel, encoded: Encoded) -> np.n
 def cases() -> list[tuple[str, str]]:
     """Every family with a Flax class, every head."""
     return [(model_type, head) for model_type in CONFIGS for head in HEADS]
+
+
+def small(model_type: str, head: str, **changes: Any) -> Checkpoint:
+    """A model of one layer, of any family and with any head, with random weights of trained size."""
+    family, sizes = FAMILIES[model_type], {**SIZES, "num_hidden_layers": 1, "layer_norm_eps": 1e-5}
+    sizes |= {"type_vocab_size": 1 if "roberta" in model_type else 2, "embedding_size": 32}
+    values = {key: sizes[field] for key, field in family.keys.items() if field in sizes}
+    labels = 1 if head in ("regression", "cross_encoder") else 3
+    read = read_config({"model_type": model_type, **values, "num_labels": labels})
+    config, own = dataclasses.replace(read, **changes), "embedding" if head == "similarity" else head
+    params = transformer.init_params(config, own, jax.random.key(0))
+    params = jax.tree_util.tree_map_with_path(trained_size, params)
+    return Checkpoint(config, params, own, tokenizer_dir=Path(), path=Path())
+
+
+def calibrate(model: Checkpoint, approximations: presets.Approximations) -> calibration.Calibration:
+    """The model's ranges on other texts than those of seed 0."""
+    family, ranges = presets.family(approximations), None
+    plain = Plaintext(model, presets.families()[family], head="embedding")
+    for seed in range(1, 9):
+        texts = requests(model.config, 8, seed)
+        ranges = calibration.update(ranges, plain.intermediates(texts)[1], texts.attention_mask, family=family)
+    assert ranges is not None
+    return ranges

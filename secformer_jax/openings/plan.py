@@ -140,14 +140,20 @@ def _exact_softmax(calibration: Calibration, place: str, length: int) -> dict[st
         offset,
         # Each squaring doubles a relative error.
         fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts),
-        fit_reciprocal(*_with_weights(math.exp(2 * least / parts), math.exp(2 * high / parts)), tolerance=0.03),
-        fit_reciprocal(0.8, length * 1.2, tolerance=0.05),
+        _inverse_mean(*_with_weights(math.exp(2 * least / parts), math.exp(2 * high / parts)), length, 0.03),
+        _inverse_mean(0.8, length * 1.2, length, 0.05),
     )
     return {
         "exact": exact,
         # The last square comes normalised but for the rough reciprocal's error.
         **_reciprocal(0.8, 1.2, length, scales.EXPONENTIAL, weighted=False),
     }
+
+
+def _inverse_mean(low: float, high: float, length: int, tolerance: float) -> Series:
+    """1/mean for means in this range, read from a sum divided by the power of two at or below the length."""
+    ratio = length / 2 ** int(math.log2(length))
+    return fit_reciprocal(low * ratio, high * ratio, tolerance=tolerance).scaled(ratio)
 
 
 def _with_weights(low: float, high: float) -> tuple[float, float]:
