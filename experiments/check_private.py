@@ -26,10 +26,10 @@ from rich.table import Table
 from secformer_jax.cli import report as reports
 from secformer_jax.evaluation import tasks
 from secformer_jax.functions import presets
-from secformer_jax.inference.private import Plaintext, PrivateModel, calibrate_model
+from secformer_jax.inference.private import Plaintext, PrivateModel
 from secformer_jax.models import checkpoint
+from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import calibration_sentences
 from secformer_jax.models.text import Encoded, Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def main(
     """Compare, print, and write the result file whole or not at all."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     model = checkpoint.load("minilm")
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     examples = tasks.read(tasks.find("STS-B"), data_dir, "dev", pairs)
     requests = requests_of(examples, tokenizer, max_length, batch)
     exact = np.concatenate([Plaintext(model, presets.preset("exact"))(request) for request in requests])
@@ -77,7 +77,7 @@ def check(model: Checkpoint, preset: str, protocol: str, requests: list[Encoded]
     """One preset on one protocol: differences, and the cost of the last full-size request."""
     functions, ranges = presets.preset(preset), None
     if presets.needs_calibration(functions):
-        tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+        tokenizer = Tokenizer(model.tokenizer_dir, model.config)
         sentences = tokenizer.encode(calibration_sentences(), None, requests[0].input_ids.shape[1], True)
         (ranges,) = calibrate_model(model, sentences, [presets.family(functions)])
     plain = Plaintext(model, functions, calibration=ranges)

@@ -20,10 +20,11 @@ from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
-from secformer_jax.inference.private import calibrate_model
 from secformer_jax.models import checkpoint
+from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import Plaintext, calibration_sentences, encode_request, load_calibration
+from secformer_jax.models.plaintext import Plaintext, encode_request
+from secformer_jax.models.ranges import load_calibration
 from secformer_jax.models.text import Encoded, Tokenizer
 
 TINY_LENGTH = 16
@@ -58,15 +59,14 @@ def tiny(preset: str) -> Subject:
     """Random weights and tokens."""
     model = random_model("tiny")
     sentences = random_sentences(model, TINY_LENGTH)
-    arrays = sentences.input_ids, sentences.token_type_ids, sentences.attention_mask
-    rows = [Encoded(*(array[i : i + 1] for array in arrays)) for i in range(len(sentences.input_ids))]
+    rows = [sentences.rows(slice(i, i + 1)) for i in range(len(sentences.input_ids))]
     return _subject(model, preset, _measured(model, preset, sentences), rows)
 
 
 def minilm(preset: str, length: int = 16) -> Subject:
     """The real model, and pairs of the package's own sentences."""
     model, lines = checkpoint.load("minilm"), calibration_sentences()
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     pairs = zip(lines[0::2], lines[1::2], strict=False)
     rows = [encode_request(model, tokenizer, *pair, length, truncate=True) for pair in pairs]
     return _subject(model, preset, _measured(model, preset, encode_lines(model, lines, 128)), rows)
@@ -75,7 +75,7 @@ def minilm(preset: str, length: int = 16) -> Subject:
 def student(preset: str, length: int = 32) -> Subject:
     """The model of this package with its own ranges, and its own sentences."""
     model = checkpoint.load(checkpoint.SHIPPED)
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     rows = [encode_request(model, tokenizer, line, None, length, truncate=True) for line in calibration_sentences()]
     return _subject(model, preset, load_calibration(model, presets.preset(preset)), rows)
 

@@ -33,8 +33,8 @@ from secformer_jax.cli.commands.compare import random_model, random_sentences
 from secformer_jax.cluster import certs
 from secformer_jax.cluster import config as cluster_config
 from secformer_jax.functions import presets
-from secformer_jax.inference.private import PrivateModel, calibrate_model
-from secformer_jax.models.text import Encoded
+from secformer_jax.inference.private import PrivateModel
+from secformer_jax.models.calibrate import calibrate_model
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime import layout
 
@@ -91,7 +91,7 @@ def measure(preset: str, shape: str, length: int, rounds: int) -> Entry:
     """Seconds of a request on both sides, and what the dealer did for one."""
     model, chosen = random_model(shape), presets.preset(preset)
     sentences = random_sentences(model, length)
-    batch = Encoded(sentences.input_ids[:1], sentences.token_type_ids[:1], sentences.attention_mask[:1])
+    batch = sentences.rows(slice(1))
     family = presets.family(chosen)
     calibration = calibrate_model(model, sentences, [family])[0] if presets.needs_calibration(chosen) else None
     with tempfile.TemporaryDirectory() as scratch, running_dealer(Path(scratch)) as cluster:

@@ -18,17 +18,11 @@ from secformer_jax.cli.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration, presets
 from secformer_jax.functions.presets import Approximations
-from secformer_jax.inference.private import (
-    Answer,
-    Plaintext,
-    PrivateModel,
-    calibrate_model,
-    encode_request,
-    load_calibration,
-)
+from secformer_jax.inference.private import Answer, Plaintext, PrivateModel, encode_request
 from secformer_jax.models import checkpoint
+from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import calibration_sentences
+from secformer_jax.models.ranges import load_calibration
 from secformer_jax.models.text import Encoded, Tokenizer
 
 SENTENCES = (
@@ -68,7 +62,7 @@ def sentiment(console: Console, sentences: Sequence[str]) -> float:
     """Classify sentences with the package's own student; returns the greatest difference of a logit."""
     model = checkpoint.load(checkpoint.SHIPPED)
     console.print("\n[bold]Sentiment: the distilled student of this package[/bold]")
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     requests = {
         text: encode_request(model, tokenizer, text, None, SENTENCE_LENGTH, truncate=True) for text in sentences
     }
@@ -81,7 +75,7 @@ def similarity(console: Console) -> float:
     console.print("\n[bold]Similarity of two sentences: all-MiniLM-L6-v2, not distilled[/bold]")
     for approximations in MINILM_CHOICES.values():
         ensure_calibration(console, model, approximations)
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     requests = {" / ".join(pair): encode_request(model, tokenizer, *pair, PAIR_LENGTH) for pair in PAIRS}
     return answered(console, model, MINILM_CHOICES, requests)
 

@@ -83,7 +83,7 @@ def report(console: Console, model: str, preset: str, answers: list[Answer]) -> 
     """Print each answer beside plaintext; returns the greatest difference."""
     loaded = checkpoint.load(model)
     plain = Plaintext(loaded, presets.families()[presets.family(presets.preset(preset))])
-    tokenizer, worst = Tokenizer(loaded.tokenizer_dir, loaded.config.vocab_size), 0.0
+    tokenizer, worst = Tokenizer(loaded.tokenizer_dir, loaded.config), 0.0
     for answer in answers:
         plaintext = plain(encode_request(loaded, tokenizer, answer["text"], answer["text_pair"])).reshape(-1)
         difference = float(np.abs(np.array(answer["logits"]) - plaintext).max())

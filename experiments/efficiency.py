@@ -31,11 +31,11 @@ from secformer_jax.cli.report import NOTHING, costs, restart_peak_memory
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations, Variant
-from secformer_jax.inference.private import Plaintext, PrivateModel, calibrate_model
+from secformer_jax.inference.private import Plaintext, PrivateModel
 from secformer_jax.models import checkpoint
 from secformer_jax.models import transformer as bert
+from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import calibration_sentences
 from secformer_jax.models.text import Encoded, Tokenizer
 
 matplotlib.use("Agg")
@@ -151,7 +151,7 @@ def measure(case: Case, side: str) -> Entry:
     if presets.needs_calibration(approximations):
         ranges = calibrated(case, presets.family(approximations))
     rows = np.arange(case.batch) % len(sentences.input_ids)
-    batch = Encoded(sentences.input_ids[rows], sentences.token_type_ids[rows], sentences.attention_mask[rows])
+    batch = sentences.rows(rows)
     expected = Plaintext(model, approximations, calibration=ranges)(batch)
     restart_peak_memory()
     keep = side != NOT_RESIDENT
@@ -200,7 +200,7 @@ def calibrated(case: Case, family: str) -> Calibration:
 @functools.cache
 def _real_ranges(family: str) -> Calibration:
     model = checkpoint.load("minilm")
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     (found,) = calibrate_model(model, tokenizer.encode(calibration_sentences(), None, 128, True), [family])
     return found
 

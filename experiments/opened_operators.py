@@ -17,7 +17,8 @@ from secformer_jax.functions import presets
 from secformer_jax.functions.series import Series, fit_reciprocal, fit_rsqrt
 from secformer_jax.functions.softmax import softmax_puma
 from secformer_jax.models import checkpoint
-from secformer_jax.models.plaintext import Plaintext, calibrate_model, calibration_sentences
+from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
+from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Tokenizer
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.fixed import Fixed, fixed, truncated
@@ -212,7 +213,7 @@ def on_minilm(softmax: Callable, norm: Callable) -> Iterator[tuple[str, Operator
     Queries of padding are left out: calibration does not count them for softmax, and nothing reads them.
     """
     model = checkpoint.load("minilm")
-    tokenizer, exact = Tokenizer(model.tokenizer_dir, model.config.vocab_size), presets.preset("exact")
+    tokenizer, exact = Tokenizer(model.tokenizer_dir, model.config), presets.preset("exact")
     (ranges,) = calibrate_model(model, tokenizer.encode(calibration_sentences(), None, 128, True), ["exact/exact"])
     plan = make_plan(model.config, ranges, LENGTH, exact=True)
     batch = tokenizer.encode(list(SENTENCES), None, LENGTH, True)
@@ -238,5 +239,5 @@ def on_minilm(softmax: Callable, norm: Callable) -> Iterator[tuple[str, Operator
         places[f"layer.{i}.output"] = (layer.output_norm, encoder[str(i)]["output"])
     for name, (series, weights) in places.items():
         affine = (np.asarray(weights["LayerNorm"][n], np.float64) for n in ("scale", "bias"))
-        x = np.asarray(kept[f"{name}.pre_layer_norm"], np.float64)
+        x = np.asarray(kept[f"{name}.layer_norm"], np.float64)
         yield f"layer_norm opened, {name}", layer_norm(series, x, *affine), norm, None

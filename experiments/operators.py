@@ -36,6 +36,8 @@ from scipy.special import erf
 
 from secformer_jax.functions import calibration as calibrate
 from secformer_jax.functions import goldschmidt, presets
+from secformer_jax.functions.deflation import choose_reciprocal, choose_rsqrt
+from secformer_jax.functions.measure import update
 from secformer_jax.models import transformer as bert
 from secformer_jax.mpc.primitives.masked import MaskedSeries
 from secformer_jax.mpc.runtime import config as mpc_config
@@ -151,10 +153,10 @@ def cases(kind: str, rows: int) -> Iterator[tuple[str, Operator, Truth]]:
     scores = np.einsum("bhqd,bhkd->bhqk", q, k)
     norms = dict.fromkeys(("embeddings", "layer.0.attention", "layer.0.output"), hidden[None])
     inside = x[None] / presets.GELU_MARGIN
-    ranges = calibrate.update(
+    ranges = update(
         None,
-        {f"{name}.pre_layer_norm": value for name, value in norms.items()}
-        | {"layer.0.attention_scores": scores, "layer.0.pre_gelu": inside},
+        {f"{name}.layer_norm": value for name, value in norms.items()}
+        | {"layer.0.softmax": scores, "layer.0.gelu": inside},
         mask,
     )
     config = bert.Architecture(num_hidden_layers=1)
@@ -194,7 +196,7 @@ def _row_functions(kind: str, rows: int) -> Iterator[tuple[str, Operator, Truth]
     def truth(x: np.ndarray) -> np.ndarray:
         return np.asarray(x, np.float64) ** power
 
-    choose = calibrate.choose_reciprocal if kind == "reciprocal" else calibrate.choose_rsqrt
+    choose = choose_reciprocal if kind == "reciprocal" else choose_rsqrt
     deflation, steps = choose(calibrate.Range(low, high))
     iterate = functools.partial(getattr(goldschmidt, kind), deflation=deflation, steps=steps)
     yield "opened", opened.row(kind, low, high, x), truth

@@ -12,6 +12,7 @@ import numpy as np
 import transformers
 
 from secformer_jax.functions import calibration, presets
+from secformer_jax.functions.measure import update
 from secformer_jax.models import transformer
 from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.checkpoint import Checkpoint
@@ -107,6 +108,6 @@ def calibrate(model: Checkpoint, approximations: presets.Approximations) -> cali
     plain = Plaintext(model, presets.families()[family], head="embedding")
     for seed in range(1, 9):
         texts = requests(model.config, 8, seed)
-        ranges = calibration.update(ranges, plain.intermediates(texts)[1], texts.attention_mask, family=family)
+        ranges = update(ranges, plain.intermediates(texts)[1], texts.attention_mask, family=family)
     assert ranges is not None
     return ranges

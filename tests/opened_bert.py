@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from random_bert import random_checkpoint
 
-from secformer_jax.functions import calibration, presets
+from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.functions.measure import update
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import Plaintext
@@ -45,6 +46,6 @@ def calibrate(model: Checkpoint, preset: str, length: int = LENGTH) -> Calibrati
     plain = Plaintext(model, presets.families()[family])
     for seed in range(8):
         texts = request(model.config, 1000 + seed, 2 * COUNTS, length)
-        seen = calibration.update(seen, plain.intermediates(texts)[1], texts.attention_mask, family=family)
+        seen = update(seen, plain.intermediates(texts)[1], texts.attention_mask, family=family)
     assert seen is not None
     return seen

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from secformer_jax.functions import calibration, presets
+from secformer_jax.functions.measure import update
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import Plaintext
@@ -32,6 +33,6 @@ def calibrate(model: Checkpoint, approximations: presets.Approximations, length:
     seen = None
     for seed in range(8):
         request = random_request(model.config, 1000 + seed, 8, length)
-        seen = calibration.update(seen, plain.intermediates(request)[1], request.attention_mask)
+        seen = update(seen, plain.intermediates(request)[1], request.attention_mask)
     assert seen is not None
     return seen

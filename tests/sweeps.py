@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erf
 
-from secformer_jax.functions import calibration as calibrate
 from secformer_jax.functions import presets
+from secformer_jax.functions.measure import update
 from secformer_jax.functions.series import Series
 
 VARIANTS = {"gelu": presets.GELU, "softmax": presets.SOFTMAX, "layer_norm": presets.LAYER_NORM}
@@ -130,13 +130,13 @@ def place(
     name, seen = {"gelu": "layer.0.gelu", "softmax": "layer.0.softmax", "layer_norm": "embeddings.layer_norm"}, None
     if arguments and function == "softmax":
         scores, mask = arguments
-        seen = calibrate.update(None, {"layer.0.attention_scores": scores[:, None]}, mask[:, 0])
+        seen = update(None, {"layer.0.softmax": scores[:, None]}, mask[:, 0])
     elif arguments and function == "layer_norm":
         x = arguments[0]
-        seen = calibrate.update(None, {"embeddings.pre_layer_norm": x[None]}, np.ones((1, len(x))))
+        seen = update(None, {"embeddings.layer_norm": x[None]}, np.ones((1, len(x))))
     elif arguments:
         x = arguments[0].reshape(1, 1, -1)
-        seen = calibrate.update(None, {"layer.0.pre_gelu": x}, np.ones((1, 1)))
+        seen = update(None, {"layer.0.gelu": x}, np.ones((1, 1)))
     return presets.Place(name[function], LENGTH, 1e-12, seen, masking)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import click
 import typer
 
+import secformer_jax
 from secformer_jax.cli import cluster as cli_cluster
 from secformer_jax.cli import training as cli_training
 from secformer_jax.cli.commands import calibrate as calibrate_command
@@ -43,12 +44,27 @@ from secformer_jax.models.checkpoint import SHIPPED
 
 INTERRUPTED = 130
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"secformer_jax {secformer_jax.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     help="Private BERT inference under secure multi-party computation.",
-    add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="The version, and nothing else.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Private inference of text encoders under secure multi-party computation."""
 
 
 @app.command()
@@ -74,7 +90,7 @@ def infer(
     tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
-    """Classify a text, or compare two, under MPC; without --model its sentiment, by the model that comes along."""
+    """Answer under MPC what the model answers: labels, entities, a span of --text-pair, the likeness of two texts."""
     reporter = Reporter(json)
     if cluster is not None:
         asked = cluster_command.Texts(text or [], text_pair or [], max_length, truncate)
@@ -92,6 +108,49 @@ def infer(
         max_length=max_length,
         truncate=truncate,
         compare=compare,
+    )
+    reporter.results(entries)
+
+
+@app.command()
+def embed(
+    model: Annotated[
+        str, typer.Option("--model", help="A sentence encoder: a folder, a hub id, or minilm.")
+    ] = "minilm",
+    text: Texts = None,
+    preset: Preset = "",
+    config: Config = "2pc_semi2k",
+    calibration: CalibrationFile = None,
+    max_length: MaxLength = None,
+    truncate: Truncate = False,
+    compare: Annotated[bool, typer.Option("--compare", help="The plaintext vector beside it.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Ask this cluster; of --model only the tokenizer is read then.")
+    ] = None,
+    client: Annotated[str, typer.Option("--client", help="Who asks, as the cluster file names it.")] = "client",
+    tls: TlsFolder = None,
+    json: Json = False,
+) -> None:
+    """The vector of a text under MPC, revealed to the client alone: pooled as the model's folder says."""
+    reporter = Reporter(json)
+    if cluster is not None:
+        asked = cluster_command.Texts(text or [], [], max_length, truncate)
+        found = cluster_command.read(cluster, tls, insecure=True)
+        entries = cluster_command.infer(reporter, found, client=client, model=model, texts=asked, head="embedding")
+        reporter.results(entries)
+        return
+    entries = infer_command.run(
+        reporter,
+        model=model,
+        texts=text or [],
+        text_pairs=[],
+        choice=Choice(preset),
+        protocol=Protocol(config),
+        calibration=calibration,
+        max_length=max_length,
+        truncate=truncate,
+        compare=compare,
+        head="embedding",
     )
     reporter.results(entries)
 

@@ -79,6 +79,9 @@ def publish(
     calibration: CalibrationFile = None,
     embedding: Embedding = "client",
     no_keep_weights: NoKeepWeights = False,
+    head: Annotated[
+        str | None, typer.Option("--head", help="For a sentence encoder: similarity of two texts, or embedding.")
+    ] = None,
     tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
@@ -92,6 +95,7 @@ def publish(
         calibration=calibration,
         embedding=embedding,
         keep_weights=not no_keep_weights,
+        head=head,
     )
     reporter.results(entries)
 

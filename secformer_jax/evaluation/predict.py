@@ -64,11 +64,6 @@ def predict(
             # A batch that isn't full is filled with its last example: one shape, compiled once.
             filled = np.pad(members, (0, batch_size - len(members)), mode="edge")
             which = (filled[:, None] * rows + np.arange(rows)).reshape(-1)
-            batch = Encoded(
-                encoded.input_ids[which, :length],
-                encoded.token_type_ids[which, :length],
-                encoded.attention_mask[which, :length],
-            )
-            logits |= dict(zip(members.tolist(), forward(batch), strict=False))
+            logits |= dict(zip(members.tolist(), forward(encoded.rows(which, int(length))), strict=False))
             progress(len(logits), count)
     return np.stack([logits[i] for i in range(count)])

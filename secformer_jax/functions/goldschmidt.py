@@ -42,7 +42,7 @@ def rsqrt(q: jax.Array, *, deflation: float, steps: int) -> jax.Array:
     Formula: y = q/deflation, p = 1; `steps` times: w = (3 - y)/2, p = p w, y = y w^2; result p deflation^(-1/2).
     Source: SecFormer (Luo et al., Findings of ACL 2024), its LayerNorm protocol; deflation 2000 and 11 steps there.
     Domain: 0 < q < 3 deflation, and q not far under deflation: each step gains a factor 2.25 on y until y is near 1.
-    The paper's constants leave an error of 44% at q = 0.1; calibration.choose_rsqrt chooses both for a range.
+    The paper's constants leave an error of 44% at q = 0.1; deflation.choose_rsqrt chooses both for a range.
     Cost: 3 steps - 1 multiplications in 2 steps + 1 rounds, no comparison, and the public factors.
     """
     _check(deflation, steps)

@@ -17,6 +17,7 @@ from secformer_jax.functions import calibration as calibrate
 from secformer_jax.functions import gelu, goldschmidt, softmax
 from secformer_jax.functions import series as fourier
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.functions.deflation import choose_reciprocal, choose_rsqrt
 from secformer_jax.functions.layer_norm import layer_norm, variance_unit
 
 Gelu = Callable[[jax.Array], jax.Array]
@@ -113,14 +114,14 @@ class Approximations:
 def _two_quad_goldschmidt(place: Place) -> Softmax:
     """2Quad divided by Goldschmidt: its y is g mean/deflation with g at least 0.63 (softmax.count_deflation)."""
     means = place.range("two_quad_mean").widened()
-    deflation, steps = calibrate.choose_reciprocal(calibrate.Range(0.63 * means.low, means.high))
+    deflation, steps = choose_reciprocal(calibrate.Range(0.63 * means.low, means.high))
     reciprocal = partial(goldschmidt.reciprocal, deflation=1.0, steps=steps)
     return partial(softmax.softmax_two_quad, deflation=deflation, reciprocal=reciprocal)
 
 
 def _layer_norm_goldschmidt(place: Place) -> LayerNorm:
     """LayerNorm with Goldschmidt's rsqrt, whose argument is variance_unit times the variance."""
-    deflation, steps = calibrate.choose_rsqrt(place.range("variance").widened())
+    deflation, steps = choose_rsqrt(place.range("variance").widened())
 
     def layer_norm_goldschmidt(x: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
         rsqrt = partial(goldschmidt.rsqrt, deflation=deflation * variance_unit(x.shape[-1]), steps=steps)

@@ -20,6 +20,9 @@ default mode is (1 + x/256)^256, which is 0 down to about -480, passes 1 again a
 
 _RELU_FLOOR = 0.01
 
+SHIFT = 5.0
+"""c of 2Quad: what is added to a score before its square (MPCFormer, section 4)."""
+
 
 def softmax_exact(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """Softmax itself.
@@ -70,7 +73,7 @@ def softmax_two_quad(
     scores: jax.Array,
     mask: jax.Array,
     *,
-    shift: float = 5.0,
+    shift: float = SHIFT,
     deflation: float | None = None,
     reciprocal: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:

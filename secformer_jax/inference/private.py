@@ -9,6 +9,7 @@ with PrivateModel(model, presets.preset("puma"), "2pc_semi2k") as private:
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,20 +22,17 @@ from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.inference.serving import EMBEDDINGS, function, one_hot, serving_for, variables
 from secformer_jax.models import transformer as bert
+from secformer_jax.models.calibrate import DEFAULT_LENGTH, calibrate_model, ensure_calibration
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import (
-    Plaintext,
-    calibrate_model,
-    encode_request,
-    functions_for,
-    load_calibration,
-    request_head,
-)
+from secformer_jax.models.plaintext import Plaintext, encode_request, functions_for, request_head
+from secformer_jax.models.ranges import load_calibration
 from secformer_jax.models.text import Encoded, Tokenizer, padded_length
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine, Result
 from secformer_jax.mpc.runtime.program import Program
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "EMBEDDINGS",
@@ -74,7 +72,8 @@ class PrivateModel:
         model: the checkpoint.
         approximations: the nonlinear functions, from `presets.preset`.
         config: a configuration, its name in spu_configs/, or a path.
-        calibration: ranges of this model, for functions that need some; by default those kept beside it.
+        calibration: ranges of this model, for functions that need some; by default those kept beside it, measured
+            first where there are none.
         embedding: "client": the client shares one-hot rows; "inside": it shares ids, and the protocol compares them.
         keep_weights: keep the openings of the weights between requests (SEMI2K).
         head: another of `heads.HEADS` than the one that answers requests by default: "embedding" for vectors.
@@ -93,7 +92,9 @@ class PrivateModel:
     ) -> None:
         self.config = config if isinstance(config, mpc_config.MpcConfig) else mpc_config.load(config)
         self._model = model
-        calibration = calibration or load_calibration(model, approximations)
+        if calibration is None:
+            length = min(DEFAULT_LENGTH, model.config.positions)
+            calibration = ensure_calibration(model, approximations, length=length, say=logger.info)
         self._head = head or request_head(model)
         bits = self.config.fraction_bits
         self._serving = serving_for(model, approximations, calibration, bits, embedding, self._head)
@@ -117,7 +118,7 @@ class PrivateModel:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        return Tokenizer(self._model.tokenizer_dir, self._model.config.vocab_size)
+        return Tokenizer(self._model.tokenizer_dir, self._model.config)
 
     def infer(
         self, text: str, text_pair: str | None = None, *, max_length: int | None = None, truncate: bool = False

@@ -115,7 +115,7 @@ class Embeddings(nn.Module):
         x = words + types + positions[c.position_offset : c.position_offset + length]
         hidden = LayerNorm(self.layer_norm, name="LayerNorm")(x)
         hidden = nn.Dropout(c.hidden_dropout_prob)(hidden, deterministic=deterministic)
-        return hidden, {"embeddings.pre_layer_norm": x}
+        return hidden, {"embeddings.layer_norm": x}
 
 
 def spread_relative(table: Array, length: int) -> Array:
@@ -237,10 +237,10 @@ class Layer(nn.Module):
         x, pre_gelu = Intermediate(self.config, f.gelu, name="intermediate")(hidden)
         hidden, output_sum = Output(self.config, f.output_layer_norm, name="output")(x, hidden, deterministic)
         return hidden, {
-            "attention_scores": scores,
-            "attention.pre_layer_norm": attention_sum,
-            "pre_gelu": pre_gelu,
-            "output.pre_layer_norm": output_sum,
+            "softmax": scores,
+            "attention.layer_norm": attention_sum,
+            "gelu": pre_gelu,
+            "output.layer_norm": output_sum,
         }
 
 

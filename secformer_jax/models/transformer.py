@@ -87,8 +87,8 @@ class ModelWithHead(nn.Module):
 
     ``tokens`` are ids (batch, length) or one-hot (batch, length, vocab_size); ``token_types`` ids or one-hot (batch,
     length, type_vocab_size); ``attention_mask`` (batch, length) of 0 and 1. With ``output_intermediates`` the result is
-    (output, dict): hidden_states.{0..N}, embeddings.pre_layer_norm, layer.{i}.attention_scores (before the mask),
-    layer.{i}.attention.pre_layer_norm, layer.{i}.pre_gelu, layer.{i}.output.pre_layer_norm, attention_bias where there
+    (output, dict): hidden_states.{0..N}, embeddings.layer_norm, layer.{i}.softmax (before the mask),
+    layer.{i}.attention.layer_norm, layer.{i}.gelu, layer.{i}.output.layer_norm, attention_bias where there
     is one, and pooled where the head has a pooler. With ``deterministic=False`` there is dropout, and
     ``rngs={"dropout": key}`` is needed; otherwise no key is drawn.
     """

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from secformer_jax.functions.softmax import SHIFT
 from secformer_jax.mpc.material import Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, opened, truncated
 from secformer_jax.mpc.primitives.products import ProductMasks
 from secformer_jax.openings import scales
 from secformer_jax.openings.block import Block, narrowed, row_series
-from secformer_jax.openings.plan import SHIFT, LayerPlan
+from secformer_jax.openings.plan import LayerPlan
 
 
 class MaskedSquare(Material):

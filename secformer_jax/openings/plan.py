@@ -13,9 +13,6 @@ from secformer_jax.functions.series import Series, fit_exponential, fit_gelu_tai
 from secformer_jax.models.transformer import Architecture
 from secformer_jax.openings import scales
 
-SHIFT = 5.0
-"""c of 2Quad."""
-
 LARGEST_EXPONENT = 3.1
 """What centred scores are divided down to before the exponential: its squares and their means then fit the ring."""
 

@@ -17,9 +17,9 @@ import optax
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
+from secformer_jax.models.calibrate import Progress
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.layers import Intermediates
-from secformer_jax.models.plaintext import Progress
 from secformer_jax.training.batches import Array, Batch, Dataset
 from secformer_jax.training.finetune import apply_bert, label_loss, trainable
 from secformer_jax.training.loop import SAVE_SECONDS, Objective, Params, Score, Trained, train
@@ -98,7 +98,7 @@ def states_loss(
     for i, layer in enumerate(layers):
         total += error(f"hidden_states.{i + 1}", f"hidden_states.{layer + 1}", at)
         if scores:
-            total += scores * error(f"layer.{i}.attention_scores", f"layer.{layer}.attention_scores", pairs)
+            total += scores * error(f"layer.{i}.softmax", f"layer.{layer}.softmax", pairs)
     return total
 
 

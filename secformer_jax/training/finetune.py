@@ -16,8 +16,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from secformer_jax.evaluation.tasks import Task
 from secformer_jax.functions import presets
 from secformer_jax.models import transformer as bert
+from secformer_jax.models.calibrate import Progress
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import Progress, functions_for
+from secformer_jax.models.plaintext import functions_for
 from secformer_jax.models.transformer import Architecture
 from secformer_jax.training.batches import Array, Batch, Dataset
 from secformer_jax.training.loop import SAVE_SECONDS, Objective, Params, Score, Trained, train

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from secformer_jax.errors import UserError
-from secformer_jax.models.plaintext import Progress
+from secformer_jax.models.calibrate import Progress
 from secformer_jax.training import state
 from secformer_jax.training.batches import Batch, Dataset
 from secformer_jax.training.recipe import Recipe, make_optimizer

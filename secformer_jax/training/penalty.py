@@ -35,12 +35,12 @@ def range_penalty(kept: Mapping[str, jax.Array], mask: Array, ranges: Ranges) ->
     low, high = ranges.variance
     for name, value in kept.items():
         value = value.astype(jnp.float32)
-        if name.endswith("pre_gelu"):
+        if name.endswith(".gelu"):
             total += jnp.mean(jnp.square(jax.nn.relu(jnp.abs(value) - ranges.gelu)))
-        elif name.endswith("attention_scores"):
+        elif name.endswith(".softmax"):
             excess = jax.nn.relu(jnp.abs(value) - ranges.score) * mask[:, None, None, :]
             total += jnp.mean(jnp.square(excess))
-        elif name.endswith("pre_layer_norm"):
+        elif name.endswith(".layer_norm"):
             logarithm = jnp.log(jnp.var(value, axis=-1) + 1e-6)
             outside = jax.nn.relu(jnp.log(low) - logarithm) + jax.nn.relu(logarithm - jnp.log(high))
             total += jnp.mean(jnp.square(outside))

@@ -98,8 +98,9 @@ def config_with(tmp_path, name="2pc_semi2k", node_ids=None, **runtime):
 
 def test_infer_classifies(models, results):
     (entry,) = results("infer", "--model", models / "classifier", "--text", "the film was good", "--compare")
+    assert {"head", "reveals", "score"} <= set(entry) and 0.5 <= entry["score"] <= 1
     assert COSTS | FIRST | {"preset", "protocol", "logits", "label", "plaintext_logits"} <= set(entry)
-    assert (entry["preset"], entry["protocol"], entry["seq_length"]) == ("puma", "SEMI2K", 16)
+    assert (entry["preset"], entry["protocol"], entry["seq_length"]) == ("drop-in", "SEMI2K", 16)
     assert entry["label"] == ("negative", "positive")[int(np.argmax(entry["logits"]))]
     error = np.abs(np.subtract(entry["logits"], entry["plaintext_logits"])).max()
     assert entry["max_abs_error"] == pytest.approx(error) and error < 0.02
@@ -109,7 +110,7 @@ def test_infer_classifies(models, results):
     parts = entry["by_part"].values()
     assert sum(part["send_bytes"] for part in parts) == entry["send_bytes"]
     assert sum(part["send_actions"] for part in parts) == entry["send_actions"]
-    assert entry["embedding"] == "client" and entry["by_part"]["embedding"]["send_bytes"] > 0
+    assert entry["one_hot"] == "client" and entry["by_part"]["embedding"]["send_bytes"] > 0
     assert sum(part["send_bytes"] for part in entry["by_operation"].values()) > 0.9 * entry["send_bytes"]
     assert entry["peak_memory_bytes"] > 1e8
 
@@ -120,12 +121,14 @@ def test_infer_compares_two_texts_with_an_encoder(models, results):
     arguments = [
         word for pair in zip(texts, pairs, strict=True) for word in ("--text", pair[0], "--text-pair", pair[1])
     ]
-    entries = results("infer", "--model", models / "encoder", *arguments, "--embedding", "inside", "--compare")
+    entries = results(
+        "infer", "--model", models / "encoder", *arguments, "--preset", "puma", "--embedding", "inside", "--compare"
+    )
     assert [entry["text"] for entry in entries] == list(texts)
     for entry in entries:
         assert entry["logits"] == [entry["score"]] and -1.01 < entry["score"] < 1.01
         assert entry["max_abs_error"] < 0.02
-        assert entry["embedding"] == "inside" and "label" not in entry
+        assert entry["one_hot"] == "inside" and "label" not in entry
 
 
 def test_infer_for_people(models, capsys):
@@ -225,8 +228,8 @@ def test_bad_model(copy, mistake, tmp_path):
     assert "no folder" in mistake(*infer, tmp_path / "nowhere" / "at" / "all")
     (tmp_path / "empty").mkdir()
     assert "is no model folder" in mistake(*infer, tmp_path / "empty")
-    spoil_json(copy / "config.json", model_type="roberta")
-    assert "'roberta', and only 'bert'" in mistake(*infer, copy)
+    spoil_json(copy / "config.json", model_type="albert")
+    assert "'albert', and only bert, camembert" in mistake(*infer, copy)
 
 
 @pytest.mark.parametrize(
@@ -256,12 +259,12 @@ def test_bad_functions_and_protocols(models, mistake, tmp_path):
 
 def test_bad_calibration(models, copy, mistake):
     infer = "infer", "--text", "the cat", "--preset", "secformer", "--model"
-    (copy / "calibration.json").unlink()
-    assert "secformer calibrate" in mistake(*infer, copy)
-    assert "max-length 64" in mistake(*infer, models / "classifier", "--max-length", "64")
     spoil_tensors(copy, lambda tensors: tensors["classifier.bias"].fill(7))
+    assert "calibration made for another model" in mistake(*infer, copy)
     other = models / "classifier" / "calibration.json"
     assert "calibration made for another model" in mistake(*infer, copy, "--calibration", other)
+    assert "max-length 64" in mistake(*infer, models / "classifier", "--max-length", "64", "--calibration", other)
+    assert "no calibration at" in mistake(*infer, copy, "--calibration", copy / "none.json")
 
 
 def test_bad_options(models, mistake, tmp_path):

@@ -8,18 +8,20 @@ from jax.experimental import enable_x64
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import goldschmidt
-from secformer_jax.functions.calibration import Range, choose_reciprocal, choose_rsqrt, load, load_all, save, update
+from secformer_jax.functions.calibration import Range, load, load_all, save
+from secformer_jax.functions.deflation import choose_reciprocal, choose_rsqrt
+from secformer_jax.functions.measure import update
 
 
 def batch(scale: float = 1.0):
     rng = np.random.default_rng(0)
     mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1]])
     return {
-        "embeddings.pre_layer_norm": rng.normal(size=(2, 4, 8)) * scale,
-        "layer.0.attention_scores": rng.normal(size=(2, 3, 4, 4)) * scale,
-        "layer.0.attention.pre_layer_norm": rng.normal(size=(2, 4, 8)) * scale,
-        "layer.0.pre_gelu": rng.normal(size=(2, 4, 16)) * scale,
-        "layer.0.output.pre_layer_norm": rng.normal(size=(2, 4, 8)) * scale,
+        "embeddings.layer_norm": rng.normal(size=(2, 4, 8)) * scale,
+        "layer.0.softmax": rng.normal(size=(2, 3, 4, 4)) * scale,
+        "layer.0.attention.layer_norm": rng.normal(size=(2, 4, 8)) * scale,
+        "layer.0.gelu": rng.normal(size=(2, 4, 16)) * scale,
+        "layer.0.output.layer_norm": rng.normal(size=(2, 4, 8)) * scale,
         "layer.0.hidden_states": rng.normal(size=(2, 4, 8)),
     }, mask
 
@@ -34,7 +36,7 @@ def test_update_records_every_place_and_merges():
         "layer.0.gelu": {"input"},
         "layer.0.output.layer_norm": {"variance"},
     }
-    pre_gelu = values["layer.0.pre_gelu"]
+    pre_gelu = values["layer.0.gelu"]
     assert one.range("layer.0.gelu", "input") == Range(pre_gelu.min(), pre_gelu.max())
     two = update(one, batch(3.0)[0], mask)
     assert (two.fingerprint, two.sentences, two.max_length) == ("abc", 4, 4)
@@ -44,19 +46,19 @@ def test_update_records_every_place_and_merges():
 
 def test_padded_keys_do_not_count_and_padded_rows_do():
     values, mask = batch()
-    scores = values["layer.0.attention_scores"]
+    scores = values["layer.0.softmax"]
     scores[0, :, :, 2:] = 1000.0  # padded keys
     scores[0, :, 3, :2] = 50.0  # real keys of a padded query
     seen = update(None, values, mask)
     assert seen.range("layer.0.softmax", "score").high == 50.0
     assert seen.range("layer.0.softmax", "two_quad_mean").high == 55.0**2
-    values["layer.0.pre_gelu"][0, 3, 0] = 77.0  # a padded position
+    values["layer.0.gelu"][0, 3, 0] = 77.0  # a padded position
     assert update(None, values, mask).range("layer.0.gelu", "input").high == 77.0
 
 
 def test_not_finite_is_refused():
     values, mask = batch()
-    values["layer.0.pre_gelu"][0, 0, 0] = np.nan
+    values["layer.0.gelu"][0, 0, 0] = np.nan
     with pytest.raises(UserError, match="finite"):
         update(None, values, mask)
 

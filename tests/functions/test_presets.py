@@ -9,18 +9,18 @@ import pytest
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
-from secformer_jax.functions.calibration import update
+from secformer_jax.functions.measure import update
 
 
 def seen(num_layers: int = 2):
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(2, 4, 16))
-    values = {"embeddings.pre_layer_norm": hidden}
+    values = {"embeddings.layer_norm": hidden}
     for i in range(num_layers):
-        values[f"layer.{i}.attention_scores"] = rng.normal(size=(2, 3, 4, 4))
-        values[f"layer.{i}.attention.pre_layer_norm"] = hidden
-        values[f"layer.{i}.output.pre_layer_norm"] = hidden
-        values[f"layer.{i}.pre_gelu"] = hidden
+        values[f"layer.{i}.softmax"] = rng.normal(size=(2, 3, 4, 4))
+        values[f"layer.{i}.attention.layer_norm"] = hidden
+        values[f"layer.{i}.output.layer_norm"] = hidden
+        values[f"layer.{i}.gelu"] = hidden
     return update(None, values, np.ones((2, 4)))
 
 

@@ -12,7 +12,8 @@ from secformer_jax.evaluation import tasks
 from secformer_jax.evaluation.predict import encode_examples, predict
 from secformer_jax.functions import presets
 from secformer_jax.models import checkpoint
-from secformer_jax.models.plaintext import Plaintext, load_calibration
+from secformer_jax.models.plaintext import Plaintext
+from secformer_jax.models.ranges import load_calibration
 from secformer_jax.models.text import Tokenizer
 
 
@@ -42,7 +43,7 @@ def test_wheels_hold_the_student():
 
 
 def test_any_text_has_tokens(student):
-    tokenizer = Tokenizer(student.tokenizer_dir, student.config.vocab_size)
+    tokenizer = Tokenizer(student.tokenizer_dir, student.config)
     encoded = tokenizer.encode(["Zyxwvutsrqponmlkjihgfedcba, é 1234567890!", "東京 😀"])
     unknown = (student.tokenizer_dir / "vocab.txt").read_text().split("\n").index("[UNK]")
     assert unknown not in encoded.input_ids[0] and unknown in encoded.input_ids[1]

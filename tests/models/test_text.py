@@ -6,6 +6,7 @@ import pytest
 import transformers
 
 from secformer_jax.errors import UserError
+from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.text import Tokenizer, padded_length
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##d", "é", "e"]
@@ -70,7 +71,7 @@ def test_bad_input(folder, arguments, message):
 
 def test_bad_folders(folder, tmp_path):
     with pytest.raises(UserError, match="has 11 tokens, and the model has 10"):
-        Tokenizer(folder, vocab_size=10)
+        Tokenizer(folder, Architecture(vocab_size=10))
     with pytest.raises(UserError, match="no tokenizer in"):
         Tokenizer(tmp_path / "absent")
     (folder / "tokenizer.json").write_text("{")
@@ -110,7 +111,7 @@ def test_equals_transformers(minilm, tmp_path):
     for name in ("vocab.txt", "tokenizer_config.json"):
         shutil.copy(minilm.tokenizer_dir / name, tmp_path / name)
     for directory in (minilm.tokenizer_dir, tmp_path):
-        encoded = Tokenizer(directory, minilm.config.vocab_size).encode(texts, pairs, max_length=64)
+        encoded = Tokenizer(directory, minilm.config).encode(texts, pairs, max_length=64)
         np.testing.assert_array_equal(encoded.input_ids, expected["input_ids"])
         np.testing.assert_array_equal(encoded.token_type_ids, expected["token_type_ids"])
         np.testing.assert_array_equal(encoded.attention_mask, expected["attention_mask"])

@@ -41,7 +41,7 @@ def tiny():
 def sts_b(glue_dir, minilm):
     examples = tasks.read(tasks.find("STS-B"), glue_dir, "dev", limit=200)
     texts = [text for pair in zip(examples.texts, examples.pairs, strict=True) for text in pair]
-    encoded = Tokenizer(minilm.tokenizer_dir, minilm.config.vocab_size).encode(texts)
+    encoded = Tokenizer(minilm.tokenizer_dir, minilm.config).encode(texts)
     return (encoded.input_ids, encoded.token_type_ids, encoded.attention_mask), examples.labels
 
 
@@ -122,11 +122,11 @@ def test_intermediates(tiny):
     logits, kept = model.apply({"params": params}, *arrays, output_intermediates=True)
     np.testing.assert_array_equal(logits, model.apply({"params": params}, *arrays))
     hidden, scores, wide = (2, 16, 32), (2, 2, 16, 16), (2, 16, 64)
-    expected = {"embeddings.pre_layer_norm": hidden, "hidden_states.0": hidden, "pooled": (2, 32)}
+    expected = {"embeddings.layer_norm": hidden, "hidden_states.0": hidden, "pooled": (2, 32)}
     for i in range(2):
-        expected |= {f"hidden_states.{i + 1}": hidden, f"layer.{i}.attention_scores": scores}
-        expected |= {f"layer.{i}.pre_gelu": wide, f"layer.{i}.attention.pre_layer_norm": hidden}
-        expected |= {f"layer.{i}.output.pre_layer_norm": hidden}
+        expected |= {f"hidden_states.{i + 1}": hidden, f"layer.{i}.softmax": scores}
+        expected |= {f"layer.{i}.gelu": wide, f"layer.{i}.attention.layer_norm": hidden}
+        expected |= {f"layer.{i}.output.layer_norm": hidden}
     assert {name: value.shape for name, value in kept.items()} == expected
 
 

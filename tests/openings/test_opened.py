@@ -14,8 +14,8 @@ pytest.importorskip("spu")
 
 from secformer_jax.cli.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
-from secformer_jax.inference.private import Answer, Plaintext, PrivateModel, calibrate_model
-from secformer_jax.models.plaintext import calibration_sentences
+from secformer_jax.inference.private import Answer, Plaintext, PrivateModel
+from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import select_params
 from secformer_jax.mpc.material import MaterialReusedError

@@ -55,12 +55,12 @@ def test_what_was_seen_is_what_plaintext_has_at_real_tokens(checked):
     _, kept = Plaintext(MODEL, functions, calibration=ranges).intermediates(TEXTS)
     seen, real = {(each.place, each.quantity): each for each in check._seen.values()}, TEXTS.attention_mask == 1
     plain = {
-        ("layer.0.gelu", "input"): np.asarray(kept["layer.0.pre_gelu"])[real],
-        ("embeddings.layer_norm", "variance"): np.asarray(kept["embeddings.pre_layer_norm"])[real].var(axis=-1),
-        ("layer.0.output.layer_norm", "variance"): np.asarray(kept["layer.0.output.pre_layer_norm"])[real].var(axis=-1),
+        ("layer.0.gelu", "input"): np.asarray(kept["layer.0.gelu"])[real],
+        ("embeddings.layer_norm", "variance"): np.asarray(kept["embeddings.layer_norm"])[real].var(axis=-1),
+        ("layer.0.output.layer_norm", "variance"): np.asarray(kept["layer.0.output.layer_norm"])[real].var(axis=-1),
     }
     if preset == "drop-in":
-        scores = np.asarray(kept["layer.0.attention_scores"])
+        scores = np.asarray(kept["layer.0.softmax"])
         keys = np.broadcast_to(real[:, None, None, :], scores.shape)
         centred = scores - scores.mean(axis=-1, where=keys, keepdims=True)
         plain["layer.0.softmax", "centred_score"] = centred[keys & real[:, None, :, None]]

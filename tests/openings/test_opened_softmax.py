@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 from secformer_jax.functions import calibration
+from secformer_jax.functions.measure import update
 from secformer_jax.models import transformer as bert
 
 pytest.importorskip("spu")
@@ -72,7 +73,7 @@ def attention(protocol: str, softmax: Softmax, query: np.ndarray, key: np.ndarra
             "embeddings.layer_norm", "layer.0.attention.layer_norm", "layer.0.output.layer_norm", "layer.0.gelu"
         )
     }  # fmt: skip
-    seen, span = calibration.update(None, {"layer.0.attention_scores": scores}, MASK), centred(scores)
+    seen, span = update(None, {"layer.0.softmax": scores}, MASK), centred(scores)
     # Here every row counts, not those of real queries alone.
     softmax_ranges = {**seen.places["layer.0.softmax"], "centred_score": calibration.Range(span.min(), span.max())}
     ranges = dataclasses.replace(seen, places={**places, "layer.0.softmax": softmax_ranges})

@@ -195,9 +195,9 @@ def test_range_penalty():
     scores = np.zeros((1, 1, 3, 3))
     scores[..., 2] = 100  # a masked key
     kept = {
-        "layer.0.pre_gelu": np.full((1, 3, 4), -10.0),
-        "layer.0.attention_scores": scores,
-        "layer.0.output.pre_layer_norm": np.tile([-1.0, 1.0], (1, 3, 2)),
+        "layer.0.gelu": np.full((1, 3, 4), -10.0),
+        "layer.0.softmax": scores,
+        "layer.0.output.layer_norm": np.tile([-1.0, 1.0], (1, 3, 2)),
         "hidden_states.0": np.full((1, 3, 4), 1e6),
     }
     kept = jax.tree.map(lambda value: jax.numpy.asarray(value), kept)
@@ -216,9 +216,9 @@ def test_stage_losses(data):
     _, ours = apply_bert(student.config, student.head, exact, student.params, batch)
     assert float(distill.states_loss(theirs, theirs, batch.attention_mask, (0, 1))) == 0
     real = batch.attention_mask > 0
-    pairs = np.broadcast_to((real[:, :, None] & real[:, None, :])[:, None], ours["layer.0.attention_scores"].shape)
+    pairs = np.broadcast_to((real[:, :, None] & real[:, None, :])[:, None], ours["layer.0.softmax"].shape)
     expected = np.mean(np.square(ours["hidden_states.1"] - theirs["hidden_states.2"])[real])
-    expected += np.mean(np.square(ours["layer.0.attention_scores"] - theirs["layer.1.attention_scores"])[pairs])
+    expected += np.mean(np.square(ours["layer.0.softmax"] - theirs["layer.1.softmax"])[pairs])
     assert float(distill.states_loss(ours, theirs, batch.attention_mask, (1,))) == pytest.approx(expected, rel=1e-5)
     expected = np.mean(np.square(ours["hidden_states.1"] - theirs["hidden_states.2"])[real])
     found = distill.states_loss(ours, theirs, batch.attention_mask, (1,), scores=0.0)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from secformer_jax.cli.commands.common import Choice, checked_length, read_lines
 from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration as calibrations
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.checkpoint import Checkpoint, load
-from secformer_jax.models.plaintext import calibrate_model, calibration_sentences, request_head
+from secformer_jax.models.plaintext import request_head
 from secformer_jax.models.text import PADDED_LENGTHS, Encoded, Tokenizer
 
 
@@ -59,7 +58,7 @@ def run(
 
 def encode_lines(model: Checkpoint, lines: Sequence[str], max_length: int) -> Encoded:
     """Texts one a line, cut and padded to one length; the two halves of a line with a tab are a pair."""
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     fields = [line.split("\t") for line in lines]
     singles, pairs = [line[0] for line in fields if len(line) == 1], [line for line in fields if len(line) > 1]
     if request_head(model) == "similarity":  # It reads the two texts of a pair as two rows.
@@ -70,8 +69,7 @@ def encode_lines(model: Checkpoint, lines: Sequence[str], max_length: int) -> En
     if pairs:
         first, second = [line[0] for line in pairs], [line[1] for line in pairs]
         batches.append(tokenizer.encode(first, second, max_length, truncate=True))
-    names = ("input_ids", "token_type_ids", "attention_mask")
-    return Encoded(*(np.concatenate([getattr(batch, name) for batch in batches]) for name in names))
+    return Encoded.joined(batches)
 
 
 def _widest(calibration: Calibration) -> Mapping[str, Range]:

@@ -12,12 +12,15 @@ from typing import Any
 from secformer_jax.cli.commands.certs import require_cluster_packages
 from secformer_jax.cli.commands.common import Choice, choice_for
 from secformer_jax.cli.commands.dealer import check_level
-from secformer_jax.cli.commands.infer import decoded
+from secformer_jax.cli.commands.infer import checked_head, described
 from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.cluster import config
 from secformer_jax.errors import UserError
+from secformer_jax.inference.answers import decode
+from secformer_jax.models.calibrate import DEFAULT_LENGTH, ensure_calibration
 from secformer_jax.models.checkpoint import load, resolve
-from secformer_jax.models.plaintext import encode_request, load_calibration
+from secformer_jax.models.heads import HEADS
+from secformer_jax.models.plaintext import encode_request
 from secformer_jax.models.text import Tokenizer
 
 
@@ -70,16 +73,21 @@ def publish(
     calibration: str | None,
     embedding: str,
     keep_weights: bool,
+    head: str | None = None,
 ) -> list[Entry]:
     """Share a checkpoint among the servers."""
     from secformer_jax.cluster.clients import owner
     from secformer_jax.cluster.deployment import Deployment
 
     loaded = load(model)
-    choice = choice_for(loaded, choice, "puma")
+    head = checked_head(loaded, head)
+    choice = choice_for(loaded, choice)
     approximations = choice.approximations()
-    ranges = load_calibration(loaded, approximations, calibration)
-    deployment = Deployment.describe(loaded, approximations, ranges, embedding=embedding, keep_weights=keep_weights)
+    length = min(DEFAULT_LENGTH, loaded.config.positions)
+    ranges = ensure_calibration(loaded, approximations, length=length, path=calibration, say=reporter.say)
+    deployment = Deployment.describe(
+        loaded, approximations, ranges, embedding=embedding, keep_weights=keep_weights, head=head
+    )
     done = asyncio.run(owner.publish(cluster, loaded, deployment))
     megabytes = [sent / 1e6 for sent in done.sent_bytes]
     reporter.say(
@@ -97,30 +105,44 @@ def infer(
     client: str,
     model: str,
     texts: Texts,
+    head: str | None = None,
 ) -> list[Entry]:
-    """Answer each text, or each pair of texts; of the model's folder only the tokenizer is read."""
-    return asyncio.run(_infer(reporter, cluster, client, resolve(model), texts))
+    """Answer each text, or each pair of texts; of the model's folder only the tokenizer is read.
+
+    Raises:
+        UserError: the published model answers otherwise than by the head asked for.
+    """
+    return asyncio.run(_infer(reporter, cluster, client, resolve(model), texts, head))
 
 
-async def _infer(reporter: Reporter, cluster: config.Cluster, client: str, folder: Path, texts: Texts) -> list[Entry]:
+async def _infer(
+    reporter: Reporter, cluster: config.Cluster, client: str, folder: Path, texts: Texts, head: str | None
+) -> list[Entry]:
     from secformer_jax.cluster.clients.client import ClusterClient
     from secformer_jax.cluster.plans import without_weights
 
     entries = []
     async with ClusterClient(cluster, client) as asking:
         deployment = await asking.deployment()
-        model = without_weights(deployment)
-        tokenizer = Tokenizer(folder, deployment.config.vocab_size)
+        if head is not None and head != deployment.head:
+            raise UserError(
+                f"the published model answers with {deployment.head}, and {head} was asked for: it has to be published "
+                f"with --head {head}"
+            )
+        model, head = without_weights(deployment), deployment.head
+        tokenizer = Tokenizer(folder, deployment.config)
         for text, pair in texts.requests():
-            encoded = encode_request(model, tokenizer, text, pair, texts.max_length, texts.truncate)
+            encoded = encode_request(model, tokenizer, text, pair, texts.max_length, texts.truncate, head=head)
             answer = await asking.infer(encoded)
-            found = decoded(model, answer.logits)
-            entry: dict[str, Any] = {"text": text, "text_pair": pair, **found, "seconds": answer.seconds}
+            found = decode(model.config, head, answer.logits[0], encoded.tokens[0], (text, pair))
+            entry: dict[str, Any] = {"text": text, "text_pair": pair, "head": head, "reveals": HEADS[head].reveals}
+            entry |= {**found, "seconds": answer.seconds}
             entry["sent_bytes"] = dict(zip(cluster.parties, answer.sent_bytes, strict=True))
             entries.append(entry | {"party": answer.party})
-            shown = found["label"] if "label" in found else f"{found['score']:.4f}"
             reporter.say(" / ".join(part for part in (text, pair) if part))
-            reporter.say(f"  private answer: {shown}   ({answer.seconds:.1f} s)")
+            for line in described(found):
+                reporter.say(f"  {line}")
+            reporter.say(f"  {answer.seconds:.1f} s")
     return entries
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from secformer_jax.inference.private import PrivateModel
 
 PRESET_FILE = "preset.json"
+DEFAULT_PRESET = "drop-in"
+"""For a model that says nothing of how it was trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Choice:
         return f"{self.preset} with {replaced}" if replaced else self.preset
 
 
-def choice_for(model: Checkpoint, given: Choice, default: str) -> Choice:
+def choice_for(model: Checkpoint, given: Choice, default: str = DEFAULT_PRESET) -> Choice:
     """The choice given, or where it names no preset the one that the model was trained for, or else the default.
 
     Parts that the given choice replaces are replaced in the model's own as well.
@@ -79,7 +81,9 @@ class Protocol:
 
         config.load(self.config)
 
-    def start(self, model: Checkpoint, choice: Choice, calibration: Calibration | None) -> PrivateModel:
+    def start(
+        self, model: Checkpoint, choice: Choice, calibration: Calibration | None, head: str | None = None
+    ) -> PrivateModel:
         """Start the computing parties and share the weights among them."""
         _spu()
         from secformer_jax.inference.private import PrivateModel
@@ -91,6 +95,7 @@ class Protocol:
             calibration=calibration,
             embedding=self.embedding,
             keep_weights=self.keep_weights,
+            head=head,
         )
 
 

@@ -16,8 +16,10 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.models import transformer as bert
+from secformer_jax.models.calibrate import calibrate_model
 from secformer_jax.models.checkpoint import Checkpoint, load
-from secformer_jax.models.plaintext import Plaintext, calibrate_model, encode_request, load_calibration, request_head
+from secformer_jax.models.plaintext import Plaintext, encode_request, request_head
+from secformer_jax.models.ranges import load_calibration
 from secformer_jax.models.text import Encoded, Tokenizer
 
 DEFAULT_LENGTH = 128
@@ -48,7 +50,7 @@ def run(
             checked_length(max_length, loaded)
             length = max_length or min(DEFAULT_LENGTH, loaded.config.positions)
             sentences = random_sentences(loaded, length)
-            batch = Encoded(sentences.input_ids[:1], sentences.token_type_ids[:1], sentences.attention_mask[:1])
+            batch = sentences.rows(slice(1))
             families = {presets.family(each) for each in chosen if presets.needs_calibration(each)}
             measured = {each.family: each for each in calibrate_model(loaded, sentences, sorted(families))}
             ranges = [measured.get(presets.family(each)) for each in chosen]
@@ -93,7 +95,7 @@ def _request(model: Checkpoint, texts: Sequence[str], max_length: int | None, tr
     if not texts:
         texts = DEFAULT_PAIR if request_head(model) == "similarity" else DEFAULT_PAIR[:1]
     length = max_length or min(DEFAULT_LENGTH, model.config.positions)
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     pair = texts[1] if len(texts) > 1 else None
     return encode_request(model, tokenizer, texts[0], pair, length, truncate)
 
@@ -116,7 +118,7 @@ def _serve(
             **choice.entry(),
             "protocol": private.config.protocol,
             "config": private.config.name,
-            "embedding": protocol.embedding,
+            "one_hot": protocol.embedding,
             "logits": steady.logits.reshape(-1).tolist(),
             **compared(steady.logits, batch, references),
             **costs(first, steady),
@@ -148,7 +150,7 @@ def _print(reporter: Reporter, subject: str, choices: Sequence[Choice], entries:
         ("part", *(str(choice) for choice in choices)),
         [(part, *(", ".join(cost_cells(entry["by_part"].get(part, NOTHING))) for entry in entries)) for part in parts],
     )
-    where = "by the client" if one["embedding"] == "client" else "inside the protocol"
+    where = "by the client" if one["one_hot"] == "client" else "inside the protocol"
     reporter.say(
         f"Bytes and sends are those of rank 0; the embedding's one-hot is made {where}; error is the greatest "
         "difference of a logit from plaintext with the same functions; dealt: dealer material, for each server."

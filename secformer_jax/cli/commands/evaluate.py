@@ -17,8 +17,9 @@ from secformer_jax.evaluation import tasks
 from secformer_jax.evaluation.predict import Forward, check_head, encode_examples, in_task_order, predict
 from secformer_jax.evaluation.tasks import Task
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.models.calibrate import DEFAULT_LENGTH, ensure_calibration
 from secformer_jax.models.checkpoint import Checkpoint, load
-from secformer_jax.models.plaintext import Plaintext, load_calibration
+from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Encoded, Tokenizer
 from secformer_jax.models.vocabulary import UsedPieces
 
@@ -74,17 +75,18 @@ def run(
         protocol.check()
     read = [(task, tasks.read(task, data_dir, "dev", limit)) for task in chosen]
     loaded = load(model)
-    choice = choice_for(loaded, choice, DEFAULT_PRESET)
+    choice = choice_for(loaded, choice)
     approximations = choice.approximations()
     if check_ranges and ("emulated" not in runtimes or not approximations.openings):
         raise UserError(
             "--check-ranges: pass --runtime emulated and --preset fast or drop-in, whose series have domains"
         )
     checked_length(max_length, loaded)
-    ranges = load_calibration(loaded, approximations, calibration)
     for task in chosen:
         check_head(task, loaded)
-    tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config.vocab_size)
+    length = max_length or min(DEFAULT_LENGTH, loaded.config.positions)
+    ranges = ensure_calibration(loaded, approximations, length=length, path=calibration, say=reporter.say)
+    tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config)
     entries: list[Entry] = []
     for task, examples in read:
         found: dict[str, np.ndarray] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,16 @@ from secformer_jax.cli.commands.common import Choice, Protocol, checked_length, 
 from secformer_jax.cli.report import Entry, Reporter, cost_cells, costs, restart_peak_memory
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
+from secformer_jax.inference.answers import decode
+from secformer_jax.models.calibrate import ensure_calibration
 from secformer_jax.models.checkpoint import Checkpoint, load
-from secformer_jax.models.plaintext import Plaintext, encode_request, load_calibration, request_head
+from secformer_jax.models.heads import HEADS
+from secformer_jax.models.plaintext import Plaintext, encode_request, request_head
 from secformer_jax.models.text import Encoded, Tokenizer
 
 Request = tuple[str, str | None]
-DEFAULT_PRESET = "puma"
+SHOWN = 8
+"""Numbers of a long list that are shown to people; --json has them all."""
 
 
 def run(
@@ -31,9 +34,10 @@ def run(
     calibration: str | None,
     max_length: int | None,
     truncate: bool,
-    compare: bool,
+    compare: bool = False,
+    head: str | None = None,
 ) -> list[Entry]:
-    """Answer each text, or each pair of texts.
+    """Answer each text, or each pair of texts; with the head "embedding" by a vector.
 
     With `compare` or --json a request is made a second time where it is the engine's first of its length: the figures
     are those of the steady state.
@@ -46,20 +50,25 @@ def run(
     requests: list[Request] = list(itertools.zip_longest(texts, text_pairs))
     protocol.check()
     loaded = load(model)
-    choice = choice_for(loaded, choice, DEFAULT_PRESET)
+    head = checked_head(loaded, head)
+    choice = choice_for(loaded, choice)
     approximations = choice.approximations()
     checked_length(max_length, loaded)
-    tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config.vocab_size)
-    batches = [encode_request(loaded, tokenizer, *request, max_length, truncate) for request in requests]
-    ranges = load_calibration(loaded, approximations, calibration)
+    tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config)
+    batches = [encode_request(loaded, tokenizer, *request, max_length, truncate, head=head) for request in requests]
+    longest = max(batch.input_ids.shape[1] for batch in batches)
+    with reporter.progress("measuring ranges") as progress:
+        ranges = ensure_calibration(
+            loaded, approximations, length=longest, path=calibration, say=reporter.say, progress=progress
+        )
     references = []
     if compare:
-        exact = Plaintext(loaded, presets.preset("exact"))
-        references = [exact, Plaintext(loaded, approximations, calibration=ranges)]
+        exact = Plaintext(loaded, presets.preset("exact"), head=head)
+        references = [exact, Plaintext(loaded, approximations, calibration=ranges, head=head)]
 
     restart_peak_memory()
     entries, first = [], {}
-    with reporter.progress("sharing the weights") as progress, protocol.start(loaded, choice, ranges) as private:
+    with reporter.progress("sharing the weights") as progress, protocol.start(loaded, choice, ranges, head) as private:
         for done, (request, batch) in enumerate(zip(requests, batches, strict=True)):
             answer, shape = private(batch), batch.input_ids.shape
             if shape not in first:
@@ -74,8 +83,10 @@ def run(
                     **choice.entry(),
                     "protocol": private.config.protocol,
                     "config": private.config.name,
-                    "embedding": protocol.embedding,
-                    **decoded(loaded, answer.logits),
+                    "one_hot": protocol.embedding,
+                    "head": head,
+                    "reveals": HEADS[head].reveals,
+                    **decode(loaded.config, head, answer.logits[0], batch.tokens[0], request),
                     **compared(answer.logits, batch, references),
                     **costs(first[shape], answer),
                 }
@@ -84,12 +95,15 @@ def run(
     return entries
 
 
-def decoded(model: Checkpoint, logits: np.ndarray) -> Entry:
-    """The answer for people: a label, or the score of a regression or of a pair of embeddings."""
-    entry: dict[str, Any] = {"logits": logits.reshape(-1).tolist()}
-    if request_head(model) == "classification":
-        return {**entry, "label": model.config.id2label[int(np.argmax(logits))]}
-    return {**entry, "score": entry["logits"][0]}
+def checked_head(model: Checkpoint, head: str | None) -> str:
+    """The head asked for, or the one that answers requests by default.
+
+    Raises:
+        UserError: a vector is asked of a model that has another head.
+    """
+    if head == "embedding" and model.head != "embedding":
+        raise UserError(f"this model's head is {model.head}, and it gives no vectors: use secformer infer")
+    return head or request_head(model)
 
 
 def compared(logits: np.ndarray, batch: Encoded, references: Sequence[Plaintext]) -> Entry:
@@ -107,8 +121,8 @@ def compared(logits: np.ndarray, batch: Encoded, references: Sequence[Plaintext]
 
 def _print(reporter: Reporter, choice: Choice, entry: Entry, *, steady: bool) -> None:
     reporter.say(" / ".join(text for text in (entry["text"], entry["text_pair"]) if text))
-    answer = entry["label"] if "label" in entry else f"{entry['score']:.4f}"
-    reporter.say(f"  private answer: {answer}   logits {_numbers(entry['logits'])}")
+    for line in described(entry):
+        reporter.say(f"  {line}")
     if "plaintext_logits" in entry:
         for name, key in (("exact functions", "plaintext"), (f"the functions of {choice}", "same_functions")):
             error = entry["max_abs_error" if key == "plaintext" else f"{key}_max_abs_error"]
@@ -120,7 +134,7 @@ def _print(reporter: Reporter, choice: Choice, entry: Entry, *, steady: bool) ->
         [
             ("total", *cost_cells(entry)),
             *(
-                (f"{part} (one-hot made {_WHERE[entry['embedding']]})" if part == "embedding" else part, *cells)
+                (f"{part} (one-hot made {_WHERE[entry['one_hot']]})" if part == "embedding" else part, *cells)
                 for part, cells in ((part, cost_cells(cost)) for part, cost in entry["by_part"].items())
             ),
         ],
@@ -131,8 +145,29 @@ def _print(reporter: Reporter, choice: Choice, entry: Entry, *, steady: bool) ->
     )
 
 
+def described(entry: Entry) -> list[str]:
+    """An answer in lines for people."""
+    if "entities" in entry:
+        found = [
+            f"{e['label']}: {e['text']!r} ({e['start']} to {e['end']}), {e['score']:.3f}" for e in entry["entities"]
+        ]
+        return [f"private answer: {len(found)} entities", *(f"  {line}" for line in found)]
+    if "answer" in entry:
+        answer = entry["answer"]
+        where = f"{answer['start']} to {answer['end']} of the context, score {answer['score']:.3f}"
+        return [f"private answer: {answer['text']!r} ({where}; no answer {entry['no_answer_score']:.3f})"]
+    if "labels" in entry:
+        return ["private answer: " + ", ".join(f"{one['label']} {one['score']:.3f}" for one in entry["labels"])]
+    if "embedding" in entry:
+        return [f"private answer: a vector of {len(entry['embedding'])}: {_numbers(entry['embedding'])}"]
+    score = f"{entry['score']:.4f}"
+    answer = f"{entry['label']} ({score})" if "label" in entry else score
+    return [f"private answer: {answer}   logits {_numbers(entry['logits'])}"]
+
+
 _WHERE = {"client": "by the client", "inside": "inside the protocol"}
 
 
 def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4f}" for value in values)
+    shown = ", ".join(f"{value:.4f}" for value in values[:SHOWN])
+    return f"{shown}, ..." if len(values) > SHOWN else shown

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from secformer_jax.cli.commands.common import Choice
 from secformer_jax.cli.report import Entry, Reporter, versions
 from secformer_jax.errors import UserError
@@ -17,9 +19,9 @@ from secformer_jax.evaluation.predict import encode_examples
 from secformer_jax.evaluation.tasks import Examples, Task
 from secformer_jax.functions import calibration as calibrations
 from secformer_jax.functions import presets
+from secformer_jax.models.calibrate import calibrate_model
 from secformer_jax.models.checkpoint import Checkpoint, load, save
-from secformer_jax.models.plaintext import calibrate_model
-from secformer_jax.models.text import Encoded, Tokenizer
+from secformer_jax.models.text import Tokenizer
 from secformer_jax.models.vocabulary import UsedPieces
 from secformer_jax.training.batches import Dataset
 from secformer_jax.training.loop import Trained
@@ -48,7 +50,7 @@ class Splits:
 
 def read_splits(model: Checkpoint, task: Task, data_dir: Path | None, max_length: int, limit: int | None) -> Splits:
     """Read and encode both; texts longer than `max_length` are cut. `limit`: only the first training examples."""
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     train, dev = tasks.read(task, data_dir, "train", limit), tasks.read(task, data_dir, "dev")
     if not len(train) or not len(dev):
         raise UserError(f"{task.name}: a split without an example; use GLUE's official TSV files")
@@ -112,7 +114,7 @@ def calibrate(reporter: Reporter, model: Checkpoint, choice: Choice, data: Datas
     tokens = data.tokens()
     longest = tokens.argsort(kind="stable")[::-1][:CALIBRATION_SENTENCES]
     rows = [*range(min(CALIBRATION_SENTENCES, len(data))), *(int(i) for i in longest)]
-    encoded = Encoded(*(getattr(data.encoded, field.name)[rows] for field in dataclasses.fields(Encoded)))
+    encoded = data.encoded.rows(np.array(rows))
     with reporter.progress("measuring ranges") as progress:
         measured = calibrate_model(model, encoded, [presets.family(choice.approximations())], progress=progress)
     calibrations.save(measured, model.path)

@@ -8,16 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from pathlib import Path
 
 import jax
 import spu
 
-
-def folder() -> Path:
-    """Where compiled stages are kept; `SECFORMER_CACHE` overrides the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secformer_jax"
-    return Path(os.environ.get("SECFORMER_CACHE") or default)
+from secformer_jax.functions.cache_folder import cache_folder
 
 
 def key(*parts: object) -> str:
@@ -29,7 +24,7 @@ def key(*parts: object) -> str:
 def read(name: str) -> bytes | None:
     """The code kept under a name, if it is there and whole."""
     try:
-        digest, _, code = (folder() / name).read_bytes().partition(b"\n")
+        digest, _, code = (cache_folder() / name).read_bytes().partition(b"\n")
     except OSError:
         return None
     return code if hashlib.sha256(code).hexdigest().encode() == digest else None
@@ -38,9 +33,9 @@ def read(name: str) -> bytes | None:
 def write(name: str, code: bytes) -> None:
     """Keep code under a name, whole or not at all; a folder that can't be written is no error."""
     try:
-        folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder(), delete=False) as file:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache_folder(), delete=False) as file:
             file.write(hashlib.sha256(code).hexdigest().encode() + b"\n" + code)
-        os.replace(file.name, folder() / name)
+        os.replace(file.name, cache_folder() / name)
     except OSError:
         return
