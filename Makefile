@@ -1,6 +1,6 @@
-# Everything runs in a local .venv on Python 3.10 or 3.11, made on first use from pinned versions.
-PYTHON := $(shell for p in python3.11 python3.10 python3 python $$HOME/.pyenv/versions/3.1[01].*/bin/python; do \
-	$$p -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' >/dev/null 2>&1 && echo $$p && break; done)
+# Everything runs in a local .venv on Python 3.11, made on first use from pinned versions.
+PYTHON := $(shell for p in python3.11 python3 python $$HOME/.pyenv/versions/3.11.*/bin/python; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -21,7 +21,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.10 or 3.11 with its venv module is needed and none was found" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 with its venv module is needed and none was found" >&2; exit 2; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt setuptools wheel

@@ -54,7 +54,7 @@ def _trial(local: LocalCluster, subject: Subject, role: str, chance: random.Rand
     victim = _outsider(local, subject, role) if outside else None
     moment = chance.uniform(0.2, _MOMENTS) + (4 if outside else 0)
     time.sleep(moment)
-    killed, clock = time.monotonic(), datetime.datetime.now(datetime.timezone.utc)
+    killed, clock = time.monotonic(), datetime.datetime.now(datetime.UTC)
     if victim is not None:
         victim.kill()
         victim.join()

@@ -25,7 +25,7 @@ def wrong_ca(cluster: config.Cluster, role: str, scratch: Path) -> ssl.SSLContex
 
 def expired(cluster: config.Cluster, role: str, scratch: Path) -> ssl.SSLContext:
     """A certificate with the right name that ended a minute ago."""
-    ends = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=1)
+    ends = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=1)
     return _made(cluster, role, scratch, certs.Authority.load(cluster.tls(role).ca.parent), ends=ends)
 
 
@@ -65,7 +65,7 @@ def server_context(cluster: config.Cluster, name: str, scratch: Path, case: str)
     scratch.mkdir(parents=True, exist_ok=True)
     right = certs.Authority.load(cluster.tls(name).ca.parent)
     authority = certs.Authority.create() if case == "wrong_ca" else right
-    ends = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=1) if case == "expired" else None
+    ends = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=1) if case == "expired" else None
     certificate, key = authority.issue(f"not-{name}" if case == "other_name" else name, ["127.0.0.1"], ends=ends)
     files = dataclasses.replace(cluster.tls(name), certificate=scratch / "bad.pem", key=scratch / "bad.key")
     files.certificate.write_bytes(certificate)

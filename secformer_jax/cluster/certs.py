@@ -186,7 +186,7 @@ def _ca_builder(subject, issuer, public_key, days: int, path_length: int) -> x50
 
 
 def _builder(subject, issuer, public_key, days: int, ends: datetime.datetime | None = None) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     ends = ends or now + datetime.timedelta(days=days)
     return (
         x509.CertificateBuilder()

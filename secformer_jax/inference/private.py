@@ -1,17 +1,11 @@
-"""Private BERT: a checkpoint, a choice of nonlinear functions and a protocol, joined into something that answers texts.
-
-from secformer_jax import checkpoint, presets
-from secformer_jax.inference import PrivateModel
-model = checkpoint.load("minilm")
-with PrivateModel(model, presets.preset("puma"), "2pc_semi2k") as private:
-    print(private.infer("A cat sleeps on the sofa.", "A kitten naps on the couch.").logits)
-"""
+"""A private model: a checkpoint, a choice of nonlinear functions and a protocol, joined into something that answers."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +14,7 @@ import numpy as np
 
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.inference.answers import decode
 from secformer_jax.inference.serving import EMBEDDINGS, function, one_hot, serving_for, variables
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.calibrate import DEFAULT_LENGTH, calibrate_model, ensure_calibration
@@ -53,16 +48,19 @@ class Answer:
     """What the client learns, and what it cost.
 
     Attributes:
-        logits: (texts, labels) from a classifier; (pairs,) cosines from a sentence encoder.
+        logits: what the head gives: (texts, labels), (texts, length, labels), (texts, length, 2), vectors (texts,
+            width) or cosines (pairs,).
         result: costs of this request.
         compile_seconds: time to compile for this shape; 0 if it had been compiled before.
         seq_length: the public padded length.
+        decoded: what the logits say, see `answers.decode`; for a text that `infer` was asked about.
     """
 
     logits: np.ndarray
     result: Result = field(repr=False)
     compile_seconds: float
     seq_length: int
+    decoded: Mapping[str, Any] = field(default_factory=dict)
 
 
 class PrivateModel:
@@ -123,8 +121,15 @@ class PrivateModel:
     def infer(
         self, text: str, text_pair: str | None = None, *, max_length: int | None = None, truncate: bool = False
     ) -> Answer:
-        """Answer one text, or one pair of texts."""
-        return self(encode_request(self._model, self.tokenizer, text, text_pair, max_length, truncate))
+        """Answer one text, or one pair of texts.
+
+        Raises:
+            UserError: a text that the model doesn't take.
+        """
+        encoded = encode_request(self._model, self.tokenizer, text, text_pair, max_length, truncate, head=self._head)
+        answer, texts = self(encoded), (text, text_pair)
+        decoded = decode(self._model.config, self._head, answer.logits[0], encoded.tokens[0], texts)
+        return replace(answer, decoded=decoded)
 
     def __call__(self, encoded: Encoded) -> Answer:
         """Answer one encoded batch; dealer material is made for it and used up."""

@@ -84,7 +84,7 @@ class Servers:
                 return await answer.read()
         except aiohttp.ClientConnectorCertificateError as error:
             raise UserError(f"{party} at {address} is not who it has to be: {error.certificate_error}") from None
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise UserError(
                 f"{party} at {address} can't be reached or has gone away ({reason}): is it running?"

@@ -126,7 +126,7 @@ async def statuses(cluster: Cluster, role: str) -> dict[str, dict[str, Any]]:
         async def ask(party: str) -> dict[str, Any]:
             try:
                 return json.loads(await asyncio.wait_for(servers.status(party), 10))
-            except (UserError, asyncio.TimeoutError) as error:
+            except (TimeoutError, UserError) as error:
                 return {"role": party, "error": str(error) or "no answer"}
 
         found = await servers.each(ask)

@@ -71,5 +71,5 @@ class MaterialClient:
                     raise UserError(f"the dealer refuses: {(await answer.text()).strip()[:200]}")
                 while (message := await frames.read(answer.content)).kind != END:
                     yield message
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, MessageError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError, MessageError) as error:
             raise UserError(f"the dealer is gone ({type(error).__name__})") from error

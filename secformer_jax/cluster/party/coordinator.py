@@ -277,5 +277,5 @@ class Coordinator:
         try:
             async with http.get(url, server_hostname=DEALER, timeout=timeout) as answer:
                 return answer.status == 200
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
+        except (TimeoutError, aiohttp.ClientError, OSError):
             return False

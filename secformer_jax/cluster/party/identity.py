@@ -102,7 +102,7 @@ def _statement(session: str, signer: str, verifier: str, challenge: str) -> byte
 
 
 def _check_name(certificate: x509.Certificate, name: str) -> None:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise PeerError(f"the certificate of {name} is not valid now")
     common = [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
@@ -116,7 +116,7 @@ def session_certificate(name: str, days: int = 30) -> tuple[bytes, bytes]:
 
     The certificate goes to the peers over the control channel; SPU's link trusts those and nothing else.
     """
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} session {secrets.token_hex(8)}")])
     certificate = (
         x509.CertificateBuilder()

@@ -93,7 +93,7 @@ class RemoteMember:
                 )
                 self._reader = asyncio.create_task(self._read(socket))
                 log.info("connected", extra={"party": self.name})
-            except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            except (TimeoutError, aiohttp.ClientError, OSError) as error:
                 if waited % 10 == 0:
                     log.warning("waiting for a party", extra={"party": self.name, "reason": str(error)})
                 await asyncio.sleep(RETRY_SECONDS)

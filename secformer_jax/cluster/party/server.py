@@ -139,7 +139,7 @@ class PartyServer:
             await asyncio.wait_for(self.coordinator.activate(name), ACTIVATE_SECONDS)
         except (RefusedError, LostError) as error:
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise web.HTTPServiceUnavailable(text=f"the model is not served: {self.state}\n") from None
         return web.json_response({"deployment": name})
 
