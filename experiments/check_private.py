@@ -1,134 +1,115 @@
-"""Private against plaintext cosines of all-MiniLM-L6-v2 on STS-B pairs, on two protocols.
+"""Private answers against plaintext's, text by text, for any model and head: differences, labels, cosines and costs.
 
-    python experiments/check_private.py --data-dir DIR/glue --pairs 20
+    python experiments/check_private.py --model DIR --texts experiments/rampart_sentences.txt --name rampart
+    python experiments/check_private.py --model minilm --head embedding --texts FILE --name vectors
 
-For preset puma and the whole preset secformer (2Quad without distillation: its cosines mean little, and only their
-agreement is of interest) it prints the largest |private - plaintext|, where plaintext runs the same functions in the
-clear, and the same against exact functions. Writes results/check_private.json. Fails above 0.02.
+A line of the file is a text; two with a tab between them are a pair. Plaintext runs exact functions. Costs are those of
+the steady state: each padded length is asked once before. Writes results/private_NAME.json and .md, and fails where a
+logit differs by more than --tolerance, where the label of a token or text is another one, or where the cosine of a
+vector with plaintext's is below 0.99999.
 """
 
-import datetime
-import json
-import os
-import platform
-import subprocess
-import sys
-import time
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import results
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from secformer_jax.cli import report as reports
-from secformer_jax.evaluation import tasks
+from secformer_jax.cli.commands.common import read_lines
 from secformer_jax.functions import presets
-from secformer_jax.inference.private import Plaintext, PrivateModel
+from secformer_jax.inference.private import PrivateModel
 from secformer_jax.models import checkpoint
-from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
-from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.plaintext import Plaintext, encode_request, request_head
 from secformer_jax.models.text import Encoded, Tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "check_private.json"
-PROTOCOLS = ("2pc_semi2k", "3pc_aby3")
-PRESETS = ("puma", "secformer")
-TOLERANCE = 0.02
+LEAST_COSINE = 0.99999
+Entry = dict[str, Any]
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="folder that holds STS-B")],
-    pairs: Annotated[int, typer.Option(min=1)] = 20,
-    max_length: Annotated[int, typer.Option(help="public padded length")] = 32,
-    batch: Annotated[int, typer.Option(min=1, help="pairs in one request")] = 4,
+    model: Annotated[str, typer.Option(help="As for secformer infer.")],
+    texts: Annotated[Path, typer.Option(help="A file of texts, one a line.")],
+    name: Annotated[str, typer.Option(help="Of the result files.")],
+    head: Annotated[str | None, typer.Option(help="Another head than the model's own.")] = None,
+    preset: Annotated[str, typer.Option(help="The functions.")] = "drop-in",
+    config: Annotated[str, typer.Option(help="The protocol.")] = "2pc_semi2k",
+    max_length: Annotated[int | None, typer.Option(help="Public padded length; the least that fits.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Of a logit.")] = 0.05,
 ) -> None:
-    """Compare, print, and write the result file whole or not at all."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    model = checkpoint.load("minilm")
-    tokenizer = Tokenizer(model.tokenizer_dir, model.config)
-    examples = tasks.read(tasks.find("STS-B"), data_dir, "dev", pairs)
-    requests = requests_of(examples, tokenizer, max_length, batch)
-    exact = np.concatenate([Plaintext(model, presets.preset("exact"))(request) for request in requests])
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    results = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("private requests", total=len(PROTOCOLS) * len(PRESETS) * len(requests))
-        for preset in PRESETS:
-            for protocol in PROTOCOLS:
-                results.append(check(model, preset, protocol, requests, exact, lambda: progress.advance(bar)))
-    console.print(table(results))
-    settings = {"commit": commit or None, "pairs": len(examples), "max_length": max_length, "pairs_a_request": batch}
-    write({**settings, "results": results})
-    raise typer.Exit(int(max(result["max_abs_error"] for result in results) > TOLERANCE))
+    """Compare, print, and write the result files."""
+    loaded = checkpoint.load(model)
+    head = head or request_head(loaded)
+    tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config)
+    requests: list[Encoded] = []
+    for line in read_lines(texts):
+        text, _, pair = line.partition("\t")
+        requests.append(encode_request(loaded, tokenizer, text, pair or None, max_length, head=head))
+    lines = answered(loaded, presets.preset(preset), config, head, requests)
+    rows, checks = (
+        by_length(lines),
+        [results.Check("greatest difference", max(x["difference"] for x in lines), tolerance)],
+    )
+    labels = sum(line["labels"] for line in lines)
+    if labels:
+        checks.append(results.Check(f"labels other than plaintext's, of {labels}", sum(x["other"] for x in lines), 0))
+    if head == "embedding":
+        cosine = min(line["cosine"] for line in lines)
+        checks.append(results.Check("least cosine with plaintext's", cosine, LEAST_COSINE, at_least=True))
+    found = results.Results(f"private_{name}", fresh=True)
+    about = {key: results.provenance(results.command_line())[key] for key in ("command", "commit", "date")}
+    found.cells = {f"text {i}": {**line, **about} for i, line in enumerate(lines)}
+    columns = "tokens, padded", "texts", "seconds", "MB sent", "sends"
+    title = f"{Path(model).name}, {head}, {preset}, {config}"
+    found.publish(results.console(), [results.table(title, columns, rows)], checks)
+    raise typer.Exit(int(not all(check.holds for check in checks)))
 
 
-def requests_of(examples: tasks.Examples, tokenizer: Tokenizer, max_length: int, batch: int) -> list[Encoded]:
-    """Requests of up to `batch` pairs, the two texts of a pair in neighbouring rows."""
-    assert examples.pairs is not None
-    both = list(zip(examples.texts, examples.pairs, strict=True))
-    groups = [both[start : start + batch] for start in range(0, len(both), batch)]
-    return [tokenizer.encode([text for pair in group for text in pair], None, max_length, True) for group in groups]
+def answered(
+    model: checkpoint.Checkpoint, chosen: presets.Approximations, config: str, head: str, requests: list[Encoded]
+) -> list[Entry]:
+    """Every request's answer against plaintext's, and its cost."""
+    exact, lines = Plaintext(model, presets.preset("exact"), head=head), []
+    with PrivateModel(model, chosen, config, head=head) as private:
+        warm: set[int] = set()
+        for encoded in requests:
+            length = encoded.input_ids.shape[1]
+            if length not in warm:
+                private(encoded)
+                warm.add(length)
+            answer = private(encoded)
+            cost = answer.result.profile.total
+            entry = {"length": length, "seconds": answer.result.seconds, "send_bytes": cost.send_bytes}
+            entry |= {"send_actions": cost.send_actions}
+            lines.append(entry | compared(head, answer.logits, exact(encoded), int(encoded.attention_mask.sum())))
+    return lines
 
 
-def check(model: Checkpoint, preset: str, protocol: str, requests: list[Encoded], exact: np.ndarray, step) -> dict:
-    """One preset on one protocol: differences, and the cost of the last full-size request."""
-    functions, ranges = presets.preset(preset), None
-    if presets.needs_calibration(functions):
-        tokenizer = Tokenizer(model.tokenizer_dir, model.config)
-        sentences = tokenizer.encode(calibration_sentences(), None, requests[0].input_ids.shape[1], True)
-        (ranges,) = calibrate_model(model, sentences, [presets.family(functions)])
-    plain = Plaintext(model, functions, calibration=ranges)
-    expected = np.concatenate([plain(request) for request in requests])
-    started = time.perf_counter()
-    with PrivateModel(model, functions, protocol, calibration=ranges) as private:
-        answers = []
-        for request in requests:
-            answers.append(private(request))
-            step()
-    found = np.concatenate([answer.logits for answer in answers])
-    cost = max(answers[1:] or answers, key=lambda answer: answer.logits.size).result
-    return {
-        "preset": preset,
-        "protocol": protocol,
-        "max_abs_error": float(np.abs(found - expected).max()),
-        "max_abs_error_from_exact": float(np.abs(found - exact).max()),
-        "seconds": time.perf_counter() - started,
-        "request_send_bytes": cost.profile.total.send_bytes,
-        "request_send_actions": cost.profile.total.send_actions,
-        "private": [round(float(cosine), 6) for cosine in found],
-        "plaintext": [round(float(cosine), 6) for cosine in expected],
-    }
-
-
-def table(results: list[dict]) -> Table:
-    """What a person reads."""
-    found = Table(title="largest |private - plaintext| cosine")
-    for column in ("preset", "protocol", "same functions", "exact functions", "seconds"):
-        found.add_column(column, justify="left" if column in ("preset", "protocol") else "right")
-    for r in results:
-        errors = f"{r['max_abs_error']:.5f}", f"{r['max_abs_error_from_exact']:.5f}"
-        found.add_row(r["preset"], r["protocol"], *errors, f"{r['seconds']:.0f}")
+def compared(head: str, private: np.ndarray, plain: np.ndarray, real: int) -> Entry:
+    """One answer against plaintext's: the greatest difference at real tokens, labels, and for a vector its cosine."""
+    ours, theirs = private[0], plain[0]
+    if head in ("tokens", "question"):
+        ours, theirs = ours[:real], theirs[:real]
+    found: Entry = {"difference": float(np.abs(ours - theirs).max()), "labels": 0, "other": 0}
+    if head in ("tokens", "classification"):
+        same = np.atleast_1d(ours.argmax(axis=-1) == theirs.argmax(axis=-1))
+        found |= {"labels": int(same.size), "other": int((~same).sum())}
+    if head == "embedding":
+        found["cosine"] = float(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
     return found
 
 
-def write(record: dict[str, Any]) -> None:
-    """The result file, with what the figures depend on."""
-    options = f"--pairs {record['pairs']} --max-length {record['max_length']} --batch {record['pairs_a_request']}"
-    record = {
-        "command": f"python {Path(__file__).relative_to(ROOT)} --data-dir GLUE {options}",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": reports.versions(),
-        **record,
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    partial = RESULT.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(RESULT)
+def by_length(lines: list[Entry]) -> list[tuple[str, ...]]:
+    """Mean costs for each padded length."""
+    rows = []
+    for length in sorted({line["length"] for line in lines}):
+        own = [line for line in lines if line["length"] == length]
+        seconds, sent, sends = (np.mean([x[key] for x in own]) for key in ("seconds", "send_bytes", "send_actions"))
+        rows.append((str(length), str(len(own)), f"{seconds:.2f}", f"{sent / 1e6:.1f}", f"{sends:.0f}"))
+    return rows
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    results.run(main)

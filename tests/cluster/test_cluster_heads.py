@@ -1,0 +1,47 @@
+"""Families and heads on a real cluster: servers, dealer, owner and client as processes of their own, under TLS."""
+
+import asyncio
+
+import families as cases
+import numpy as np
+import pytest
+from cluster_processes import TOLERANCE, ask, until_ready
+
+from secformer_jax.cluster.clients import owner
+from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.functions import presets
+from secformer_jax.models.architecture import DenseLayer, Pooling
+from secformer_jax.models.plaintext import Plaintext
+
+pytestmark = pytest.mark.timeout(900)
+POOLING = Pooling("cls", (DenseLayer(8),), normalize=True)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    with LocalCluster(tmp_path_factory.mktemp("cluster"), "2pc_semi2k_dealer") as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("model_type", "head", "preset", "changes"),
+    [
+        ("bert", "tokens", "drop-in", {}),
+        ("roberta", "question", "drop-in", {}),
+        ("distilbert", "multi_label", "drop-in", {}),
+        ("electra", "embedding", "drop-in", {"pooling": POOLING}),
+        ("mpnet", "similarity", "drop-in", {}),
+        ("mpnet", "tokens", "puma", {}),
+    ],
+)
+def test_answers_are_those_of_plaintext(local, model_type, head, preset, changes):
+    model, chosen = cases.small(model_type, head, **changes), presets.preset(preset)
+    ranges, texts = cases.calibrate(model, chosen), cases.requests(model.config, texts=2)
+    description = Deployment.describe(model, chosen, ranges, head=head)
+    assert Deployment.from_json(description.to_json()) == description
+    asyncio.run(owner.publish(local.cluster, model, description))
+    until_ready(local)
+    (answer,) = ask(local, "client", texts)
+    expected = Plaintext(model, chosen, calibration=ranges, head=head)(texts)
+    np.testing.assert_allclose(answer.logits, expected, atol=TOLERANCE)
