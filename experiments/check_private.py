@@ -101,13 +101,13 @@ def compared(head: str, private: np.ndarray, plain: np.ndarray, real: int) -> En
     return found
 
 
-def by_length(lines: list[Entry]) -> list[tuple[str, ...]]:
+def by_length(lines: list[Entry]) -> list[list[str]]:
     """Mean costs for each padded length."""
     rows = []
     for length in sorted({line["length"] for line in lines}):
         own = [line for line in lines if line["length"] == length]
         seconds, sent, sends = (np.mean([x[key] for x in own]) for key in ("seconds", "send_bytes", "send_actions"))
-        rows.append((str(length), str(len(own)), f"{seconds:.2f}", f"{sent / 1e6:.1f}", f"{sends:.0f}"))
+        rows.append([str(length), str(len(own)), f"{seconds:.2f}", f"{sent / 1e6:.1f}", f"{sends:.0f}"])
     return rows
 
 

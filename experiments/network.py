@@ -210,13 +210,13 @@ def _prepare(case: Case, side: str) -> tuple[list[Entry], Any, spu.Io]:
     secret = {name: not serving.is_public(name.removeprefix("weights")) for name in named}
     read = {name for stage in program.stages for name in stage.inputs}
 
-    aside = program.aside()
+    local_only = program.local_only()
 
     def shares(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         kinds = {True: libspu.Visibility.VIS_SECRET, False: libspu.Visibility.VIS_PUBLIC}
         made = {
             name: [piece.stacked() for piece in share(array, "int64", config.protocol, config.world_size)]
-            if name in aside
+            if name in local_only
             else io.make_shares(np.ascontiguousarray(array), kinds[secret.get(name, True)])
             for name, array in arrays.items()
             if name in read

@@ -22,7 +22,7 @@ from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Tokenizer
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.fixed import Fixed, fixed, truncated
-from secformer_jax.mpc.primitives.fixed import opened as open_values
+from secformer_jax.mpc.primitives.fixed import open_together as open_values
 from secformer_jax.mpc.primitives.products import WeightProducts
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.openings import scales

@@ -30,7 +30,7 @@ MAX_ROWS = 32
 
 
 @dataclass(frozen=True)
-class Shape:
+class RequestShape:
     """The public size of a request: texts, and tokens in each."""
 
     rows: int
@@ -134,7 +134,7 @@ class Deployment:
         """Whether the weights stay under masks of the dealer's."""
         return self.openings
 
-    def check(self, shape: Shape) -> None:
+    def check(self, shape: RequestShape) -> None:
         """Refuse a shape that this model does not serve.
 
         Raises:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.inference.serving import Serving, function, serving_for, variables
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
@@ -52,7 +52,7 @@ class Plan:
     inputs: tuple[jax.ShapeDtypeStruct, ...]
 
 
-def plan(serving: Serving, shape: Shape) -> Plan:
+def plan(serving: Serving, shape: RequestShape) -> Plan:
     """Everything but the weights for a shape of request."""
     zeros = np.zeros((shape.rows, shape.length), np.int32)
     inputs = serving.inputs(Encoded(zeros, zeros, np.ones(zeros.shape, np.float32)))

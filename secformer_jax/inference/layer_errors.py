@@ -21,8 +21,6 @@ from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine
 
-EMULATION = "1pc_ref2k"
-
 
 def errors_by_layer(
     model: Checkpoint, approximations: presets.Approximations, calibration: Calibration | None, encoded: Encoded
@@ -50,7 +48,7 @@ def emulated_states(
     model: Checkpoint, approximations: presets.Approximations, calibration: Calibration | None, encoded: Encoded
 ) -> list[np.ndarray]:
     """Hidden states (batch, length, hidden) of the embeddings and of each layer, on SPU's plain ring."""
-    config = mpc_config.load(EMULATION)
+    config = mpc_config.load(mpc_config.EMULATION)
     serving = serving_for(model, approximations, calibration, config.fraction_bits, "client")
     module, inputs, dealer = serving.model(encoded.input_ids.shape[1]), serving.inputs(encoded), Dealer()
     with Engine(config) as engine:

@@ -58,7 +58,7 @@ class OpenedServing:
             "params": _head(select_params(self._params, self._config, self._head)),
         }
 
-    def owned(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    def unmasked_weights(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """The weights themselves where their masked values go, one by one, and the head."""
         for name, weight in prepare(self._params, self._config):
             yield ("opened", *name.split("/")), weight

@@ -31,7 +31,6 @@ from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.program import Program
 from secformer_jax.openings.plan import Plan, variance_ratio
 
-EMULATION = "1pc_ref2k"
 _Watch = tuple[str, str, tuple[float, float], float]
 
 
@@ -78,7 +77,7 @@ class RangeCheck:
     def __init__(self, model: Checkpoint, approximations: Approximations, calibration: Calibration | None) -> None:
         if not approximations.openings:
             raise UserError("ranges are checked for the presets whose series have domains: fast and drop-in")
-        config = mpc_config.load(EMULATION)
+        config = mpc_config.load(mpc_config.EMULATION)
         exact = approximations.softmax.family == "exact"
         self._config = model.config
         self._serving = OpenedServing(model, calibration, config.fraction_bits, exact=exact)

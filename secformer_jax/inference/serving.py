@@ -34,7 +34,7 @@ class Serving(Protocol):
     def weights(self, dealer: Dealer) -> dict[str, Any]:
         """Flax collections to publish, as numpy arrays."""
 
-    def owned(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    def unmasked_weights(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """What a model owner who never learns the dealer's masks shares, one array at a time, by its path.
 
         Where `weights` has a masked value, the weight itself: the servers take its mask off.
@@ -81,7 +81,7 @@ class StandardServing:
         """The parameters that the head reads."""
         return {"params": bert.select_params(self._model.params, self._model.config, self._head)}
 
-    def owned(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    def unmasked_weights(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """The parameters that the head reads; no part of them is masked."""
         params = bert.select_params(self._model.params, self._model.config, self._head)
         yield from flatten_dict({"params": params}).items()

@@ -34,7 +34,7 @@ def one_hot_inside(ids: Array, table: Array) -> Array:
     return (ids[..., None] == rows).astype(table.dtype) @ table
 
 
-class Place(nn.Module):
+class Site(nn.Module):
     """One place in the model where a nonlinear function is applied.
 
     A function with an attribute ``material`` (argument shapes -> pytree) reads dealer material, which lives here, in
@@ -77,7 +77,7 @@ class LayerNorm(nn.Module):
         """Normalise the last axis."""
         gamma = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         beta = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        return Place(self.function, name="layer_norm")(x, gamma, beta)
+        return Site(self.function, name="layer_norm")(x, gamma, beta)
 
 
 def dense(config: Architecture, features: int, name: str) -> nn.Dense:
@@ -171,7 +171,7 @@ class SelfAttention(nn.Module):
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
         if bias is not None:
             scores = scores + bias
-        probabilities = Place(self.softmax, name="softmax")(scores, mask[:, None, None, :].astype(scores.dtype))
+        probabilities = Site(self.softmax, name="softmax")(scores, mask[:, None, None, :].astype(scores.dtype))
         probabilities = nn.Dropout(c.attention_probs_dropout_prob)(probabilities, deterministic=deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
         return context.reshape(hidden.shape), scores
@@ -218,7 +218,7 @@ class Intermediate(nn.Module):
     def __call__(self, hidden: Array) -> tuple[Array, Array]:
         """gelu(dense(hidden))."""
         x = dense(self.config, self.config.intermediate_size, "dense")(hidden)
-        return Place(self.gelu, name="gelu")(x), x
+        return Site(self.gelu, name="gelu")(x), x
 
 
 class Layer(nn.Module):

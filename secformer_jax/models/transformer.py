@@ -1,7 +1,7 @@
 """An encoder in Flax Linen, with its nonlinear functions passed as values: one for all families.
 
 The parameter tree is Hugging Face Flax's own for BERT (bert/encoder/layer/0/attention/self/query/kernel, ...), as it
-is. Softmax, GeLU and LayerNorm come in as a ``presets.ModelFunctions`` and are applied through `Place`, which also
+is. Softmax, GeLU and LayerNorm come in as a ``presets.ModelFunctions`` and are applied through `Site`, which also
 holds the dealer material of functions that need some. Module names, and so JAX name stacks, tell the part of the model:
 embeddings, attention, intermediate, output, pooler, head, classifier, and inside them softmax, gelu, layer_norm.
 """
@@ -25,8 +25,8 @@ from secformer_jax.models.layers import (
     Encoder,
     Intermediates,
     Lookup,
-    Place,
     Pooler,
+    Site,
     dense,
     gather,
     one_hot_inside,
@@ -41,7 +41,7 @@ __all__ = [
     "Architecture",
     "Head",
     "ModelWithHead",
-    "Place",
+    "Site",
     "Transformer",
     "build_model",
     "gather",

@@ -11,7 +11,7 @@ import numpy as np
 
 from secformer_jax.functions.softmax import SHIFT
 from secformer_jax.mpc.material import Material, Randomness
-from secformer_jax.mpc.primitives.fixed import Fixed, opened, truncated
+from secformer_jax.mpc.primitives.fixed import Fixed, open_together, truncated
 from secformer_jax.mpc.primitives.products import ProductMasks
 from secformer_jax.openings import scales
 from secformer_jax.openings.block import Block, narrowed, row_series
@@ -61,9 +61,9 @@ class Keys(NamedTuple):
 
 
 Softmax = Callable[[Block, Fixed, Fixed, "jax.Array | None", Keys, jax.Array, LayerPlan], tuple[Fixed, jax.Array]]
-"""(block, query, key, bias, keys, also, plan) -> (numerators, the opening of `also`): softmax up to a factor a row.
+"""(block, query, key, bias, keys, extra, plan) -> (numerators, the opening of `extra`): softmax up to a factor a row.
 
-`bias` (heads, length, length) is added to the scores, at the scale of their product. `also` is a masked value that is
+`bias` (heads, length, length) is added to the scores, at the scale of their product. `extra` is a masked value that is
 opened in the first message.
 """
 
@@ -92,27 +92,27 @@ def attend(
         sum_bits = numerators.bits + plan.sum_bits
         series = block.material("series", lambda: row_series(plan.reciprocal, row, sum_bits, plan.reciprocal_bits))
         total = Fixed(jnp.sum(numerators.ring, axis=-1, keepdims=True), sum_bits)
-        numerators_e, total_opening = opened([numerators.ring - context.a, series.masked(total)])
+        numerators_e, total_opening = open_together([numerators.ring - context.a, series.masked(total)])
         reciprocal = narrowed(block, "row_pair", series.finish(total_opening), scales.ROW_TRUNCATION)
     sums = context.times(numerators_e, value.ring, value_e)
-    sums_e, reciprocal_e = opened([sums - scaling.a, reciprocal.ring - scaling.b])
+    sums_e, reciprocal_e = open_together([sums - scaling.a, reciprocal.ring - scaling.b])
     result = Fixed(scaling.times(sums_e, reciprocal.ring, reciprocal_e), sum_bits + scales.VALUE + plan.reciprocal_bits)
     return narrowed(block, "pair", result, result.bits - scales.CONTEXT)
 
 
 def two_quad(
-    block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, also: jax.Array, plan: LayerPlan
+    block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, extra: jax.Array, plan: LayerPlan
 ) -> tuple[Fixed, jax.Array]:
     """w (s + c)^2 for the scores s: 3 messages; see `Softmax`."""
     shape, weights = (*query.shape[:-1], key.shape[-2]), keys.weights[:, None, None, :]
     scores = block.material("scores", lambda: ProductMasks.abstract("scores", query.shape, key.shape))
     square = block.material("square", lambda: MaskedSquare.abstract(shape, weights.shape))
-    query_e, key_e, also_e = opened([query.ring - scores.a, key.ring - scores.b, also])
+    query_e, key_e, extra_e = open_together([query.ring - scores.a, key.ring - scores.b, extra])
     product = Fixed(scores.times(query_e, key.ring, key_e), query.bits + key.bits)
     if bias is not None:
         product = Fixed(product.ring + bias, product.bits)
     [score] = truncated([product], scales.TRUNCATION)
     with jax.named_scope("softmax"):
         shifted = score.ring + round(SHIFT * 2**score.bits)
-        e, d = opened([shifted - square.a, weights - square.b])
-        return Fixed(square.finish(e, d), 2 * score.bits), also_e
+        e, d = open_together([shifted - square.a, weights - square.b])
+        return Fixed(square.finish(e, d), 2 * score.bits), extra_e

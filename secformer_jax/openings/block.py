@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from secformer_jax.functions.series import Series
-from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, opened
+from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, open_together
 from secformer_jax.mpc.primitives.products import Weight
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.openings import scales
@@ -41,5 +41,5 @@ def row_series(series: Series, shape: tuple[int, ...], bits: int, result_bits: i
 def narrowed(block: Block, name: str, x: Fixed, dropped: int) -> Fixed:
     """x with `dropped` fewer fraction bits, by a dealer's pair: one message of 8 bytes a value."""
     pair = block.material(name, lambda: TruncationPair.abstract(x.shape, dropped))
-    [opening] = opened([pair.masked(x)])
+    [opening] = open_together([pair.masked(x)])
     return pair.finish(opening, x)

@@ -16,7 +16,7 @@ from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.heads import Head, activation
 from secformer_jax.models.layers import Pooler, spread_relative
 from secformer_jax.mpc.material import Material, Randomness
-from secformer_jax.mpc.primitives.fixed import Fixed, fixed, opened, truncated
+from secformer_jax.mpc.primitives.fixed import Fixed, fixed, open_together, truncated
 from secformer_jax.mpc.primitives.products import WeightProducts
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.openings import scales
@@ -67,10 +67,10 @@ class LayerNorm(Block):
             bits = 2 * x.bits + x.shape[-1].bit_length() - 1
             masks = self.material("masks", lambda: SquareAndScale.abstract(x.shape))
             series = self.material("series", lambda: row_series(self.inverse_deviation, row, bits, scales.RSQRT))
-            [e] = opened([x.ring - masks.a])
-            [opening] = opened([series.masked(Fixed(masks.square_sum(e), bits))])
+            [e] = open_together([x.ring - masks.a])
+            [opening] = open_together([series.masked(Fixed(masks.square_sum(e), bits))])
             inverse = narrowed(self, "pair", series.finish(opening), scales.ROW_TRUNCATION)
-            [inverse_e] = opened([inverse.ring - masks.b])
+            [inverse_e] = open_together([inverse.ring - masks.b])
             product = Fixed(masks.scaled(e, inverse.ring, inverse_e), x.bits + inverse.bits)
             return truncated([product], scales.TRUNCATION)[0]
 
@@ -94,7 +94,7 @@ class Attention(Block):
                 x.shape, qkv=("matmul", self.mask_name("qkv_kernel"), (read, 3 * width)), **residual.products(read)
             ),
         )
-        [e] = opened([x.ring - masks.a])
+        [e] = open_together([x.ring - masks.a])
         summed = residual(e, masks)
         raw = masks.times("qkv", e, qkv) + qkv_bias.ring
         [raw_truncated] = truncated([Fixed(raw, scales.TRUNCATION)], scales.TRUNCATION)
@@ -127,7 +127,7 @@ class FeedForward(Block):
                 x.shape, inner=("matmul", self.mask_name("in_kernel"), (width, inner)), **residual.products(width)
             ),
         )
-        [e] = opened([x.ring - masks.a])
+        [e] = open_together([x.ring - masks.a])
         summed = residual(e, masks)
         before = Fixed(masks.times("inner", e, kernel) + bias.ring, scales.FEED_IN)
         with jax.named_scope("gelu"):
@@ -142,7 +142,7 @@ class FeedForward(Block):
                     trigonometry_bits=scales.GELU_PUBLIC,
                 ),
             )
-            [opening] = opened([series.masked(before)])
+            [opening] = open_together([series.masked(before)])
             # x/2 is x's own ring element read with one fraction bit more.
             after = series.finish(opening) + Fixed(before.ring, scales.FEED_IN + 1)
         total = summed + project(self, after, width, scales.FEED_OUT)
@@ -185,7 +185,7 @@ def project(block: Block, x: Fixed, width: int, bits: int) -> Fixed:
         "output",
         lambda: WeightProducts.abstract(x.shape, out=("matmul", block.mask_name("out_kernel"), (x.shape[-1], width))),
     )
-    [e] = opened([x.ring - masks.a])
+    [e] = open_together([x.ring - masks.a])
     return Fixed(masks.times("out", e, kernel), bits)
 
 
@@ -208,7 +208,7 @@ class Embeddings(Block):
                 one_hot.shape, table=("matmul", self.mask_name("table"), (rows, c.embedding_width))
             ),
         )
-        [e] = opened([one_hot - masks.a])
+        [e] = open_together([one_hot - masks.a])
         read = slice(c.position_offset, c.position_offset + one_hot.shape[1])
         total = Fixed(masks.times("table", e, table) + positions.ring[read], scales.SUM)
         return truncated([total], scales.TRUNCATION)[0]
@@ -258,7 +258,7 @@ class OpenedModel(Block):
                 "last",
                 lambda: WeightProducts.abstract(x.shape, gamma=("scale", self.mask_name("gamma"), gamma.mask.shape)),
             )
-            [e] = opened([x.ring - masks.a])
+            [e] = open_together([x.ring - masks.a])
             [hidden] = truncated([Fixed(masks.times("gamma", e, gamma) + beta.ring, scales.SUM)], scales.TRUNCATION)
             values = hidden.real(self.fraction_bits)
             if self.head.pooled:
@@ -275,5 +275,5 @@ class OpenedModel(Block):
     def _series(self, name: str, series: Series, x: jax.Array) -> jax.Array:
         """A series of SPU's own numbers: one opening, and one for the scale."""
         masks = self.material(name, lambda: row_series(series, x.shape, self.fraction_bits, scales.RSQRT))
-        [opening] = opened([masks.masked(fixed(x, self.fraction_bits))])
+        [opening] = open_together([masks.masked(fixed(x, self.fraction_bits))])
         return narrowed(self, f"{name}_pair", masks.finish(opening), scales.ROW_TRUNCATION).real(self.fraction_bits)

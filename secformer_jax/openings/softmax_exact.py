@@ -15,7 +15,7 @@ import numpy as np
 
 from secformer_jax.functions.series import Series
 from secformer_jax.mpc.material import Material, Randomness
-from secformer_jax.mpc.primitives.fixed import Fixed, opened, truncated
+from secformer_jax.mpc.primitives.fixed import Fixed, open_together, truncated
 from secformer_jax.mpc.primitives.ring import ring_matmul
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.openings import scales
@@ -111,7 +111,7 @@ class WeightedSquared(Material):
 
 
 def exact_softmax(
-    block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, also: jax.Array, plan: LayerPlan
+    block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, extra: jax.Array, plan: LayerPlan
 ) -> tuple[Fixed, jax.Array]:
     """n softmax(s) up to a factor for each row: 4 messages and 5 a squaring; see `attention.Softmax`."""
     length = key.shape[-2]
@@ -119,10 +119,10 @@ def exact_softmax(
     constants = plan.exact
     assert constants is not None
     masks = block.material("scores", lambda: CentredScores.abstract(query.shape, key.shape))
-    query_e, key_e, mean_d, also_e = opened([query.ring - masks.a, key.ring - masks.b, means - masks.u, also])
+    query_e, key_e, mean_d, extra_e = open_together([query.ring - masks.a, key.ring - masks.b, means - masks.u, extra])
     product = _scores(query_e, key.ring) + _scores(masks.a, key_e) + masks.ab
     mean_key = _mean(mean_d, key.ring) + _mean(masks.u, key_e) + masks.ub
-    [mean_e] = opened([mean_key - masks.c])
+    [mean_e] = open_together([mean_key - masks.c])
     offset = _scores(query_e, mean_key) + _scores(masks.a, mean_e) + masks.ac
     centred = Fixed((product << scales.MEAN) - offset, query.bits + key.bits + scales.MEAN)
     if bias is not None:
@@ -137,16 +137,16 @@ def exact_softmax(
                 constants.exponential, shape, bits=centred.bits, mask_bits=bits // 2, public_bits=bits - bits // 2
             ),
         )
-        [opening] = opened([exponential.masked(centred)])
+        [opening] = open_together([exponential.masked(centred)])
         [v] = truncated([exponential.finish(opening)], scales.TRUNCATION)
         first = block.material("square_0", lambda: WeightedSquared.abstract(shape, weights.shape))
-        e, d = opened([v.ring - first.plain.a, weights - first.b])
+        e, d = open_together([v.ring - first.plain.a, weights - first.b])
         v = _normalised(block, 0, v, first.square(e, d), first.masked(e, d), first.plain.c, constants.first_mean)
         for step in range(1, constants.squarings):
             later = block.material(f"square_{step}", lambda: Squared.abstract(shape))
-            [e] = opened([v.ring - later.a])
+            [e] = open_together([v.ring - later.a])
             v = _normalised(block, step, v, later.square(e), later.masked(e), later.c, constants.later_mean)
-    return v, also_e
+    return v, extra_e
 
 
 def _normalised(
@@ -165,9 +165,9 @@ def _normalised(
     """
     bits = 2 * v.bits + int(math.log2(v.shape[-1]))
     series = block.material(f"mean_{step}", lambda: row_series(inverse_mean, (*v.shape[:-1], 1), bits, scales.ROUGH))
-    [opening] = opened([series.masked(Fixed(jnp.sum(square, axis=-1, keepdims=True), bits))])
+    [opening] = open_together([series.masked(Fixed(jnp.sum(square, axis=-1, keepdims=True), bits))])
     inverse = narrowed(block, f"mean_pair_{step}", series.finish(opening), scales.ROW_TRUNCATION)
-    [inverse_e] = opened([inverse.ring - c])
+    [inverse_e] = open_together([inverse.ring - c])
     result = Fixed(inverse_e * square + masked, 2 * v.bits + scales.ROUGH)
     return narrowed(block, f"pair_{step}", result, result.bits - scales.EXPONENTIAL)
 

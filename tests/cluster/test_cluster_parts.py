@@ -17,7 +17,7 @@ from uniformity import accepted, uniform
 
 from secformer_jax.cluster import certs, config, store
 from secformer_jax.cluster.dealer.ledger import Ledger
-from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.scheduling import Request, Turns
 from secformer_jax.cluster.wire.message import PREFIX, Message, MessageError, shares_of, unpack, with_shares
@@ -190,11 +190,11 @@ def test_clients_take_turns():
     async def go() -> list[str]:
         turns = Turns()
         for number in range(5):
-            turns.add(Request(f"a{number}", "alice", Shape(1, 16)))
+            turns.add(Request(f"a{number}", "alice", RequestShape(1, 16)))
         order = [(await turns.next()).id]
-        turns.add(Request("b0", "bob", Shape(1, 16)))
-        turns.add(Request("b1", "bob", Shape(1, 16)))
-        turns.add(Request("c0", "carol", Shape(1, 16)))
+        turns.add(Request("b0", "bob", RequestShape(1, 16)))
+        turns.add(Request("b1", "bob", RequestShape(1, 16)))
+        turns.add(Request("c0", "carol", RequestShape(1, 16)))
         turns.remove("a2")
         order += [(await turns.next()).id for _ in range(6)]
         assert not len(turns)

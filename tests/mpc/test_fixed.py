@@ -12,7 +12,6 @@ from secformer_jax.mpc.primitives.fixed import (
     Fixed,
     TruncationPair,
     fixed,
-    opened,
     opened_modulo,
     ring,
     signed_modulo,
@@ -78,7 +77,7 @@ def test_truncation_pair(engine, dropped):
     pair = abstract(lambda: TruncationPair.abstract(x.shape, dropped))
 
     def function(pair, x):
-        [opening] = opened([pair.masked(Fixed(x, 60))])
+        [opening] = open_together([pair.masked(Fixed(x, 60))])
         after = pair.finish(opening, Fixed(x, 60))
         assert after.bits == 60 - dropped
         return after.ring
@@ -120,7 +119,7 @@ def test_scales(engine):
 
 def test_openings_share_a_message(engine):
     x, y = RNG.integers(-(2**62), 2**62, (3, 4)), RNG.integers(-(2**62), 2**62, (5,))
-    result = run(engine, lambda _, x, y: opened([x, y]), {}, x, y)
+    result = run(engine, lambda _, x, y: open_together([x, y]), {}, x, y)
     for found, expected in zip(result.value, (x, y), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert sent(result) == ((0, 0) if engine.config.protocol == "REF2K" else (8 * 17, 1))
@@ -131,7 +130,7 @@ def test_opened_modulo(engine, bits):
     x = RNG.integers(-(2**63), 2**63 - 1, 200)
 
     def function(_, x):
-        [opening] = opened([opened_modulo(x, bits)])
+        [opening] = open_together([opened_modulo(x, bits)])
         return signed_modulo(opening, bits)
 
     found = run(engine, function, {}, x).value

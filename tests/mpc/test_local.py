@@ -12,7 +12,7 @@ import spu
 from spu import libspu
 
 from secformer_jax.mpc.material import Dealer, Material
-from secformer_jax.mpc.primitives.fixed import opened
+from secformer_jax.mpc.primitives.fixed import open_together
 from secformer_jax.mpc.runtime import config, shares, values
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.local import check_linear, local
@@ -79,7 +79,7 @@ class Masks(Material):
 def function(weights, material, x):
     """Opens x - mask, and gets 3 x back from that: 2 mask + mask + 3 (x - mask) by a local stage and an addition."""
     with jax.named_scope("gelu"):
-        [e] = opened([x - material.mask])
+        [e] = open_together([x - material.mask])
         rest = local(lambda e, mask, double: (double + mask) * ((e << 1) - 2 * e + 1) + mask - mask)
         return rest(e, material.mask, material.double) + 3 * e
 
@@ -93,7 +93,7 @@ def test_a_local_stage_on_every_protocol(protocol):
         result = engine.run(program, Dealer().deal(spec), SECRETS)
     np.testing.assert_array_equal(result.value, 3 * SECRETS)
     assert [isinstance(stage, LocalStage) for stage in program.stages] == [False, True, False]
-    assert program.aside() == {"material1"}
+    assert program.local_only() == {"material1"}
     assert result.profile.by_operation["local"].seconds > 0 == result.profile.by_operation["local"].send_bytes
 
 

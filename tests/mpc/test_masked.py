@@ -11,7 +11,7 @@ pytest.importorskip("spu")
 
 from secformer_jax.functions import gelu
 from secformer_jax.mpc.material import Dealer, Dealt, MaterialReusedError, Randomness
-from secformer_jax.mpc.primitives.fixed import fixed, opened, real
+from secformer_jax.mpc.primitives.fixed import fixed, open_together, real
 from secformer_jax.mpc.primitives.masked import MaskedSeries
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
@@ -79,7 +79,7 @@ def open_constant():
         engine.publish({})
 
         def difference(x, masks):
-            [opening] = opened([masks.masked(fixed(x, FRACTION_BITS))])
+            [opening] = open_together([masks.masked(fixed(x, FRACTION_BITS))])
             return real(masks.delta(opening))
 
         constants = np.zeros(OPENINGS, np.float32)

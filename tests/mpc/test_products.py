@@ -10,7 +10,7 @@ pytest.importorskip("spu")
 from programs import abstract, run
 
 from secformer_jax.mpc.material import Dealer, Randomness
-from secformer_jax.mpc.primitives.fixed import opened
+from secformer_jax.mpc.primitives.fixed import open_together
 from secformer_jax.mpc.primitives.products import ProductMasks, Weight, WeightProducts
 from secformer_jax.mpc.primitives.ring import ring_matmul
 from secformer_jax.mpc.runtime import config
@@ -97,7 +97,7 @@ def test_weight_products(engine):
         own.publish(published, public=lambda path: path.endswith(".opened"))
 
         def function(weights, masks, x):
-            [e] = opened([x - masks.a])
+            [e] = open_together([x - masks.a])
             return {name: masks.times(name, e, weights[name]) for name in weights}
 
         program = own.compile(function, material, x)
@@ -123,7 +123,7 @@ def test_product_masks(engine, name):
     x, y = elements(*x_shape), elements(*y_shape)
 
     def function(masks, x, y):
-        x_e, y_e = opened([x - masks.a, y - masks.b])
+        x_e, y_e = open_together([x - masks.a, y - masks.b])
         return [masks.times(x_e, y, y_e)]
 
     material = abstract(lambda: ProductMasks.abstract(name, x_shape, y_shape))
@@ -134,7 +134,7 @@ def test_masked_square(engine):
     x, w = elements(2, 3, 4, 5), elements(2, 1, 1, 5)
 
     def function(masks, x, w):
-        e, d = opened([x - masks.a, w - masks.b])
+        e, d = open_together([x - masks.a, w - masks.b])
         return [masks.finish(e, d)]
 
     material = abstract(lambda: MaskedSquare.abstract(x.shape, w.shape))
@@ -147,8 +147,8 @@ def test_square_and_scale(engine):
     x, row = elements(2, 3, 8), elements(2, 3, 1)
 
     def function(masks, x, row):
-        [e] = opened([x - masks.a])
-        [row_e] = opened([row - masks.b])
+        [e] = open_together([x - masks.a])
+        [row_e] = open_together([row - masks.b])
         return [masks.square_sum(e), masks.scaled(e, row, row_e)]
 
     material = abstract(lambda: SquareAndScale.abstract(x.shape))
@@ -161,8 +161,8 @@ def test_squared(engine):
     x, r = elements(2, 3, 4, 5), elements(2, 3, 4, 1)
 
     def function(masks, x, r):
-        [e] = opened([x - masks.a])
-        [r_e] = opened([r - masks.c])
+        [e] = open_together([x - masks.a])
+        [r_e] = open_together([r - masks.c])
         return [masks.square(e), r_e * masks.square(e) + masks.masked(e)]
 
     material = abstract(lambda: Squared.abstract(x.shape))
@@ -173,8 +173,8 @@ def test_weighted_squared(engine):
     x, w, r = elements(2, 3, 4, 5), elements(2, 1, 1, 5), elements(2, 3, 4, 1)
 
     def function(masks, x, w, r):
-        e, d = opened([x - masks.plain.a, w - masks.b])
-        [r_e] = opened([r - masks.plain.c])
+        e, d = open_together([x - masks.plain.a, w - masks.b])
+        [r_e] = open_together([r - masks.plain.c])
         square = masks.square(e, d)
         return [square, r_e * square + masks.masked(e, d)]
 
@@ -193,10 +193,10 @@ def test_centred_scores(engine):
         def mean(u, k):
             return jnp.sum(jnp.swapaxes(u, -1, -2) * k, axis=-2, keepdims=True)
 
-        query_e, key_e, d = opened([query - masks.a, key - masks.b, u - masks.u])
+        query_e, key_e, d = open_together([query - masks.a, key - masks.b, u - masks.u])
         product = scores(query_e, key) + scores(masks.a, key_e) + masks.ab
         mean_key = mean(d, key) + mean(masks.u, key_e) + masks.ub
-        [mean_e] = opened([mean_key - masks.c])
+        [mean_e] = open_together([mean_key - masks.c])
         return [product, mean_key, scores(query_e, mean_key) + scores(masks.a, mean_e) + masks.ac]
 
     mean_key = exactly(np.broadcast_to(u, (2, 3, 1, 6)), key)

@@ -22,7 +22,7 @@ from secformer_jax.functions.series import fit_gelu_tail, fit_rsqrt
 from secformer_jax.inference.private import PrivateModel
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives import fixed
-from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, opened
+from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, open_together
 from secformer_jax.mpc.primitives.products import WeightProducts
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
@@ -71,7 +71,7 @@ def open_constant(engine, request):
     """Opens one ring element many times over, each time with its own mask."""
     make, masked, bits = KINDS[request.param]
     material, shape = abstract(make), np.zeros(MANY, np.int64)
-    program = engine.compile(lambda _, m, x: opened([masked(m, x)])[0], material, shape)
+    program = engine.compile(lambda _, m, x: open_together([masked(m, x)])[0], material, shape)
 
     def open_constant(secret: int) -> np.ndarray:
         found = engine.run(program, Dealer().deal(material), shape + secret).value.ravel()

@@ -10,7 +10,7 @@ from programs import abstract, run
 
 from secformer_jax.functions.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
 from secformer_jax.mpc.material import Randomness
-from secformer_jax.mpc.primitives.fixed import Fixed, opened
+from secformer_jax.mpc.primitives.fixed import Fixed, open_together
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
@@ -38,7 +38,7 @@ def evaluate(engine: Engine, fitted: Series, x: np.ndarray, bits: int, mask_bits
     )
 
     def function(masks, ring):
-        [opening] = opened([masks.masked(Fixed(ring, bits))])
+        [opening] = open_together([masks.masked(Fixed(ring, bits))])
         return masks.finish(opening).ring
 
     ring = np.rint(x * 2.0**bits).astype(np.int64)

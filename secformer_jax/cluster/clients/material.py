@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from secformer_jax.cluster.config import DEALER, Cluster
-from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.wire import frames, tls
 from secformer_jax.cluster.wire.message import Message, MessageError
 from secformer_jax.cluster.wire.paths import END
@@ -46,7 +46,7 @@ class MaterialClient:
         """This party's shares of the masks of the weights."""
         return self._ask(MASKS_PATH, {"deployment": deployment.name})
 
-    def fetch(self, deployment: Deployment, shape: Shape, piece: str) -> AsyncIterator[Message]:
+    def fetch(self, deployment: Deployment, shape: RequestShape, piece: str) -> AsyncIterator[Message]:
         """This party's shares of one request's material, in several messages.
 
         Args:

@@ -69,7 +69,7 @@ async def publish(
         count = 0
         first = Message("describe", {"description": deployment.to_json()})
         await asyncio.gather(*(queue.put(first.pack()) for queue in queues.values()))
-        arrays = serving(deployment, bits, model).owned()
+        arrays = serving(deployment, bits, model).unmasked_weights()
         while (found := await asyncio.to_thread(next, arrays, None)) is not None:
             messages = await asyncio.to_thread(pieces, *found)
             for party, message in zip(parties, messages, strict=True):

@@ -18,7 +18,7 @@ from secformer_jax.cluster import store
 from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.dealer.ledger import Ledger
-from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.plans import mask_shapes, material_nodes, plan, serving
 from secformer_jax.cluster.wire.http import peer_of
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
@@ -44,7 +44,7 @@ class Published:
     seeds: dict[str, list[bytes]]
     shapes: dict[str, tuple[int, ...]]
     resident: dict[str, np.ndarray] = field(default_factory=dict)
-    nodes: dict[Shape, list[Any]] = field(default_factory=dict)
+    nodes: dict[RequestShape, list[Any]] = field(default_factory=dict)
 
     def masks(self) -> dict[str, np.ndarray]:
         """The masks themselves, for their products."""
@@ -73,7 +73,7 @@ class MaterialService:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="material")
         self._published: dict[str, Published] = {}
         self._dealt: dict[str, tuple[asyncio.Future[Pieces], set[str]]] = {}
-        self._ahead: dict[tuple[str, Shape], asyncio.Future[Pieces]] = {}
+        self._ahead: dict[tuple[str, RequestShape], asyncio.Future[Pieces]] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """For `http.application`."""
@@ -112,7 +112,7 @@ class MaterialService:
         party = peer_of(request, self._cluster.parties)
         published, values = await self._known(request), await request.json()
         try:
-            shape, piece = Shape(int(values["rows"]), int(values["length"])), str(values["piece"])
+            shape, piece = RequestShape(int(values["rows"]), int(values["length"])), str(values["piece"])
             published.deployment.check(shape)
         except (KeyError, TypeError, ValueError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
@@ -138,7 +138,7 @@ class MaterialService:
             self._deal_ahead(published, shape)
         return await _stream(request, _batches(shares))
 
-    def _deal_ahead(self, published: Published, shape: Shape) -> None:
+    def _deal_ahead(self, published: Published, shape: RequestShape) -> None:
         """One piece for the next request of this size; only the sizes asked for last have one."""
         key = published.deployment.name, shape
         if key not in self._ahead:
@@ -152,10 +152,10 @@ class MaterialService:
             raise MaterialReusedError("this piece of material has been dealt before: ask for a new one")
         return await ready
 
-    def _deal(self, published: Published, shape: Shape) -> asyncio.Future[Pieces]:
+    def _deal(self, published: Published, shape: RequestShape) -> asyncio.Future[Pieces]:
         return asyncio.ensure_future(self._in_thread(self._make, published, shape))
 
-    def _make(self, published: Published, shape: Shape) -> Pieces:
+    def _make(self, published: Published, shape: RequestShape) -> Pieces:
         """Fresh material of one request, as shares; on the thread."""
         if shape not in published.nodes:
             planned = plan(serving(published.deployment, self._fraction_bits), shape)
@@ -174,7 +174,7 @@ class MaterialService:
         shapes = {}
         if deployment.masked:
             length = 16 if deployment.calibration is None else min(16, deployment.calibration.max_length)
-            planned = plan(serving(deployment, self._fraction_bits), Shape(2, length))
+            planned = plan(serving(deployment, self._fraction_bits), RequestShape(2, length))
             shapes = mask_shapes(planned.weights)
         bytes_ = Randomness()
         parties = len(self._cluster.parties)

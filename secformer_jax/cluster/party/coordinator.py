@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from secformer_jax.cluster.config import DEALER
-from secformer_jax.cluster.deployment import Shape
+from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.party.node import Fields, Node, RefusedError
 from secformer_jax.cluster.party.peers import LocalMember, LostError, Member, RemoteMember
 from secformer_jax.cluster.party.scheduling import Request, Turns
@@ -45,8 +45,8 @@ class Coordinator:
         by_name: dict[str, Member] = {member.name: member for member in self._remote}
         self._members = [by_name.get(name) or LocalMember(node) for name in self._cluster.parties]
         self._turns, self._arriving = Turns(), dict[str, Request]()
-        self._compiled: dict[Shape, bool] = {}
-        self._stock: dict[Shape, str] = {}
+        self._compiled: dict[RequestShape, bool] = {}
+        self._stock: dict[RequestShape, str] = {}
         self._lost: asyncio.Future[str] | None = None
         self._ready = asyncio.Event()
         self._stopping = False
@@ -100,11 +100,11 @@ class Coordinator:
         """A party has its share of an input; when all have, the request waits for its turn."""
         fresh = request not in self._arriving
         entry = self._arriving.setdefault(
-            request, Request(request, client, Shape(rows, length), set(self._cluster.parties))
+            request, Request(request, client, RequestShape(rows, length), set(self._cluster.parties))
         )
         if fresh:
             asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, self._overdue, request)
-        if (entry.client, entry.shape) != (client, Shape(rows, length)):
+        if (entry.client, entry.shape) != (client, RequestShape(rows, length)):
             return
         entry.missing.discard(party)
         if not entry.missing:
@@ -226,7 +226,7 @@ class Coordinator:
         if self._compiled[request.shape] and not len(self._turns):
             await self._prepare(request.shape)
 
-    async def _compile(self, shape: Shape) -> None:
+    async def _compile(self, shape: RequestShape) -> None:
         started = time.perf_counter()
         if shape not in self._compiled:
             if len(self._compiled) >= MAX_SHAPES:
@@ -235,7 +235,7 @@ class Coordinator:
             self._compiled[shape] = answers[0]["needs_material"]
             log.info("compiled", extra={"seconds": round(time.perf_counter() - started, 3)})
 
-    async def _prepare(self, shape: Shape) -> None:
+    async def _prepare(self, shape: RequestShape) -> None:
         """Material is numbered, and a number serves one request, whatever becomes of it."""
         started = time.perf_counter()
         self._stock[shape] = secrets.token_hex(16)

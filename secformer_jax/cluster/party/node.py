@@ -16,7 +16,7 @@ from typing import Any
 from secformer_jax.cluster import certs, store
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import Cluster
-from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
@@ -38,7 +38,7 @@ class Arrived:
     """A client's input, as it came, and the answer that its connection waits for."""
 
     client: str
-    shape: Shape
+    shape: RequestShape
     message: Message
     answer: asyncio.Future[Message]
 
@@ -65,7 +65,7 @@ class Node:
         self.inputs: dict[str, Arrived] = {}
         self._running: dict[str, Arrived] = {}
         self._results: dict[str, Message] = {}
-        self._takes: dict[Shape, dict[str, tuple[str, tuple[int, ...]]]] = {}
+        self._takes: dict[RequestShape, dict[str, tuple[str, tuple[int, ...]]]] = {}
         self.worker: WorkerProcess | None = None
         self._watch: asyncio.Task | None = None
         self.commands: dict[str, Callable[[Fields], Awaitable[Fields]]] = {
@@ -262,9 +262,9 @@ class Node:
             raise WorkerError(f"{self.name}: {error}") from None
 
 
-def _shape(fields: Mapping[str, Any]) -> Shape:
-    return Shape(int(fields["rows"]), int(fields["length"]))
+def _shape(fields: Mapping[str, Any]) -> RequestShape:
+    return RequestShape(int(fields["rows"]), int(fields["length"]))
 
 
-def _plain(shape: Shape) -> Fields:
+def _plain(shape: RequestShape) -> Fields:
     return dataclasses.asdict(shape)

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from secformer_jax.cluster.deployment import Shape
+from secformer_jax.cluster.deployment import RequestShape
 
 
 @dataclass
@@ -15,7 +15,7 @@ class Request:
 
     id: str
     client: str
-    shape: Shape
+    shape: RequestShape
     missing: set[str] = field(default_factory=set)
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
-from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party.coordinator import MAX_WAITING, Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import Arrived, Node, RefusedError
@@ -151,7 +151,7 @@ class PartyServer:
             data = await request.read()
             self.metrics.received.labels("clients").inc(len(data))
             message = unpack(data)
-            number, shape = message.text("request"), Shape(message.number("rows"), message.number("length"))
+            number, shape = message.text("request"), RequestShape(message.number("rows"), message.number("length"))
             answer = self._arrive(client, number, shape, message)
             while not (await asyncio.wait({answer}, timeout=1))[0]:
                 if request.transport is None or request.transport.is_closing():
@@ -166,7 +166,7 @@ class PartyServer:
         self.metrics.sent.labels("clients").inc(len(body))
         return web.Response(body=body)
 
-    def _arrive(self, client: str, number: str, shape: Shape, message: Message) -> asyncio.Future[Message]:
+    def _arrive(self, client: str, number: str, shape: RequestShape, message: Message) -> asyncio.Future[Message]:
         deployment = self.node.deployment
         if self._draining:
             raise RefusedError(f"{self.name} is stopping")

@@ -22,7 +22,7 @@ import jax
 
 from secformer_jax.cluster import store
 from secformer_jax.cluster.config import TlsFiles
-from secformer_jax.cluster.deployment import Deployment, Shape
+from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.plans import MASKS, OPENED, part_of, plan, serving
 from secformer_jax.cluster.wire.frames import Channel
@@ -43,7 +43,7 @@ class Compiled:
     program: Program
     specs: dict[str, jax.ShapeDtypeStruct]
     names: dict[str, str]
-    aside: set[str]
+    local_only: set[str]
 
 
 class Worker:
@@ -51,8 +51,8 @@ class Worker:
 
     def __init__(self) -> None:
         self._connected: Party | None = None
-        self._programs: dict[Shape, Compiled] = {}
-        self._pending: dict[Shape, set[str]] = {}
+        self._programs: dict[RequestShape, Compiled] = {}
+        self._pending: dict[RequestShape, set[str]] = {}
         self.commands: dict[str, Callable[[Message], Message | None]] = {
             "start": self.start,
             "compile": self.compile,
@@ -132,7 +132,7 @@ class Worker:
             request = [*jax.tree.leaves(planned.material), *planned.inputs]
             specs = {v.name: spec for v, spec in zip(variables[len(leaves) :], request, strict=True)}
             names = dict(zip(program.input_names, own.input_names, strict=True))
-            self._programs[shape] = Compiled(own, specs, names, own.aside())
+            self._programs[shape] = Compiled(own, specs, names, own.local_only())
         compiled = self._programs[shape]
         takes = {name: [str(spec.dtype), list(spec.shape)] for name, spec in compiled.specs.items()}
         return Message("compiled", {"takes": takes})
@@ -174,7 +174,7 @@ class Worker:
         used = compiled.program.variables() | set(compiled.program.output_names)
         return {name for name, own in compiled.names.items() if own in used}
 
-    def _put(self, shape: Shape, shares: dict[str, Share], kind: str) -> None:
+    def _put(self, shape: RequestShape, shares: dict[str, Share], kind: str) -> None:
         compiled = self._programs[shape]
         used = self._read(compiled)
         for name, share in shares.items():
@@ -183,7 +183,7 @@ class Worker:
                 raise ValueError(f"{name} {share.dtype} {share.shape} is nothing that this program takes")
             if name in used:
                 own = compiled.names[name]
-                self.party.put(own, share, aside=own in compiled.aside)
+                self.party.put(own, share, local_only=own in compiled.local_only)
             self._pending.setdefault(shape, set()).add(name)
 
 
@@ -192,8 +192,8 @@ def _variable(path: str) -> str:
     return "weights" + "".join(f"[{key!r}]" for key in path.split("/"))
 
 
-def _shape(message: Message) -> Shape:
-    return Shape(message.number("rows"), message.number("length"))
+def _shape(message: Message) -> RequestShape:
+    return RequestShape(message.number("rows"), message.number("length"))
 
 
 def _cost(profile: Profile) -> dict[str, float]:

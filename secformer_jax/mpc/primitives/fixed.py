@@ -83,7 +83,7 @@ def real(x: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(x, jnp.float64)
 
 
-def opened(values: Sequence[jax.Array]) -> list[jax.Array]:
+def open_together(values: Sequence[jax.Array]) -> list[jax.Array]:
     """Reveal several masked ring arrays in one message, 8 bytes a value; each must be masked by fresh uniform masks."""
     return split(experimental.reveal(join(values)), [v.shape for v in values])
 

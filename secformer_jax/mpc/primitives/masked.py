@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 
 from secformer_jax.functions.series import Series
-from secformer_jax.mpc.primitives.fixed import fixed, opened, truncated
+from secformer_jax.mpc.primitives.fixed import fixed, open_together, truncated
 from secformer_jax.mpc.primitives.series import OpenedSeries
 
 Shape = tuple[int, ...]
@@ -47,6 +47,6 @@ class MaskedSeries:
 
 def open_series(u: jax.Array, masks: OpenedSeries, fraction_bits: int) -> jax.Array:
     """The masks' series at a secret u of the runtime: one opening of 8 bytes a value, then its truncation."""
-    [opening] = opened([masks.masked(fixed(u, fraction_bits))])
+    [opening] = open_together([masks.masked(fixed(u, fraction_bits))])
     [result] = truncated([masks.finish(opening)], fraction_bits)
     return result.real(fraction_bits).astype(u.dtype)

@@ -17,6 +17,8 @@ from secformer_jax.mpc.runtime.layout import names as names
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
 # Masked openings drop the high bits of a 64-bit ring: in a wider one they would open more than a masked value.
 FIELDS = ("FM64",)
+EMULATION = "1pc_ref2k"
+"""The configuration of one party on SPU's plain ring: the same arithmetic, and no masks."""
 FRACTION_BITS = range(8, 27)
 
 

@@ -115,7 +115,7 @@ class Parties:
             runtime.set_var(name, piece)
         return sum(len(chunk) for chunk in shares[0].share_chunks)
 
-    def share_aside(self, name: str, ring: np.ndarray) -> int:
+    def share_locally(self, name: str, ring: np.ndarray) -> int:
         """Share ring elements that local stages alone read; returns the bytes for one party."""
         pieces = share(ring, "int64", self._config.protocol, len(self._own))
         held = [piece.stacked() for piece in pieces]
@@ -227,12 +227,12 @@ class Engine:
             self._set_up.append(program)
             setup = self._run_phase(program, SETUP).profile
         clock = _Clock()
-        undealt, aside = {f"material{i}": i for i in range(len(material))}, program.aside()
+        undealt, local_only = {f"material{i}": i for i in range(len(material))}, program.local_only()
 
         def deal(stage: Stage | LocalStage) -> int:
             dealt_bytes = 0
             for name in sorted(undealt.keys() & set(stage.inputs)):
-                share = self._parties.share_aside if name in aside else self._parties.share
+                share = self._parties.share_locally if name in local_only else self._parties.share
                 dealt_bytes += share(name, material.take(undealt.pop(name)))
             return dealt_bytes
 

@@ -13,7 +13,7 @@ from secformer_jax.mpc.runtime.values import from_spu, to_spu
 
 
 class OwnShares:
-    """A party's shares that SPU never reads, and the local stages that do: see `local` and `Program.aside`."""
+    """A party's shares that SPU never reads, and the local stages that do: see `local` and `Program.local_only`."""
 
     def __init__(self, config: MpcConfig, runtime: spu.Runtime) -> None:
         self._protocol, self._runtime = config.protocol, runtime

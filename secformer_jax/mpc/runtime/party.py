@@ -33,8 +33,8 @@ class Party:
         self._own = OwnShares(config, self._runtime)
         self._openings: dict[tuple[int, ...], Program] = {}
 
-    def put(self, name: str, share: Share, *, aside: bool = False) -> None:
-        """Keep a share: in the runtime, or aside of it for local stages alone (see `Program.aside`).
+    def put(self, name: str, share: Share, *, local_only: bool = False) -> None:
+        """Keep a share: in the runtime, or beside it for local stages alone (see `Program.local_only`).
 
         Raises:
             ValueError: a share with another number of components than this protocol's.
@@ -43,7 +43,7 @@ class Party:
         if len(share.components) != len(held):
             raise ValueError(f"{name}: {len(share.components)} components, and {len(held)} were expected")
         ring = share.stacked()
-        if aside:
+        if local_only:
             self._own.keep(name, ring)
         else:
             self._runtime.set_var(name, to_spu(ring, self._config.protocol, dtype=share.dtype))

@@ -96,7 +96,7 @@ class Program:
             sha.update(stage.code)
         return sha.hexdigest()
 
-    def aside(self) -> set[str]:
+    def local_only(self) -> set[str]:
         """Inputs that SPU never reads: only local stages do."""
         read = {name for stage in self.stages if isinstance(stage, Stage) for name in stage.inputs}
         return set(self.input_names) - read - set(self.output_names)
