@@ -12,6 +12,7 @@ from secformer_jax.mpc.primitives.fixed import (
     Fixed,
     TruncationPair,
     fixed,
+    open_together,
     opened_modulo,
     ring,
     signed_modulo,
