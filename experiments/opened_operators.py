@@ -21,14 +21,13 @@ from secformer_jax.models.calibrate import calibrate_model, calibration_sentence
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Tokenizer
 from secformer_jax.mpc.material import Dealer
-from secformer_jax.mpc.primitives.fixed import Fixed, fixed, truncated
-from secformer_jax.mpc.primitives.fixed import open_together as open_values
+from secformer_jax.mpc.primitives.fixed import Fixed, fixed, open_together, truncated
 from secformer_jax.mpc.primitives.products import WeightProducts
-from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import Keys, attend, two_quad
 from secformer_jax.openings.block import Block, narrowed, row_series
 from secformer_jax.openings.model import LayerNorm
+from secformer_jax.openings.model import gelu as opened_gelu
 from secformer_jax.openings.plan import LayerPlan, make_plan
 from secformer_jax.openings.softmax_exact import exact_softmax
 
@@ -103,19 +102,7 @@ class _Gelu(Block):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         before = fixed(x, FRACTION_BITS).at(scales.FEED_IN)
-        masks = self.material(
-            "gelu",
-            lambda: OpenedSeries.abstract(
-                self.series,
-                x.shape,
-                bits=scales.FEED_IN,
-                mask_bits=scales.GELU - scales.GELU_PUBLIC,
-                public_bits=scales.GELU_PUBLIC,
-                trigonometry_bits=scales.GELU_PUBLIC,
-            ),
-        )
-        [opening] = open_values([masks.masked(before)])
-        after = masks.finish(opening) + Fixed(before.ring, scales.FEED_IN + 1)
+        after = opened_gelu(self, before, self.series)
         return truncated([after], scales.TRUNCATION)[0].real(FRACTION_BITS)
 
 
@@ -170,7 +157,7 @@ class _LayerNorm(Block):
         x = LayerNorm(self.series, name="norm")(centred)
         product = {"gamma": ("scale", self.mask_name("gamma"), gamma.mask.shape)}
         masks = self.material("affine", lambda: WeightProducts.abstract(x.shape, **product))
-        [e] = open_values([x.ring - masks.a])
+        [e] = open_together([x.ring - masks.a])
         [y] = truncated([Fixed(masks.times("gamma", e, gamma) + beta.ring, scales.SUM)], scales.TRUNCATION)
         return y.real(FRACTION_BITS)
 
@@ -193,7 +180,7 @@ class _Row(Block):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         masks = self.material("series", lambda: row_series(self.series, x.shape, FRACTION_BITS, scales.RSQRT))
-        [opening] = open_values([masks.masked(fixed(x, FRACTION_BITS))])
+        [opening] = open_together([masks.masked(fixed(x, FRACTION_BITS))])
         return narrowed(self, "pair", masks.finish(opening), scales.ROW_TRUNCATION).real(FRACTION_BITS)
 
 

@@ -130,23 +130,30 @@ class FeedForward(Block):
         [e] = open_together([x.ring - masks.a])
         summed = residual(e, masks)
         before = Fixed(masks.times("inner", e, kernel) + bias.ring, scales.FEED_IN)
-        with jax.named_scope("gelu"):
-            series = self.material(
-                "gelu",
-                lambda: OpenedSeries.abstract(
-                    self.plan.gelu,
-                    before.shape,
-                    bits=scales.FEED_IN,
-                    mask_bits=scales.GELU - scales.GELU_PUBLIC,
-                    public_bits=scales.GELU_PUBLIC,
-                    trigonometry_bits=scales.GELU_PUBLIC,
-                ),
-            )
-            [opening] = open_together([series.masked(before)])
-            # x/2 is x's own ring element read with one fraction bit more.
-            after = series.finish(opening) + Fixed(before.ring, scales.FEED_IN + 1)
+        after = gelu(self, before, self.plan.gelu)
         total = summed + project(self, after, width, scales.FEED_OUT)
         return narrowed(self, "pair", total, scales.FEED_OUT - scales.CENTRED)
+
+
+def gelu(block: Block, x: Fixed, tail: Series) -> Fixed:
+    """x/2 + tail(x), from FEED_IN to GELU fraction bits: one opening.
+
+    x/2 is x's own ring element read with one fraction bit more.
+    """
+    with jax.named_scope("gelu"):
+        masks = block.material(
+            "gelu",
+            lambda: OpenedSeries.abstract(
+                tail,
+                x.shape,
+                bits=scales.FEED_IN,
+                mask_bits=scales.GELU - scales.GELU_PUBLIC,
+                public_bits=scales.GELU_PUBLIC,
+                trigonometry_bits=scales.GELU_PUBLIC,
+            ),
+        )
+        [opening] = open_together([masks.masked(x)])
+        return masks.finish(opening) + Fixed(x.ring, scales.FEED_IN + 1)
 
 
 class Residual(Block):

@@ -19,8 +19,14 @@ SUM = CENTRED + TRUNCATION
 GAMMA = SUM - HIDDEN
 """gamma, so that the residual arrives at the scale of the sum."""
 
-QUERY, KEY, VALUE = 14, 13, 12
-"""Queries, keys and values after their truncation."""
+QUERY = 14
+"""Queries after their truncation; scores come from them times keys."""
+
+KEY = 13
+"""Keys after their truncation."""
+
+VALUE = 12
+"""Values after their truncation: the product with 2Quad's numerators takes the most bits of all."""
 
 SCORE = QUERY + KEY - TRUNCATION
 """Attention scores after their truncation; their squares need none."""
@@ -31,15 +37,20 @@ CONTEXT = 13
 FEED_IN = 28
 """The feed-forward values before GeLU, never truncated: they are opened modulo the period at this scale."""
 
-GELU, GELU_PUBLIC = 36, 20
-"""GeLU's result, and the public factors of its series; its masks have the rest."""
+GELU = 36
+"""GeLU's result: the bits of its series' public factors and of its masks together."""
+
+GELU_PUBLIC = 20
+"""The public factors of GeLU's series."""
 
 FEED_OUT = 49
 """The feed-forward output."""
 
 ROW_PUBLIC = 26
 """Public factors of series with one value a row, where there are few and precision is free."""
+
 ROW_TRUNCATION = 36
+"""Bits that such a series' result loses to a dealer's pair."""
 
 RSQRT = 15
 """The inverse standard deviation."""

@@ -25,7 +25,14 @@ from secformer_jax.openings.plan import LayerPlan
 
 
 class CentredScores(Material):
-    """Masks for q (k - mean k)^T, the mean over keys with secret weights u: products of q, k, u and the mean."""
+    """Masks for the scores less their mean over the keys, s = q k^T - q m^T with m = w k, w the keys' secret weights.
+
+    Opened: e = q - a, f = k - b, d = w - u and then g = m - c. From these, with the dealer's products,
+
+        q k^T = e k^T + a f^T + a b^T
+        m     = d k   + u f   + u b
+        q m^T = e m^T + a g^T + a c^T
+    """
 
     a: jax.Array
     b: jax.Array
@@ -52,7 +59,14 @@ class CentredScores(Material):
 
 
 class Squared(Material):
-    """Masks for x^2 r, r one number for each row: x is opened once, r, which is computed from the square, later."""
+    """Masks for x^2 r, r one number for each row: x is opened once, r, which is computed from the square, later.
+
+    Opened: e = x - a, and then h = r - c. From these, with the dealer's products,
+
+        x^2   = e^2 + 2 e a + a^2
+        x^2 c = e^2 c + 2 e (a c) + a^2 c
+        x^2 r = h x^2 + x^2 c
+    """
 
     a: jax.Array
     aa: jax.Array
@@ -81,7 +95,13 @@ class Squared(Material):
 
 
 class WeightedSquared(Material):
-    """`Squared` of w^(1/2) x, w one number for each column, opened as well: masks for x and for x times w's mask."""
+    """The same for w x^2 r, w one number for each column: masks for x, and for x times w's own mask b.
+
+    Opened besides: d = w - b. From these, with the dealer's products,
+
+        w x^2   = d x^2   + e^2 b + 2 e (a b) + a^2 b
+        w x^2 c = d x^2 c + e^2 (c b) + 2 e (a c b) + a^2 c b
+    """
 
     plain: Squared
     b: jax.Array
