@@ -126,10 +126,6 @@ def group(rows: Sequence[tuple[Token, Entry]], texts: tuple[str, str | None]) ->
     return entities
 
 
-def _place(token: Token) -> tuple[int | None, int | None]:
-    return token.text, token.word
-
-
 def _question(config: Architecture, output: np.ndarray, tokens: Sequence[Token], texts: tuple) -> Entry:
     """The likeliest span of the context, of at most `LONGEST_ANSWER` tokens, as transformers' pipeline chooses it."""
     context = np.array([token.text == 1 for token in tokens])

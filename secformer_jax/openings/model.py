@@ -1,7 +1,7 @@
 """An encoder by masked openings: what `transformer.Transformer` computes, in few messages.
 
 Every nonlinear function is a series or a product of openings; nothing is compared. A value that serves several
-products is opened once. Values carry explicit scales (`scales`); weights come folded (`weights`).
+products is opened once. Values carry explicit scales (`scales`); weights come folded (`fold`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class LayerNorm(Block):
 
 
 class Attention(Block):
-    """Attention and the residual sum: hidden states to the input of the next LayerNorm. 10 messages with 2Quad."""
+    """Attention and the residual sum: hidden states to the input of the next LayerNorm. 11 messages with 2Quad."""
 
     config: Architecture
     plan: LayerPlan

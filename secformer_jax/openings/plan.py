@@ -21,6 +21,9 @@ GREATEST_ERROR = 0.05
 """A relative error of a row's reciprocal or inverse deviation from which on answers are not worth having."""
 
 
+USE_ANOTHER = "use the preset puma"
+
+
 @dataclass(frozen=True)
 class ExactPlan:
     """Constants of the exact softmax.
@@ -111,15 +114,15 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
 def _two_quad(calibration: Calibration, place: str, length: int) -> dict[str, Any]:
     means = calibration.range(place, "two_quad_mean").widened(SERIES_MARGIN)
     found = _reciprocal(means.low, means.high, length, 2 * scales.SCORE)
-    _good(found["reciprocal"], place, "two_quad_mean")
+    _good(found["reciprocal"], place, "two_quad_mean", f"distil the model for 2Quad, or {USE_ANOTHER}")
     return found
 
 
-def _good(series: Series, place: str, quantity: str) -> Series:
+def _good(series: Series, place: str, quantity: str, advice: str = USE_ANOTHER) -> Series:
     if series.error > GREATEST_ERROR:
         raise UserError(
             f"{place}: {quantity} ranges over a factor of {series.high / series.low:,.0f}, too wide for a series (its "
-            f"error is {series.error:.0%}): distil the model for 2Quad, or use the preset secformer"
+            f"error is {series.error:.0%}): {advice}"
         )
     return series
 
@@ -128,16 +131,17 @@ def _exact_softmax(calibration: Calibration, place: str, length: int) -> dict[st
     scores, biases = calibration.range(place, "centred_score"), calibration.places[place].get("bias_mean")
     offset = 0.0 if biases is None else round((biases.low + biases.high) / 2, 1)
     low, high = (scores.low - offset) * SERIES_MARGIN, (scores.high - offset) * SERIES_MARGIN
-    squarings = max(2, math.ceil(math.log2(high / LARGEST_EXPONENT)))
+    squarings = max(2, math.ceil(math.log2(max(high, LARGEST_EXPONENT) / LARGEST_EXPONENT)))
     parts = 2**squarings
     # By Jensen a row's mean is at least that of its z: 0 but for a bias.
     least = 0.0 if biases is None else min(0.0, biases.low - offset) * SERIES_MARGIN
+    squares = math.exp(2 * least / parts), math.exp(2 * max(high, 0.0) / parts)
     exact = ExactPlan(
         squarings,
         offset,
         # Each squaring doubles a relative error.
         fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts),
-        _inverse_mean(*_with_weights(math.exp(2 * least / parts), math.exp(2 * high / parts)), length, 0.03),
+        _good(_inverse_mean(*_with_weights(*squares), length, 0.03), place, "the squares' first mean"),
         _inverse_mean(0.8, length * 1.2, length, 0.05),
     )
     return {

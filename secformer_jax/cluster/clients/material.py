@@ -1,4 +1,4 @@
-"""The servers' side of the dealer's material service; see `dealing` for the other."""
+"""The servers' side of the dealer's material service; see `dealer.service` for the other."""
 
 from __future__ import annotations
 
