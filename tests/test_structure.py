@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "secformer_jax"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
-MAX_LINES = 310
+MAX_LINES = 300
 MAY_IMPORT = {
     "errors": (),
     "functions": ("errors",),

@@ -9,7 +9,7 @@ import typer
 
 from secformer_jax.functions.presets import PRESETS
 
-Model = Annotated[str, typer.Option("--model", help="A Hugging Face BERT folder, a hub id, sst2-student or minilm.")]
+Model = Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, sst2-student or minilm.")]
 Preset = Annotated[
     str, typer.Option("--preset", help=f"{', '.join(PRESETS)}; by default the one that the model was trained for.")
 ]
@@ -37,7 +37,12 @@ Insecure = Annotated[
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
 TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
+AskedCluster = Annotated[
+    str | None, typer.Option("--cluster", help="Ask this cluster; of --model only the tokenizer is read then.")
+]
+Client = Annotated[str, typer.Option("--client", help="Who asks, as the cluster file names it.")]
 
+TrainTask = Annotated[str, typer.Option("--task", help="CoLA, MRPC, RTE, STS-B, SST-2 or QNLI.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="GLUE's TSV files, a folder for each task.")]
 Out = Annotated[Path, typer.Option("--out", help="The new model's folder. A stopped run goes on if it is given again.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Examples in a step.")]

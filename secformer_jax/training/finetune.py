@@ -48,11 +48,9 @@ def trainable(approximations: presets.Approximations) -> presets.Approximations:
     stands in as what it approximates, within its stated error: the one that ranges are measured with.
     """
     measured = presets.families()[presets.family(approximations)]
-    parts = {part: getattr(approximations, part) for part in approximations.names()}
-    return dataclasses.replace(
-        approximations,
-        **{name: getattr(measured, name) for name, part in parts.items() if part.needs_calibration},
-    )
+    parts = {name: getattr(approximations, name) for name in approximations.names()}
+    stand_ins = {name: getattr(measured, name) for name, part in parts.items() if part.needs_calibration}
+    return presets.Approximations(**{**parts, **stand_ins})
 
 
 def apply_bert(

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from secformer_jax.cli import app as cli
+from secformer_jax.cli.commands import compare as compare_command
 from secformer_jax.evaluation import tasks
 from secformer_jax.functions import calibration
 from secformer_jax.models import checkpoint
@@ -292,7 +293,7 @@ def test_interrupted(monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.compare_command, "run", interrupt)
+    monkeypatch.setattr(compare_command, "random_model", interrupt)
     assert cli.run(["compare", "--shape", "tiny"]) == 130
     assert capsys.readouterr().err == "secformer: stopped\n"
 

@@ -79,7 +79,7 @@ def test_unknown_embedding(tiny):
 
 
 def test_missing_calibration_is_said_before_anything_is_shared(tiny):
-    with pytest.raises(UserError, match="secformer calibrate"):
+    with pytest.raises(UserError, match="no ranges: pass a calibration"):
         PrivateModel(tiny, presets.preset("secformer"))
 
 
@@ -103,7 +103,7 @@ def test_only_the_logits_are_reconstructed(tiny, ranges):
 
 def test_padding_changes_nothing(tiny):
     request = random_request(TINY, 4)
-    wider = type(request)(*(np.pad(array, ((0, 0), (0, 16))) for array in dataclasses.astuple(request)))
+    wider = type(request)(*(np.pad(array, ((0, 0), (0, 16))) for array in request.arrays()))
     with PrivateModel(tiny, presets.preset("puma"), "1pc_ref2k") as private:
         short, long = private(request), private(wider)
         again = private(request)

@@ -164,7 +164,7 @@ def test_what_the_opened_model_does_not_take():
     model = opened_checkpoint(TINY)
     for preset in PRESETS:
         functions = presets.preset(preset)
-        with pytest.raises(UserError, match="secformer calibrate"):
+        with pytest.raises(UserError, match="no ranges: pass a calibration"):
             PrivateModel(model, functions)
         with pytest.raises(UserError, match="leave out --embedding inside"):
             PrivateModel(model, functions, calibration=calibrate(model, preset), embedding="inside")

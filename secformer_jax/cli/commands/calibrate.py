@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from secformer_jax.cli.commands.common import Choice, checked_length, read_lines
-from secformer_jax.cli.report import Entry, Reporter
+from secformer_jax.cli.options import Gelu, Json, LayerNorm, Model, Softmax
+from secformer_jax.cli.report import Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration as calibrations
 from secformer_jax.functions import presets
@@ -17,17 +21,30 @@ from secformer_jax.models.plaintext import request_head
 from secformer_jax.models.text import PADDED_LENGTHS, Encoded, Tokenizer
 
 
-def run(
-    reporter: Reporter,
-    *,
-    model: str,
-    choice: Choice | None,
-    data: Path | None,
-    calibration: str | None,
-    max_length: int,
-) -> list[Entry]:
-    """Measure every family of functions, or that of one choice alone."""
-    families = None if choice is None else [presets.family(choice.approximations())]
+def calibrate(
+    model: Model,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="Only the ranges that this preset needs; all by default.")
+    ] = None,
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A text file, one sentence a line, or a pair with a tab.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="Where to write; calibration.json in the model's folder.")
+    ] = None,
+    max_length: Annotated[int, typer.Option("--max-length", help="The greatest padded length to serve.")] = 128,
+    json: Json = False,
+) -> None:
+    """Measure the ranges of a model's values, from which approximations get their constants."""
+    if preset is None and (gelu or softmax or layer_norm):
+        raise UserError("--gelu, --softmax and --layer-norm change a preset: pass --preset as well")
+    reporter = Reporter(json)
+    families = None
+    if preset is not None:
+        families = [presets.family(Choice(preset, gelu, softmax, layer_norm).approximations())]
     lines = calibration_sentences() if data is None else read_lines(data)
     loaded = load(model)
     checked_length(max_length, loaded)
@@ -44,7 +61,7 @@ def run(
         ("family", *quantities),
         [(each.family, *(f"{low.low:.3g} to {low.high:.3g}" for low in _widest(each).values())) for each in measured],
     )
-    return [
+    entries = [
         {
             "family": each.family,
             "sentences": each.sentences,
@@ -54,6 +71,7 @@ def run(
         }
         for each in measured
     ]
+    reporter.results(entries)
 
 
 def encode_lines(model: Checkpoint, lines: Sequence[str], max_length: int) -> Encoded:

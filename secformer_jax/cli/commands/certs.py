@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
+from typing import Annotated
 
-from secformer_jax.cli.report import Entry, Reporter
+import typer
+
+from secformer_jax.cli.commands.cluster import require_cluster_packages
+from secformer_jax.cli.options import ClusterFile, Json
+from secformer_jax.cli.report import Reporter
 from secformer_jax.cluster import config
 from secformer_jax.errors import UserError
 
 
-def require_cluster_packages() -> None:
-    """Refuse when what only clusters need is not installed."""
-    for package in ("aiohttp", "prometheus_client", "gmssl_pyx", "cryptography", "uvloop"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed, and clusters need it: pip install 'secformer_jax[cluster]'")
-
-
-def run(reporter: Reporter, *, cluster: str, out: Path, days: int, force: bool) -> list[Entry]:
-    """Write the files and say which, for whom."""
+def certs(
+    cluster: ClusterFile,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write into; made when missing.")],
+    days: Annotated[int, typer.Option("--days", help="How long the certificates are valid.")] = 365,
+    force: Annotated[bool, typer.Option("--force", help="Make all anew, what is there already too.")] = False,
+    json: Json = False,
+) -> None:
+    """A private CA and a certificate for each role of a cluster."""
+    reporter = Reporter(json)
     require_cluster_packages()
     from secformer_jax.cluster import certs
 
@@ -34,4 +38,4 @@ def run(reporter: Reporter, *, cluster: str, out: Path, days: int, force: bool) 
     reporter.say(
         f"Give each role its own .pem and .key, and everyone {config.TLS_FILES['ca']}; keep {certs.CA_KEY} away."
     )
-    return [{"file": str(path)} for path in written]
+    reporter.results([{"file": str(path)} for path in written])

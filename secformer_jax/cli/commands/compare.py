@@ -5,16 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import numpy as np
+import typer
 
+from secformer_jax.cli.commands.answering import compared
 from secformer_jax.cli.commands.common import Choice, Protocol, checked_length
-from secformer_jax.cli.commands.infer import compared
+from secformer_jax.cli.options import (
+    CalibrationFile,
+    Config,
+    Embedding,
+    Gelu,
+    Json,
+    LayerNorm,
+    NoKeepWeights,
+    Softmax,
+    TextPairs,
+    Texts,
+    Truncate,
+)
 from secformer_jax.cli.report import NOTHING, Entry, Reporter, cost_cells, costs, restart_peak_memory
 from secformer_jax.errors import UserError
-from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.functions.presets import family, needs_calibration, preset
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.calibrate import calibrate_model
 from secformer_jax.models.checkpoint import Checkpoint, load
@@ -27,21 +42,31 @@ DEFAULT_PAIR = ("The train to the coast leaves at nine.", "At nine o'clock a tra
 _RANDOM_SENTENCES = 4
 
 
-def run(
-    reporter: Reporter,
-    *,
-    model: str | None,
-    shape: str | None,
-    choices: Sequence[Choice],
-    protocol: Protocol,
-    calibration: str | None,
-    texts: Sequence[str],
-    max_length: int | None,
-    truncate: bool,
-) -> list[Entry]:
-    """Serve one request twice for each preset; the figures are those of the second."""
+def compare(
+    model: Annotated[str | None, typer.Option("--model", help="As for infer.")] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="Random weights: tiny, minilm, bert-base or bert-large.")
+    ] = None,
+    presets: Annotated[str, typer.Option("--presets", help="Comma-separated.")] = "spu,puma,mpcformer,secformer",
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    text: Texts = None,
+    text_pair: TextPairs = None,
+    config: Config = "2pc_semi2k",
+    calibration: CalibrationFile = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Public padded length; 128.")] = None,
+    truncate: Truncate = False,
+    embedding: Embedding = "client",
+    no_keep_weights: NoKeepWeights = False,
+    json: Json = False,
+) -> None:
+    """Costs and errors of several presets on the same model, input and protocol."""
+    reporter = Reporter(json)
+    choices = _choices(presets, Choice("", gelu, softmax, layer_norm))
     if (model is None) == (shape is None):
         raise UserError("pass either --model or --shape")
+    protocol = Protocol(config, embedding, not no_keep_weights)
     chosen = [choice.approximations() for choice in choices]
     protocol.check()
     with reporter.progress("reading the model"):
@@ -51,24 +76,24 @@ def run(
             length = max_length or min(DEFAULT_LENGTH, loaded.config.positions)
             sentences = random_sentences(loaded, length)
             batch = sentences.rows(slice(1))
-            families = {presets.family(each) for each in chosen if presets.needs_calibration(each)}
+            families = {family(each) for each in chosen if needs_calibration(each)}
             measured = {each.family: each for each in calibrate_model(loaded, sentences, sorted(families))}
-            ranges = [measured.get(presets.family(each)) for each in chosen]
+            ranges = [measured.get(family(each)) for each in chosen]
             subject = f"{shape} with random weights and tokens, ranges measured on {_RANDOM_SENTENCES} random sentences"
         else:
             assert model is not None
             loaded = load(model)
             checked_length(max_length, loaded)
-            batch = _request(loaded, texts, max_length, truncate)
+            batch = _request(loaded, [*(text or [])[:1], *(text_pair or [])[:1]], max_length, truncate)
             ranges = [load_calibration(loaded, each, calibration) for each in chosen]
             subject = model
-    exact = Plaintext(loaded, presets.preset("exact"))
+    exact = Plaintext(loaded, preset("exact"))
     entries = []
     for choice, approximations, each in zip(choices, chosen, ranges, strict=True):
         references = [exact, Plaintext(loaded, approximations, calibration=each)]
         entries.append(_serve(reporter, loaded, choice, protocol, each, batch, references))
     _print(reporter, subject, choices, entries)
-    return entries
+    reporter.results(entries)
 
 
 def random_model(shape: str) -> Checkpoint:
@@ -157,7 +182,7 @@ def _print(reporter: Reporter, subject: str, choices: Sequence[Choice], entries:
     )
 
 
-def choices_of(names: str, override: Choice) -> list[Choice]:
+def _choices(names: str, override: Choice) -> list[Choice]:
     """Choices from a comma-separated list of presets, all with the same overrides."""
     found = [replace(override, preset=name.strip()) for name in names.split(",") if name.strip()]
     if not found:

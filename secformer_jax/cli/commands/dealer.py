@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from secformer_jax.cli.commands.certs import require_cluster_packages
+import typer
+
+from secformer_jax.cli.commands.cluster import check_level, require_cluster_packages
+from secformer_jax.cli.options import ClusterFile, LogLevel, TlsFolder
 from secformer_jax.errors import UserError
 
-LEVELS = ("debug", "info", "warning", "error")
 
-
-def check_level(log_level: str) -> None:
-    """Refuse a level that there is not."""
-    if log_level not in LEVELS:
-        raise UserError(f"--log-level {log_level}: one of {', '.join(LEVELS)} is expected")
-
-
-def run(*, cluster: str, tls: Path | None, state: Path | None, memory_limit: float, log_level: str) -> None:
-    """Serve until stopped."""
+def dealer(
+    cluster: ClusterFile,
+    tls: TlsFolder = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Where it keeps which masks have served; beside its key.")
+    ] = None,
+    memory_limit: Annotated[float, typer.Option("--memory-limit", help="Gigabytes for requests under way.")] = 2.0,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run the assistant server of a cluster until SIGTERM."""
     require_cluster_packages()
     import uvloop
 
     from secformer_jax.cluster import config, logs
-    from secformer_jax.cluster.dealer import server as dealer
+    from secformer_jax.cluster.dealer import server
 
     check_level(log_level)
     if not 0.1 <= memory_limit <= 1024:
@@ -31,4 +35,4 @@ def run(*, cluster: str, tls: Path | None, state: Path | None, memory_limit: flo
     found.dealer_address()
     logs.start(config.DEALER, log_level)
     # Thousands of small requests wait for each other: this loop takes half the time for one that asyncio's does.
-    uvloop.run(dealer.run(found, dealer.state_folder(found, state), memory_limit=int(memory_limit * 1e9)))
+    uvloop.run(server.run(found, server.state_folder(found, state), memory_limit=int(memory_limit * 1e9)))

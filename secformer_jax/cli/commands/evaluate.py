@@ -7,10 +7,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from secformer_jax.cli.commands.common import Choice, Protocol, checked_length, choice_for
+from secformer_jax.cli.commands.score_tables import print_scores
+from secformer_jax.cli.options import (
+    CalibrationFile,
+    Config,
+    DataDir,
+    Embedding,
+    Gelu,
+    Json,
+    LayerNorm,
+    Model,
+    Preset,
+    Softmax,
+    Truncate,
+)
 from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation import tasks
@@ -34,6 +50,58 @@ class Spent:
 
     send_bytes: int = 0
     send_actions: int = 0
+
+
+def evaluate(
+    model: Model,
+    task: Annotated[list[str], typer.Option("--task", help="STS-B, SST-2, ...; give it again for more.")],
+    data_dir: DataDir = None,
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", help="plaintext, emulated (one party), simulated (--config), or several."),
+    ] = "plaintext",
+    preset: Preset = "",
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    config: Config = "2pc_semi2k",
+    calibration: CalibrationFile = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first examples of each task.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples in a request.")] = 16,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="The greatest padded length.")] = None,
+    truncate: Truncate = False,
+    embedding: Embedding = "client",
+    sample: Annotated[
+        int | None, typer.Option("--sample", help="Only the first examples of each task under simulated.")
+    ] = None,
+    layer_errors: Annotated[
+        int | None, typer.Option("--layer-errors", help="Errors after each layer, on so many examples.")
+    ] = None,
+    check_ranges: Annotated[
+        bool, typer.Option("--check-ranges", help="Say where values left their series' domains (emulated).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """A model's metric on the dev splits of GLUE tasks."""
+    reporter = Reporter(json)
+    entries = run(
+        reporter,
+        model=model,
+        names=task,
+        data_dir=data_dir,
+        runtime=runtime,
+        choice=Choice(preset, gelu, softmax, layer_norm),
+        protocol=Protocol(config, embedding),
+        calibration=calibration,
+        limit=limit,
+        batch_size=batch_size,
+        max_length=max_length,
+        truncate=truncate,
+        sample=sample,
+        layer_errors=layer_errors,
+        check_ranges=check_ranges,
+    )
+    reporter.results(entries)
 
 
 def run(
@@ -133,7 +201,7 @@ def run(
 
             with reporter.progress("errors by layer"):
                 entries[-1]["layer_errors"] = errors_by_layer(loaded, approximations, ranges, encoded)
-    _print(reporter, choice, entries)
+    print_scores(reporter, choice, entries)
     return entries
 
 
@@ -177,67 +245,3 @@ def _forward(
             return answer.logits
 
         yield forward
-
-
-def _print(reporter: Reporter, choice: Choice, entries: Sequence[Entry]) -> None:
-    reporter.table(
-        f"Dev splits, {choice}",
-        ("task", "runtime", "examples", "metric", "value", "others", "seconds"),
-        [
-            (
-                entry["task"],
-                entry["runtime"],
-                f"{entry['count']:,}",
-                entry["metric_name"],
-                f"{entry['metric']:.4f}",
-                ", ".join(f"{name} {value:.4f}" for name, value in list(entry["metrics"].items())[1:]),
-                f"{entry['seconds']:.1f}",
-            )
-            for entry in entries
-        ],
-    )
-    pairs = [(entry, other, near) for entry in entries for other, near in entry["agreement"].items()]
-    if pairs:
-        reporter.table(
-            "Runtimes against each other",
-            ("task", "runtimes", "examples", "same predictions", "greatest difference of a logit"),
-            [
-                (
-                    entry["task"],
-                    f"{other}, {entry['runtime']}",
-                    f"{near['count']:,}",
-                    f"{near['same_predictions']:,}" if "same_predictions" in near else "",
-                    f"{near['max_logit_difference']:.4f}",
-                )
-                for entry, other, near in pairs
-            ],
-        )
-    for entry in entries:
-        if entry["note"]:
-            reporter.say(entry["note"])
-        for line in entry.get("left_domain", ()):
-            reporter.say(line)
-        if entry.get("left_domain") == []:
-            reporter.say(f"{entry['task']}: every value stayed in the domain of its series")
-        if "layer_errors" in entry:
-            _print_layers(reporter, entry)
-
-
-def _print_layers(reporter: Reporter, entry: Entry) -> None:
-    errors = ("approximation", "fixed_point")
-    reporter.table(
-        f"{entry['task']}: hidden states, and their errors: of the approximations (in floating point, against "
-        "the functions that they stand for) and of fixed point (emulated against the same functions in floating point)",
-        ("after", "root mean square", *(f"{name.replace('_', ' ')}, {which}" for name in errors for which in _WHICH)),
-        [
-            (
-                row["place"],
-                f"{row['rms']:.3f}",
-                *(f"{row[f'{name}_{which}_error']:.5f}" for name in errors for which in ("rms", "max")),
-            )
-            for row in entry["layer_errors"]
-        ],
-    )
-
-
-_WHICH = ("rms", "greatest")

@@ -1,0 +1,70 @@
+"""`secformer publish`: a model shared among the servers of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from secformer_jax.cli.commands.answering import checked_head
+from secformer_jax.cli.commands.cluster import read
+from secformer_jax.cli.commands.common import Choice, choice_for
+from secformer_jax.cli.options import (
+    CalibrationFile,
+    ClusterFile,
+    Embedding,
+    Gelu,
+    Json,
+    LayerNorm,
+    Model,
+    NoKeepWeights,
+    Preset,
+    Softmax,
+    TlsFolder,
+)
+from secformer_jax.cli.report import Reporter
+from secformer_jax.models.calibrate import DEFAULT_LENGTH, ensure_calibration
+from secformer_jax.models.checkpoint import SHIPPED, load
+
+
+def publish(
+    cluster: ClusterFile,
+    model: Model = SHIPPED,
+    preset: Preset = "",
+    gelu: Gelu = None,
+    softmax: Softmax = None,
+    layer_norm: LayerNorm = None,
+    calibration: CalibrationFile = None,
+    embedding: Embedding = "client",
+    no_keep_weights: NoKeepWeights = False,
+    head: Annotated[
+        str | None, typer.Option("--head", help="For a sentence encoder: similarity of two texts, or embedding.")
+    ] = None,
+    tls: TlsFolder = None,
+    json: Json = False,
+) -> None:
+    """Share a model among the servers of a cluster, as its owner."""
+    reporter = Reporter(json)
+    found = read(cluster, tls, insecure=True)
+    from secformer_jax.cluster.clients import owner
+    from secformer_jax.cluster.deployment import Deployment
+
+    loaded = load(model)
+    head = checked_head(loaded, head)
+    choice = choice_for(loaded, Choice(preset, gelu, softmax, layer_norm))
+    approximations = choice.approximations()
+    length = min(DEFAULT_LENGTH, loaded.config.positions)
+    ranges = ensure_calibration(loaded, approximations, length=length, path=calibration, say=reporter.say)
+    deployment = Deployment.describe(
+        loaded, approximations, ranges, embedding=embedding, keep_weights=not no_keep_weights, head=head
+    )
+    done = asyncio.run(owner.publish(found, loaded, deployment))
+    megabytes = [sent / 1e6 for sent in done.sent_bytes]
+    reporter.say(
+        f"{done.tensors} tensors published as {done.deployment}: "
+        + ", ".join(f"{mb:,.1f} MB to {party}" for party, mb in zip(found.parties, megabytes, strict=True))
+    )
+    sent = dict(zip(found.parties, done.sent_bytes, strict=True))
+    entry = {"deployment": done.deployment, "tensors": done.tensors, **choice.entry(), "sent_bytes": sent}
+    reporter.results([entry])
