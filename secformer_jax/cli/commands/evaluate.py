@@ -38,9 +38,9 @@ from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Encoded, Tokenizer
 from secformer_jax.models.vocabulary import UsedPieces
+from secformer_jax.mpc.runtime.config import EMULATION
 
 RUNTIMES = ("plaintext", "emulated", "simulated")
-EMULATION = "1pc_ref2k"
 DEFAULT_PRESET = "exact"
 
 
