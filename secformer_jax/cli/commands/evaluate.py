@@ -38,7 +38,7 @@ from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Encoded, Tokenizer
 from secformer_jax.models.vocabulary import UsedPieces
-from secformer_jax.mpc.runtime.config import EMULATION
+from secformer_jax.mpc.runtime.layout import EMULATION
 
 RUNTIMES = ("plaintext", "emulated", "simulated")
 DEFAULT_PRESET = "exact"

@@ -11,14 +11,13 @@ from spu import libspu
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.runtime import layout
 from secformer_jax.mpc.runtime.layout import CONFIG_DIR as CONFIG_DIR
+from secformer_jax.mpc.runtime.layout import EMULATION as EMULATION
 from secformer_jax.mpc.runtime.layout import names as names
 
 # Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
 # Masked openings drop the high bits of a 64-bit ring: in a wider one they would open more than a masked value.
 FIELDS = ("FM64",)
-EMULATION = "1pc_ref2k"
-"""The configuration of one party on SPU's plain ring: the same arithmetic, and no masks."""
 FRACTION_BITS = range(8, 27)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from secformer_jax.errors import UserError
 
+EMULATION = "1pc_ref2k"
+"""The configuration of one party on SPU's plain ring: the same arithmetic, and no masks."""
+
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "spu_configs"
 
 
