@@ -22,7 +22,9 @@ from secformer_jax.mpc.runtime import layout
 DEALER, OWNER = "dealer", "owner"
 TRUSTED_FIRST_PARTY, TRUSTED_THIRD_PARTY = "TrustedFirstParty", "TrustedThirdParty"
 INSECURE_FLAG = "--insecure-trusted-first-party"
-KEYS = ("dealer", "clients", "tls")
+KEYS = ("dealer", "clients", "tls", "batch_wait_ms", "batch_tokens")
+MAX_ROWS = 32
+"""The most texts in a run."""
 TLS_FILES = {"ca": "ca.pem", "certificate": "{name}.pem", "key": "{name}.key"}
 DEFAULT_TLS = "tls"
 DEALER_CA = "dealer-ca.pem"
@@ -54,6 +56,25 @@ class TlsFiles:
 
 
 @dataclass(frozen=True)
+class Batching:
+    """Which requests are computed in one run: those of one size that come within a waiting time.
+
+    Attributes:
+        wait_seconds: how long the first one waits for others; 0: each has a run of its own.
+        tokens: the most tokens, padding included, in a run of several requests.
+    """
+
+    wait_seconds: float = 0.01
+    tokens: int = 512
+
+    def most(self, rows: int, length: int) -> int:
+        """How many requests of a size share a run at most."""
+        if not self.wait_seconds:
+            return 1
+        return max(1, min(self.tokens // (rows * length), MAX_ROWS // rows))
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Who takes part, and where.
 
@@ -65,6 +86,7 @@ class Cluster:
         clients: names of those who may ask for predictions.
         runtime: SPU's runtime_config as the file has it.
         tls_paths: absolute path templates by the keys of `TLS_FILES`.
+        batching: which requests share a run.
     """
 
     path: Path
@@ -74,6 +96,7 @@ class Cluster:
     clients: tuple[str, ...]
     runtime: Mapping[str, Any]
     tls_paths: Mapping[str, str]
+    batching: Batching = Batching()
 
     @property
     def name(self) -> str:
@@ -185,7 +208,8 @@ def load(path_or_name: str | Path, *, tls: Path | None = None, insecure_trusted_
     if not isinstance(clients, list):
         raise UserError(f'{path}: "clients" is a list of names, and it is {clients!r}')
     dealer = None if extra.get("dealer") is None else _address(extra["dealer"], "dealer", path)
-    cluster = Cluster(path, control, links, dealer, tuple(clients), found.runtime, _tls_paths(path, extra, tls))
+    paths, batching = _tls_paths(path, extra, tls), _batching(path, extra)
+    cluster = Cluster(path, control, links, dealer, tuple(clients), found.runtime, paths, batching)
     _check_names(cluster)
     _check_ports(cluster)
     _check_beaver(cluster, insecure_trusted_first_party)
@@ -201,6 +225,17 @@ def _address(text: Any, what: str, path: Path) -> Address:
     if not host or any(c.isspace() or c == "/" for c in host) or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"{path}: {what} is at {text!r}, and host:port was expected, the port from 1 to 65535")
     return Address(host, int(port))
+
+
+def _batching(path: Path, extra: Mapping[str, Any]) -> Batching:
+    wait, tokens = extra.get("batch_wait_ms", 10), extra.get("batch_tokens", 512)
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (wait, tokens))
+    if not numbers or not 0 <= wait <= 60_000 or not 16 <= tokens <= 1 << 16:
+        raise UserError(
+            f'{path}: "batch_wait_ms" is {wait!r} and "batch_tokens" {tokens!r}: milliseconds up to 60000 (0: no '
+            "batches), and 16 to 65536 tokens were expected"
+        )
+    return Batching(wait / 1000, int(tokens))
 
 
 def _tls_paths(path: Path, extra: Mapping[str, Any], folder: Path | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from secformer_jax.cluster.config import MAX_ROWS
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from secformer_jax.models.checkpoint import Checkpoint
 
 FORMAT = 2
-MAX_ROWS = 32
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class LocalCluster:
         clients: names of clients.
         insecure: allow SEMI2K whose first party knows all masks.
         runtime: what to change in SPU's runtime_config.
+        options: more keys of the cluster file's "secformer".
         python: the command that starts Python.
     """
 
@@ -40,6 +41,7 @@ class LocalCluster:
         clients: Sequence[str] = ("client",),
         insecure: bool = False,
         runtime: dict | None = None,
+        options: dict | None = None,
         python: Sequence[str] = (sys.executable,),
     ) -> None:
         self.folder, self._insecure, self._python = folder, insecure, tuple(python)
@@ -52,7 +54,7 @@ class LocalCluster:
         device["spu_internal_addrs"] = ports[len(parties) : -1]
         device["runtime_config"].update(runtime or {})
         dealer = {"dealer": ports[-1]} if "dealer" in document.get("secformer", {}) else {}
-        document["secformer"] = {**dealer, "clients": list(clients), "tls": "tls"}
+        document["secformer"] = {**dealer, "clients": list(clients), "tls": "tls", **(options or {})}
         self.path = folder / "cluster.json"
         self.path.write_text(json.dumps(document, indent=2))
         self.cluster = config.load(self.path, insecure_trusted_first_party=insecure)

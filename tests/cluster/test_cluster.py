@@ -35,7 +35,8 @@ def fast() -> Tiny:
 
 @pytest.fixture(scope="module")
 def served(fast, tmp_path_factory):
-    with LocalCluster(tmp_path_factory.mktemp("cluster"), "2pc_semi2k_dealer", clients=CLIENTS) as local:
+    folder, options = tmp_path_factory.mktemp("cluster"), {"batch_wait_ms": 0}
+    with LocalCluster(folder, "2pc_semi2k_dealer", clients=CLIENTS, options=options) as local:
         fast.publish(local)
         yield local
         local.stop()

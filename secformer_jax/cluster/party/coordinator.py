@@ -14,8 +14,8 @@ from typing import Any
 
 import aiohttp
 
-from secformer_jax.cluster.config import DEALER
 from secformer_jax.cluster.deployment import RequestShape
+from secformer_jax.cluster.party.dealer_watch import until_gone, until_there
 from secformer_jax.cluster.party.node import Fields, Node, RefusedError
 from secformer_jax.cluster.party.peers import LocalMember, LostError, Member, RemoteMember
 from secformer_jax.cluster.party.scheduling import Request, Turns
@@ -23,7 +23,6 @@ from secformer_jax.cluster.wire import tls
 
 log = logging.getLogger(__name__)
 
-DEALER_POLL_SECONDS, DEALER_TIMEOUT_SECONDS = 1.0, 5.0
 ARRIVAL_SECONDS = 25.0
 CONNECTED_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
@@ -178,7 +177,7 @@ class Coordinator:
         try:
             if self._cluster.dealer is not None:
                 self.state = "waiting for the dealer"
-                await self._dealer_there(http)
+                await until_there(http, self._cluster)
                 dealer = asyncio.create_task(self._watch_dealer(http))
             for member in self._remote:
                 if not member.connected:
@@ -205,26 +204,57 @@ class Coordinator:
         log.info("ready", extra={"count": len(self._members)})
 
     async def _next(self) -> None:
-        """Serve one request, then lay in material for the next of its shape."""
-        request = await self._turns.next()
-        shape, started = dataclasses.asdict(request.shape), time.perf_counter()
-        named = {"request": request.id, "client": request.client, **shape}
-        try:
-            await self._compile(request.shape)
-            await self._all("claim", named)
-            if self._compiled[request.shape] and request.shape not in self._stock:
-                await self._prepare(request.shape)
-            self._stock.pop(request.shape, None)
-            await self._all("run", named)
-            await self._all("release", named)
-        except RefusedError as error:
-            await self._all("fail", {**named, "text": str(error)})
-            return
+        """Serve the next requests, those of one size in one run, then lay in material for the next of that size."""
+        taken = await self._turns.together(self._node.cluster.batching)
+        claimed: list[Request] = []
+        for request in taken:
+            named = {"request": request.id, "client": request.client, **dataclasses.asdict(request.shape)}
+            try:
+                of = await self._compiled_for(request.shape, len(taken))
+                await self._all("claim", {**named, "compiled_rows": of.rows})
+                claimed.append(request)
+            except RefusedError as error:
+                await self._all("fail", {"request": request.id, "text": str(error)})
+        while claimed:
+            shape = await self._compiled_for(claimed[0].shape, len(claimed))
+            count = shape.rows // claimed[0].shape.rows
+            part, claimed = claimed[:count], claimed[count:]
+            try:
+                await self._compute(part, shape)
+            except RefusedError as error:
+                for request in part:
+                    await self._all("fail", {"request": request.id, "text": str(error)})
+                continue
+            if self._compiled[shape] and not claimed and not len(self._turns):
+                await self._prepare(shape)
+
+    async def _compiled_for(self, shape: RequestShape, count: int) -> RequestShape:
+        """The size of the greatest run that so many requests of a shape fill: a power of two of them, compiled.
+
+        Runs of several requests take half of a session's places at most: each size has to be compiled.
+        """
+        while True:
+            together = 1 << (count.bit_length() - 1)
+            run = RequestShape(shape.rows * together, shape.length)
+            if together == 1 or run in self._compiled or len(self._compiled) < MAX_SHAPES // 2:
+                await self._compile(run)
+                return run
+            count = together - 1
+
+    async def _compute(self, requests: list[Request], shape: RequestShape) -> None:
+        """One run for requests that are claimed."""
+        started, named = time.perf_counter(), {"requests": [request.id for request in requests]}
+        named |= dataclasses.asdict(shape)
+        if self._compiled[shape] and shape not in self._stock:
+            await self._prepare(shape)
+        self._stock.pop(shape, None)
+        await self._all("run", named)
+        await self._all("release", named)
         seconds = time.perf_counter() - started
-        self._node.metrics.seconds.observe(seconds)
-        log.info("answered", extra={"request": request.id, "peer": request.client, "seconds": round(seconds, 3)})
-        if self._compiled[request.shape] and not len(self._turns):
-            await self._prepare(request.shape)
+        for request in requests:
+            self._node.metrics.seconds.observe(time.monotonic() - request.since)
+            extra = {"request": request.id, "peer": request.client, "seconds": round(seconds, 3)}
+            log.info("answered", extra={**extra, "count": len(requests)})
 
     async def _compile(self, shape: RequestShape) -> None:
         started = time.perf_counter()
@@ -242,6 +272,10 @@ class Coordinator:
         await self._all("prepare", {**dataclasses.asdict(shape), "piece": self._stock[shape]})
         log.info("material", extra={"seconds": round(time.perf_counter() - started, 3)})
 
+    async def _watch_dealer(self, http: aiohttp.ClientSession) -> None:
+        await until_gone(http, self._cluster)
+        self._break("the dealer is gone")
+
     async def _all(self, kind: str, fields: Fields) -> list[Fields]:
         """The same command to all parties at once; the first error ends the wait."""
         calls = [asyncio.create_task(member.call(kind, fields)) for member in self._members]
@@ -257,25 +291,3 @@ class Coordinator:
         finally:
             for call in calls:
                 call.cancel()
-
-    async def _dealer_there(self, http: aiohttp.ClientSession) -> None:
-        waited = 0
-        while not await self._dealer_answers(http):
-            if waited % 10 == 0:
-                log.warning("waiting for the dealer", extra={"address": str(self._cluster.dealer)})
-            waited += 1
-            await asyncio.sleep(DEALER_POLL_SECONDS)
-
-    async def _watch_dealer(self, http: aiohttp.ClientSession) -> None:
-        while await self._dealer_answers(http):
-            await asyncio.sleep(DEALER_POLL_SECONDS)
-        self._break("the dealer is gone")
-
-    async def _dealer_answers(self, http: aiohttp.ClientSession) -> bool:
-        timeout = aiohttp.ClientTimeout(total=DEALER_TIMEOUT_SECONDS)
-        url = f"https://{self._cluster.dealer_address()}/health"
-        try:
-            async with http.get(url, server_hostname=DEALER, timeout=timeout) as answer:
-                return answer.status == 200
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            return False

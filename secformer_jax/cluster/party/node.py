@@ -18,10 +18,12 @@ from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
+from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
-from secformer_jax.cluster.wire.message import Message
+from secformer_jax.cluster.wire.message import Message, shares_of
 from secformer_jax.errors import UserError
+from secformer_jax.mpc.runtime.shares import HELD
 
 log = logging.getLogger(__name__)
 
@@ -176,14 +178,17 @@ class Node:
             raise RefusedError(f"{self.name} no longer has its share of the input")
         if arrived.client != fields["client"] or arrived.shape != _shape(fields):
             raise RefusedError(f"{self.name} was sent another request under this number")
-        takes = {n: of for n, of in self._takes[arrived.shape].items() if n.startswith("input")}
-        try:
-            listed = {
-                entry["name"]: (entry["dtype"], tuple(entry["shape"])) for entry in arrived.message.fields["shares"]
-            }
-        except (KeyError, TypeError):
-            listed = {}
-        if listed != takes:
+        compiled = RequestShape(int(fields["compiled_rows"]), arrived.shape.length)
+        # Every input has the texts as its first axis; the program that was compiled may be for several requests.
+        takes = {
+            name: (dtype, (arrived.shape.rows, *shape[1:]))
+            for name, (dtype, shape) in self._takes[compiled].items()
+            if name.startswith("input")
+        }
+        held = len(HELD[str(self.cluster.runtime["protocol"])](self.cluster.rank(self.name)))
+        shares = shares_of(arrived.message)
+        listed = {name: (share.dtype, share.shape) for name, share in shares.items()}
+        if listed != takes or any(len(share.components) != held for share in shares.values()):
             raise RefusedError(f"{self.name} was sent another input than this model takes")
         self._running[fields["request"]] = self.inputs.pop(fields["request"])
         return {}
@@ -203,11 +208,12 @@ class Node:
         return self._cost(answer)
 
     async def _run(self, fields: Fields) -> Fields:
-        """Compute on a claimed input; its share of the result waits for `release`."""
-        arrived = self._running[fields["request"]]
-        fields_to_worker = {"shares": arrived.message.fields["shares"], **_plain(arrived.shape)}
-        answer = await self._call(Message("request", fields_to_worker, arrived.message.chunks))
-        self._results[fields["request"]] = answer
+        """Compute on claimed inputs in one run; its shares of the results wait for `release`."""
+        requests, shape = fields["requests"], _plain(_shape(fields))
+        messages = [self._running[request].message for request in requests]
+        answer = await self._call(await asyncio.to_thread(joined, messages, shape))
+        for request, part in zip(requests, parted(answer, len(requests)), strict=True):
+            self._results[request] = part
         return self._cost(answer)
 
     def _cost(self, answer: Message) -> Fields:
@@ -216,11 +222,12 @@ class Node:
         return cost
 
     async def _release(self, fields: Fields) -> Fields:
-        """All parties have computed: answer the client."""
-        arrived, answer = self._running.pop(fields["request"]), self._results.pop(fields["request"])
-        if not arrived.answer.done():
-            arrived.answer.set_result(Message("result", answer.fields, answer.chunks))
-        self.metrics.requests.labels("answered").inc()
+        """All parties have computed: answer the clients, each with its own part."""
+        for request in fields["requests"]:
+            arrived, answer = self._running.pop(request), self._results.pop(request)
+            if not arrived.answer.done():
+                arrived.answer.set_result(answer)
+            self.metrics.requests.labels("answered").inc()
         return {}
 
     async def _fail(self, fields: Fields) -> Fields:

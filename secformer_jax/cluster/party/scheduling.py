@@ -1,22 +1,28 @@
-"""Which request is next: every client in its turn, whatever the others have waiting."""
+"""Which requests are next: every client in its turn, and with the first those that can share its run."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from secformer_jax.cluster.config import Batching
 from secformer_jax.cluster.deployment import RequestShape
 
 
 @dataclass
 class Request:
-    """One request as the servers agree on it; `missing` names the servers that have no share of its input yet."""
+    """One request as the servers agree on it; `missing` names the servers that have no share of its input yet.
+
+    `since` is when the first of them had its share, on this host's monotonic clock.
+    """
 
     id: str
     client: str
     shape: RequestShape
     missing: set[str] = field(default_factory=set)
+    since: float = field(default_factory=time.monotonic)
 
 
 class Turns:
@@ -53,7 +59,31 @@ class Turns:
         while not self._waiting:
             self._changed.clear()
             await self._changed.wait()
-        client, queue = self._waiting.popitem(last=False)
+        return self._take(next(iter(self._waiting)))
+
+    async def together(self, batching: Batching) -> list[Request]:
+        """The request whose turn it is, and those of its size that wait, or come soon enough after it."""
+        first = await self.next()
+        most = batching.most(first.shape.rows, first.shape.length) - 1
+        others = self.like(first, most)
+        left = first.since + batching.wait_seconds - time.monotonic()
+        if most > len(others) and left > 0:
+            await asyncio.sleep(left)
+            others += self.like(first, most - len(others))
+        return [first, *others]
+
+    def like(self, first: Request, most: int) -> list[Request]:
+        """Up to so many more of the same size, one of each client in turn; those clients are last from now on."""
+        found: list[Request] = []
+        while len(found) < most:
+            ready = [client for client, queue in self._waiting.items() if queue[0].shape == first.shape]
+            if not ready:
+                break
+            found += [self._take(client) for client in ready[: most - len(found)]]
+        return found
+
+    def _take(self, client: str) -> Request:
+        queue = self._waiting.pop(client)
         request = queue.popleft()
         if queue:
             self._waiting[client] = queue

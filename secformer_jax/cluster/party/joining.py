@@ -1,0 +1,40 @@
+"""Several clients' inputs as one, and one result as several: a server's own shares, put together and taken apart.
+
+Shares are sums, row by row of the texts, so rows of different requests never meet: each client gets those rows of the
+result that its own input has, and nothing that depends on another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
+from secformer_jax.mpc.runtime.shares import Share
+
+
+def joined(messages: Sequence[Message], fields: Mapping[str, Any]) -> Message:
+    """What the worker takes for a run: one request's shares as they came, or those of several, texts after texts."""
+    if len(messages) == 1:
+        return Message("request", {**fields, "shares": messages[0].fields["shares"]}, messages[0].chunks)
+    all_of_them = [shares_of(message) for message in messages]
+    together = {}
+    for name, first in all_of_them[0].items():
+        rings = np.concatenate([shares[name].stacked() for shares in all_of_them], axis=1)
+        together[name] = Share(first.dtype, rings.shape[1:], tuple(rings))
+    return with_shares("request", fields, together)
+
+
+def parted(answer: Message, count: int) -> list[Message]:
+    """Each request's part of a result, in their order; costs of the run are divided evenly among them."""
+    costs = {key: value for key, value in answer.fields.items() if key != "shares"}
+    costs |= {key: costs[key] / count for key in ("send_bytes", "send_actions") if key in costs}
+    pieces: list[dict[str, Share]] = [{} for _ in range(count)]
+    for name, share in shares_of(answer).items():
+        parts = [np.split(ring, count) for ring in share.rings()]
+        for i, own in enumerate(pieces):
+            components = tuple(part[i] for part in parts)
+            own[name] = Share(share.dtype, components[0].shape, components)
+    return [with_shares("result", costs, own) for own in pieces]

@@ -1,0 +1,124 @@
+"""Requests of several clients in one run: chosen in turn, joined, answered each with its own rows."""
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cluster_processes import TOLERANCE, Tiny, ask, until_ready
+
+from secformer_jax.cluster.clients.client import ClusterClient
+from secformer_jax.cluster.config import Batching
+from secformer_jax.cluster.deployment import RequestShape
+from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.party.joining import joined, parted
+from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.wire.message import shares_of, with_shares
+from secformer_jax.errors import UserError
+from secformer_jax.models.text import Encoded
+from secformer_jax.mpc.runtime.shares import Share, share
+
+SHAPE, OTHER = RequestShape(1, 16), RequestShape(1, 32)
+
+
+def turns(*requests: tuple[str, str, RequestShape]) -> Turns:
+    made = Turns()
+    for number, client, shape in requests:
+        made.add(Request(number, client, shape, since=time.monotonic() - 1))
+    return made
+
+
+def taken(waiting: Turns, batching: Batching) -> list[str]:
+    return [request.id for request in asyncio.run(waiting.together(batching))]
+
+
+def test_a_run_has_requests_of_one_size_from_every_client_in_turn():
+    waiting = turns(("a1", "a", SHAPE), ("a2", "a", SHAPE), ("b1", "b", OTHER), ("c1", "c", SHAPE), ("a3", "a", SHAPE))
+    assert taken(waiting, Batching(0.001, 3 * 16)) == ["a1", "c1", "a2"]
+    assert taken(waiting, Batching(0.001, 512)) == ["b1"]
+    assert taken(waiting, Batching(0.001, 512)) == ["a3"]
+
+
+def test_without_a_waiting_time_each_has_a_run_of_its_own():
+    waiting = turns(("a1", "a", SHAPE), ("b1", "b", SHAPE))
+    assert taken(waiting, Batching(0)) == ["a1"]
+
+
+def test_the_first_waits_for_others_so_long_and_no_longer():
+    async def run() -> list[str]:
+        waiting = Turns()
+        waiting.add(Request("a1", "a", SHAPE))
+        asyncio.get_running_loop().call_later(0.05, waiting.add, Request("b1", "b", SHAPE))
+        asyncio.get_running_loop().call_later(0.6, waiting.add, Request("c1", "c", SHAPE))
+        return [request.id for request in await waiting.together(Batching(0.3))]
+
+    assert asyncio.run(run()) == ["a1", "b1"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "most"), [(1, 16, 32), (1, 128, 4), (2, 128, 2), (1, 512, 1), (8, 128, 1), (32, 16, 1)]
+)
+def test_how_many_share_a_run(rows, length, most):
+    assert Batching().most(rows, length) == most
+
+
+@pytest.mark.parametrize(("protocol", "parties"), [("SEMI2K", 2), ("ABY3", 3)])
+def test_shares_are_joined_and_parted_row_by_row(protocol, parties):
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(-9, 9, (1, 4, 5)) for _ in range(4)]
+    made = [share(x, "int64", protocol, parties) for x in inputs]
+    for rank in range(parties):
+        messages = [with_shares("infer", {}, {"input0": shares[rank]}) for shares in made]
+        together = shares_of(joined(messages, {}))["input0"]
+        assert together.shape == (4, 4, 5)
+        np.testing.assert_array_equal(together.stacked(), np.concatenate([s[rank].stacked() for s in made], axis=1))
+        result = Share("float32", (4, 3), (np.arange(12).reshape(4, 3),))
+        answer = with_shares("result", {"send_bytes": 100.0, "seconds": 1.0}, {"output0": result})
+        parts = parted(answer, 4)
+        assert [part.fields["send_bytes"] for part in parts] == [25.0] * 4
+        rows = [shares_of(part)["output0"].rings()[0] for part in parts]
+        np.testing.assert_array_equal(rows, np.arange(12).reshape(4, 1, 3))
+
+
+def test_clients_in_one_run_get_their_own_answers(tmp_path):
+    """Four of five fit one run, a power of two; one who sends another input than the model takes fails alone."""
+    clients, tiny = [f"client{i}" for i in range(5)], Tiny("drop-in")
+    everyone, options = [*clients, "mallory"], {"batch_wait_ms": 1000}
+    with LocalCluster(tmp_path, "2pc_semi2k_dealer", clients=everyone, options=options) as local:
+        tiny.publish(local)
+        until_ready(local)
+        texts, answers, refused = {client: tiny.text(i) for i, client in enumerate(clients)}, {}, []
+
+        def one(client: str) -> None:
+            answers[client] = ask(local, client, texts[client])[0]
+
+        def bad() -> None:
+            with pytest.raises(UserError, match="another input than this model takes") as error:
+                asyncio.run(_send_bad(local, texts[clients[0]]))
+            refused.append(error)
+
+        threads = [threading.Thread(target=one, args=(client,)) for client in clients]
+        threads.append(threading.Thread(target=bad))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(refused) == 1
+        for client in clients:
+            assert tiny.error(texts[client], answers[client]) < TOLERANCE
+        mixed = [tiny.error(texts[one], answers[other]) for one, other in itertools.pairwise(clients)]
+        assert min(mixed) > TOLERANCE
+        runs = [json.loads(line) for line in local.log("S0").read_text().splitlines()]
+        assert sorted(line["count"] for line in runs if line["event"] == "answered") == [1, 4, 4, 4, 4]
+
+
+async def _send_bad(local: LocalCluster, text: Encoded) -> None:
+    async with ClusterClient(local.cluster, "mallory") as asking:
+        await asking.deployment()
+        inputs = asking._serving.inputs(text)
+        asking._serving = SimpleNamespace(inputs=lambda encoded: (inputs[0][:, :, :-1], *inputs[1:]))
+        await asking.infer(text)
