@@ -1,11 +1,12 @@
 """A cluster of real processes on the loopback, over mutual TLS: answers, seconds, bytes by link, memory by process.
 
-    python experiments/cluster.py [--part requests] [--part thousand] [--part capture] [--part faults] [--fresh]
+    python experiments/cluster.py [--part requests] [--part clients] ... [--fresh]
 
 requests: 50 requests from 4 clients at once, of MiniLM on SEMI2K with the dealer and of the shipped student on ABY3
 with three servers; then one request by turns with the simulation on this machine, both under the same load.
 thousand: 1,000 requests of a tiny model one after the other; memory of each process after the first 100 and in the end.
 capture: every byte on the loopback while a tiny model is published and asked; no token row and no weight may be in it.
+clients: requests a minute of one client alone and of eight at once (cluster_clients.py).
 faults: each role killed at random moments (cluster_faults.py). Writes results/cluster.json and .md.
 """
 
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import cluster_clients
 import cluster_faults
 import numpy as np
 import typer
@@ -40,12 +42,12 @@ CASES = {
     "3pc_aby3, fast": ("3pc_aby3", functools.partial(student, "fast")),
 }
 SIMULATED = {"2pc_semi2k_dealer": "2pc_semi2k"}
-PARTS = ("requests", "thousand", "capture", "faults")
+PARTS = ("requests", "clients", "thousand", "capture", "faults")
 TOLERANCE, SLOWDOWN, GROWTH = 0.02, 1.5, 1.05
 
 
 def main(
-    part: Annotated[list[str] | None, typer.Option(help="requests, thousand, capture, faults; all by default")] = None,
+    part: Annotated[list[str] | None, typer.Option(help=f"{', '.join(PARTS)}; all by default")] = None,
     case: Annotated[list[str] | None, typer.Option(help="of the part requests")] = None,
     count: Annotated[int, typer.Option(help="requests in all")] = 50,
     many: Annotated[int, typer.Option(help="requests of the part thousand")] = 1000,
@@ -59,6 +61,8 @@ def main(
         if each == "requests":
             for name in case or CASES:
                 results.cell(f"requests: {name}", functools.partial(requests, *CASES[name], count))
+        elif each == "clients":
+            results.cell("clients", functools.partial(cluster_clients.clients, 3))
         elif each == "thousand":
             results.cell("thousand", functools.partial(thousand, many))
         elif each == "capture":
@@ -265,6 +269,8 @@ def tables(cells: dict[str, Entry]) -> list:
             for role, used in c["memory"].items()
         ]
         shown.append(table("Megabytes in memory", ("", "process", "now", "peak"), rows, text_columns=2))
+    if "clients" in cells:
+        shown.append(cluster_clients.shown(cells["clients"]))
     if "thousand" in cells:
         c = cells["thousand"]
         rows = [(name, f"{c['early'][name]:,.0f}", f"{c['late'][name]:,.0f}") for name in c["early"]]
@@ -289,6 +295,8 @@ def checks(cells: dict[str, Entry]) -> list[Check]:
             # SPU's count of ABY3's bytes differs by some percent from run to run, in simulation as well.
             varying = (c["most_link_bytes"] - c["least_link_bytes"]) / max(c["publish_bytes"])
             found.append(Check(f"{name}: bytes that vary between requests, of the weights'", varying, 0.05))
+        elif name == "clients":
+            found += cluster_clients.checks(c)
         elif name == "thousand":
             found.append(Check("thousand: greatest growth of a process", max(c["growth"].values()), GROWTH))
             found.append(Check("thousand: greatest difference from plaintext", c["worst_error"], TOLERANCE))

@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tokenizers
 import transformers
 
 from secformer_jax.errors import UserError
@@ -115,3 +116,58 @@ def test_equals_transformers(minilm, tmp_path):
         np.testing.assert_array_equal(encoded.input_ids, expected["input_ids"])
         np.testing.assert_array_equal(encoded.token_type_ids, expected["token_type_ids"])
         np.testing.assert_array_equal(encoded.attention_mask, expected["attention_mask"])
+
+
+SENTENCES = ["The train to the coast leaves at nine.", "Le train part à neuf heures, n'est-ce pas?", "東京 is far 😀"]
+
+
+def byte_level(folder):
+    """A byte-level BPE tokenizer as RoBERTa has it, in its older files: vocab.json and merges.txt."""
+    trained = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(SENTENCES * 3, vocab_size=320, min_frequency=1, special_tokens=special)
+    trained.save_model(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    return Architecture(vocab_size=trained.get_vocab_size(), pad_token_id=1, type_vocab_size=1, model_type="roberta")
+
+
+def unigram(folder):
+    """A unigram tokenizer as XLM-RoBERTa has it, in tokenizer.json."""
+    trained = tokenizers.SentencePieceUnigramTokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(SENTENCES * 3, vocab_size=120, special_tokens=special, unk_token="<unk>")
+    ends = ("</s>", 2), ("<s>", 0)
+    trained._tokenizer.post_processor = tokenizers.processors.RobertaProcessing(*ends, trim_offsets=False)
+    trained.save(str(folder / "tokenizer.json"))
+    return Architecture(
+        vocab_size=trained.get_vocab_size(), pad_token_id=1, type_vocab_size=1, model_type="xlm-roberta"
+    )
+
+
+@pytest.mark.parametrize("make", [byte_level, unigram])
+def test_other_kinds_of_tokenizers(tmp_path, make):
+    config = make(tmp_path)
+    encoded = Tokenizer(tmp_path, config).encode(SENTENCES, SENTENCES[::-1], keep_tokens=True)
+    assert encoded.input_ids.max() < config.vocab_size and not encoded.token_type_ids.any()
+    assert set(encoded.input_ids[encoded.attention_mask == 0]) <= {1}
+    for row, (text, pair) in enumerate(zip(SENTENCES, SENTENCES[::-1], strict=True)):
+        tokens = encoded.tokens[row]
+        assert len(tokens) == encoded.attention_mask[row].sum() and tokens[0][:2] == ("<s>", None)
+        # What the tokens cover is the text, but for its spaces; a character of several bytes may be cut in tokens.
+        for which, whole in enumerate((text, pair)):
+            covered = {i for token in tokens if token.text == which for i in range(token.start, token.end)}
+            assert covered == {i for i, character in enumerate(whole) if not character.isspace()}
+
+
+def test_older_files_equal_transformers(tmp_path):
+    config = byte_level(tmp_path)
+    reference = transformers.RobertaTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    expected = reference(SENTENCES, padding="max_length", max_length=128, return_tensors="np")["input_ids"]
+    encoded = Tokenizer(tmp_path, config).encode(SENTENCES, max_length=128)
+    np.testing.assert_array_equal(encoded.input_ids, expected)
+
+
+def test_lower_case_as_sentence_transformers_has_it(folder):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    np.testing.assert_array_equal(Tokenizer(folder).encode(["A"]).input_ids[0, :3], [2, 5, 3])
