@@ -129,7 +129,7 @@ async def _ask(
 ) -> list[Entry]:
     """Of the model's folder only the tokenizer is read; the published model has to answer by the head asked for."""
     from secformer_jax.cluster.clients.client import ClusterClient
-    from secformer_jax.cluster.plans import without_weights
+    from secformer_jax.cluster.requirements import without_weights
 
     entries = []
     async with ClusterClient(cluster, client) as asking:

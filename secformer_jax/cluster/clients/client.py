@@ -14,7 +14,7 @@ import numpy as np
 from secformer_jax.cluster.clients.channel import Servers
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment
-from secformer_jax.cluster.plans import serving
+from secformer_jax.cluster.requirements import serving
 from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.paths import INFER_PATH
 from secformer_jax.errors import UserError

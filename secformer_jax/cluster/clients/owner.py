@@ -12,7 +12,7 @@ from secformer_jax.cluster.clients.channel import Servers, patiently
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.deployment import Deployment
-from secformer_jax.cluster.plans import serving
+from secformer_jax.cluster.requirements import serving
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, END, PUBLISH_PATH
 from secformer_jax.errors import UserError

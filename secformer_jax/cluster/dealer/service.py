@@ -19,7 +19,7 @@ from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MA
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.deployment import Deployment, RequestShape
-from secformer_jax.cluster.plans import mask_shapes, material_nodes, plan, serving
+from secformer_jax.cluster.requirements import mask_shapes, material_nodes, requirements, serving
 from secformer_jax.cluster.wire.http import peer_of
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import END
@@ -158,8 +158,8 @@ class MaterialService:
     def _make(self, published: Published, shape: RequestShape) -> Pieces:
         """Fresh material of one request, as shares; on the thread."""
         if shape not in published.nodes:
-            planned = plan(serving(published.deployment, self._fraction_bits), shape)
-            published.nodes[shape] = material_nodes(planned.material)
+            needed = requirements(serving(published.deployment, self._fraction_bits), shape)
+            published.nodes[shape] = material_nodes(needed.material)
         randomness, parties = Randomness(), len(self._cluster.parties)
         pieces: Pieces = [[] for _ in range(parties)]
         for node in published.nodes[shape]:
@@ -174,8 +174,8 @@ class MaterialService:
         shapes = {}
         if deployment.masked:
             length = 16 if deployment.calibration is None else min(16, deployment.calibration.max_length)
-            planned = plan(serving(deployment, self._fraction_bits), RequestShape(2, length))
-            shapes = mask_shapes(planned.weights)
+            needed = requirements(serving(deployment, self._fraction_bits), RequestShape(2, length))
+            shapes = mask_shapes(needed.weights)
         bytes_ = Randomness()
         parties = len(self._cluster.parties)
         seeds = {name: [bytes_.bits((SEED_BYTES // 8,)).tobytes() for _ in range(parties)] for name in shapes}

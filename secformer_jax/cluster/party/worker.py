@@ -24,7 +24,7 @@ from secformer_jax.cluster import store
 from secformer_jax.cluster.config import TlsFiles
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
-from secformer_jax.cluster.plans import MASKS, OPENED, part_of, plan, serving
+from secformer_jax.cluster.requirements import MASKS, OPENED, part_of, requirements, serving
 from secformer_jax.cluster.wire.frames import Channel
 from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
 from secformer_jax.mpc.runtime import config as mpc_config
@@ -114,14 +114,14 @@ class Worker:
         shape, party = _shape(message), self.party
         self._deployment.check(shape)
         if shape not in self._programs:
-            planned = plan(self._serving, shape)
-            leaves, _ = jax.tree_util.tree_flatten_with_path(planned.weights)
+            needed = requirements(self._serving, shape)
+            leaves, _ = jax.tree_util.tree_flatten_with_path(needed.weights)
             keep = self._deployment.keep_weights
             variables = [weight_input(path, public=self._serving.is_public, keep=keep) for path, _ in leaves]
-            variables += request_inputs(planned.material, planned.inputs)
+            variables += request_inputs(needed.material, needed.inputs)
             program = compile_program(
-                planned.compute,
-                (planned.weights, planned.material, *planned.inputs),
+                needed.compute,
+                (needed.weights, needed.material, *needed.inputs),
                 variables,
                 self._config,
                 part_of=part_of,
@@ -129,7 +129,7 @@ class Worker:
             party.agree(program.digest())
             own = program.renamed({name for name in program.variables() if not name.startswith("weights")})
             party.run(own, SETUP)
-            request = [*jax.tree.leaves(planned.material), *planned.inputs]
+            request = [*jax.tree.leaves(needed.material), *needed.inputs]
             specs = {v.name: spec for v, spec in zip(variables[len(leaves) :], request, strict=True)}
             names = dict(zip(program.input_names, own.input_names, strict=True))
             self._programs[shape] = Compiled(own, specs, names, own.local_only())

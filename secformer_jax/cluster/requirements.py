@@ -36,7 +36,7 @@ def without_weights(deployment: Deployment) -> Checkpoint:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Requirements:
     """What is needed to compile for one shape of request, and to know what goes into it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
     inputs: tuple[jax.ShapeDtypeStruct, ...]
 
 
-def plan(serving: Serving, shape: RequestShape) -> Plan:
+def requirements(serving: Serving, shape: RequestShape) -> Requirements:
     """Everything but the weights for a shape of request."""
     zeros = np.zeros((shape.rows, shape.length), np.int32)
     inputs = serving.inputs(Encoded(zeros, zeros, np.ones(zeros.shape, np.float32)))
@@ -60,7 +60,7 @@ def plan(serving: Serving, shape: RequestShape) -> Plan:
     module = serving.model(shape.length)
     weights = variables(module, inputs)
     material = weights.pop(DEALER, {})
-    return Plan(function(module), weights, material, specs)
+    return Requirements(function(module), weights, material, specs)
 
 
 def mask_shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
