@@ -13,7 +13,8 @@ from typing import Any
 import flax.struct
 import jax
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from secformer_jax.mpc.runtime.shares import SEED_BYTES, Component, expand, join, split
 
 
 class MaterialReusedError(RuntimeError):
@@ -37,29 +38,48 @@ class Material(flax.struct.PyTreeNode):
 
 
 class Randomness:
-    """Uniform ring elements from AES-256 in counter mode, keyed by the operating system's generator."""
+    """Uniform ring elements from AES-256 in counter mode, keyed by the operating system's generator.
 
-    def __init__(self) -> None:
-        key, nonce = os.urandom(32), os.urandom(16)
-        self._stream = Cipher(algorithms.AES(key), modes.CTR(nonce)).encryptor()
+    An array over the whole ring is drawn as a sum of one generator's output for each party. The generators' keys are
+    then its shares: whoever holds them needs no byte of the array itself.
+
+    Args:
+        parties: how many there are.
+    """
+
+    def __init__(self, parties: int = 1) -> None:
+        self.parties = parties
+        self._drawn: dict[int, tuple[np.ndarray, list[Component]]] = {}
 
     def bits(self, shape: tuple[int, ...], bits: int = 64) -> np.ndarray:
         """Uniform integers in [0, 2^bits) as int64 ring elements (for 64 bits: the whole ring)."""
-        count = int(np.prod(shape, dtype=np.int64))
-        words = np.frombuffer(self._stream.update(bytes(8 * count)), np.uint64).reshape(shape)
-        return (words >> np.uint64(64 - bits)).view(np.int64)
+        keys = [os.urandom(SEED_BYTES) for _ in range(self.parties if bits == 64 else 1)]
+        drawn = join([expand(key, shape) for key in keys])
+        if bits < 64:
+            return (drawn.view(np.uint64) >> np.uint64(64 - bits)).view(np.int64)
+        drawn.flags.writeable = False
+        self._drawn[id(drawn)] = drawn, list(keys)
+        return drawn
+
+    def components(self, array: np.ndarray) -> list[Component]:
+        """Components that add up to an array of the dealer's: keys where it was drawn, else keys and what is left.
+
+        An array that was drawn is shared this way once; a second time it is split like any other.
+        """
+        drawn, keys = self._drawn.pop(id(array), (None, []))
+        return keys if drawn is array and len(keys) == self.parties else split(array, self.parties)
 
 
 class Dealer:
-    """Deals material for one request at a time and remembers what it has handed out."""
+    """Deals material for one request at a time, and remembers the masks of the weights."""
 
     def __init__(self) -> None:
-        self._randomness = Randomness()
         self._resident: dict[str, np.ndarray] = {}
 
     def mask_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         """Uniform masks for weights that stay: made once, for the model owner, and remembered for their products."""
-        self._resident = {name: self._randomness.bits(shape) for name, shape in shapes.items()}
+        randomness = Randomness()
+        self._resident = {name: randomness.bits(shape) for name, shape in shapes.items()}
         return self._resident
 
     def deal(self, spec: Any) -> Dealt:
@@ -68,14 +88,14 @@ class Dealer:
         Args:
             spec: a pytree of abstract `Material` nodes, as `jax.eval_shape` of the model's init gives them.
         """
-        return Dealt(spec, self._randomness, self._resident)
+        return Dealt(spec, self._resident)
 
 
 class Dealt:
     """One request's material: each leaf can be taken once, and its node is filled when the first is taken."""
 
-    def __init__(self, spec: Any, randomness: Randomness, resident: Mapping[str, np.ndarray]) -> None:
-        self._randomness, self._resident = randomness, resident
+    def __init__(self, spec: Any, resident: Mapping[str, np.ndarray]) -> None:
+        self._randomness, self._resident = Randomness(), resident
         self._nodes = jax.tree.leaves(spec, is_leaf=_is_material)
         self._owner = [i for i, node in enumerate(self._nodes) for _ in jax.tree.leaves(node)]
         self._filled: dict[int, dict[int, np.ndarray]] = {}
@@ -99,6 +119,16 @@ class Dealt:
             leaves = jax.tree.leaves(self._nodes[owner].deal(self._randomness, self._resident))
             self._filled[owner] = dict(enumerate(leaves, first))
         return self._filled[owner].pop(leaf)
+
+    def components(self, leaf: int, parties: int) -> tuple[tuple[int, ...], list[Component]]:
+        """The shape of one leaf and a component for each party; like `take`, once.
+
+        Raises:
+            MaterialReusedError: the leaf has been taken before.
+        """
+        self._randomness.parties = parties
+        array = self.take(leaf)
+        return array.shape, self._randomness.components(array)
 
 
 def _is_material(node: Any) -> bool:

@@ -16,6 +16,7 @@ from secformer_jax.mpc.primitives.masked import MaskedSeries
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
+from secformer_jax.mpc.runtime.shares import expand
 
 FRACTION_BITS = 18
 SERIES = gelu.SEGMENT_SERIES
@@ -137,11 +138,31 @@ def test_every_leaf_is_taken_once():
 
 def test_masks_are_the_harmonics_of_t():
     masks = masks_for(SINE, (1000,)).deal(Randomness(), {})
-    assert masks.t.min() >= 0 and masks.t.max() < 2 ** (PERIOD_BITS + FRACTION_BITS)
-    angle = masks.t * 2.0**-FRACTION_BITS * 2 * np.pi / SERIES.period
+    assert masks.t.min() < -(2**60) and masks.t.max() > 2**60  # of the whole ring, so that keys are its shares
+    inside = masks.t % 2 ** (PERIOD_BITS + FRACTION_BITS)
+    angle = inside * 2.0**-FRACTION_BITS * 2 * np.pi / SERIES.period
     for k, b in enumerate(SERIES.sin, 1):
         np.testing.assert_allclose(masks.with_cos[k - 1] * 2.0**-18, b * np.sin(k * angle), rtol=0, atol=2.0**-18)
         np.testing.assert_allclose(masks.with_sin[k - 1] * 2.0**-18, b * np.cos(k * angle), rtol=0, atol=2.0**-18)
+
+
+@pytest.mark.parametrize("parties", [1, 2, 3])
+def test_what_was_drawn_is_shared_by_keys_and_the_rest_by_one_array(parties):
+    dealt = Dealer().deal(masks_for(SINE, (50,)))
+    shared = [dealt.components(leaf, parties)[1] for leaf in range(len(dealt))]
+    rings = [[expand(c, (50,)) if isinstance(c, bytes) else c for c in components] for components in shared[:1]]
+    kinds = [[isinstance(component, bytes) for component in components] for components in shared]
+    assert kinds == [[True] * parties, *[[True] * (parties - 1) + [False]] * (len(dealt) - 1)]
+    keys = [c for components in shared for c in components if isinstance(c, bytes)]
+    assert len(set(keys)) == len(keys) and len(rings[0]) == parties
+
+    randomness = Randomness(parties)
+    drawn, narrow = randomness.bits((40,)), randomness.bits((40,), 7)
+    for array in (drawn, narrow, drawn, drawn + 1):
+        total = sum(expand(c, (40,)) if isinstance(c, bytes) else c for c in randomness.components(array))
+        np.testing.assert_array_equal(total, array)
+    with pytest.raises(ValueError, match="read-only"):
+        drawn[0] = 1  # its keys would no longer be its shares
 
 
 def test_two_deals_differ():

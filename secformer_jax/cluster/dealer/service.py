@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.material import MaterialReusedError, Randomness
-from secformer_jax.mpc.runtime.shares import SEED_BYTES, Component, Share, deal, expand, join, split
+from secformer_jax.mpc.runtime.shares import SEED_BYTES, Share, deal, expand, join
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +161,12 @@ class MaterialService:
         if shape not in published.nodes:
             needed = requirements(serving(published.deployment, self._fraction_bits), shape)
             published.nodes[shape] = material_nodes(needed.material)
-        randomness, parties = Randomness(), len(self._cluster.parties)
+        parties = len(self._cluster.parties)
+        randomness = Randomness(parties)
         pieces: Pieces = [[] for _ in range(parties)]
         for node in published.nodes[shape]:
             for leaf in jax.tree.leaves(node.deal(randomness, published.masks())):
-                components: list[Component] = split(leaf, parties)
+                components = randomness.components(leaf)
                 for own, share in zip(pieces, deal(components, "int64", leaf.shape, self._protocol), strict=True):
                     own.append(share)
         return pieces
@@ -176,9 +178,8 @@ class MaterialService:
             length = 16 if deployment.calibration is None else min(16, deployment.calibration.max_length)
             needed = requirements(serving(deployment, self._fraction_bits), RequestShape(2, length))
             shapes = mask_shapes(needed.weights)
-        bytes_ = Randomness()
         parties = len(self._cluster.parties)
-        seeds = {name: [bytes_.bits((SEED_BYTES // 8,)).tobytes() for _ in range(parties)] for name in shapes}
+        seeds = {name: [os.urandom(SEED_BYTES) for _ in range(parties)] for name in shapes}
         writer = store.SealedWriter(self._path(deployment.name), self._key, deployment.name)
         fields = {"description": deployment.to_json(), "shapes": {name: list(shape) for name, shape in shapes.items()}}
         writer.add(Message("published", fields, [b"".join(keys) for keys in seeds.values()]))

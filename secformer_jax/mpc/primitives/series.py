@@ -69,7 +69,8 @@ class OpenedSeries(Material):
 
     def deal(self, randomness: Randomness, resident) -> OpenedSeries:
         """Fresh masks; see Material."""
-        t = randomness.bits(self.t.shape, self._modulus_bits)
+        # Uniform over the whole ring, and so modulo the period, which is all that its users look at.
+        t = randomness.bits(self.t.shape)
         masks = np.empty((2, *self.with_cos.shape), np.int64)
         flat = masks.reshape(2, len(self.series.harmonics), -1)
         for start in range(0, t.size, _DEALT_TOGETHER):
@@ -82,7 +83,7 @@ class OpenedSeries(Material):
 
         Harmonic by harmonic from the last one: float64 loses less than 2^-40 over hundreds of them.
         """
-        angle = t * (2j * math.pi / 2.0**self._modulus_bits)
+        angle = (t & ((1 << self._modulus_bits) - 1)) * (2j * math.pi / 2.0**self._modulus_bits)
         wave, last, turns = np.ones(t.shape, complex), 0, {}
         for k, (h, a, b) in enumerate(zip(self.series.harmonics, self.series.cos, self.series.sin, strict=True)):
             if h - last not in turns:

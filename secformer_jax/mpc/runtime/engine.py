@@ -35,7 +35,8 @@ from secformer_jax.mpc.runtime.program import (
     request_inputs,
     weight_input,
 )
-from secformer_jax.mpc.runtime.shares import share
+from secformer_jax.mpc.runtime.shares import Component, deal
+from secformer_jax.mpc.runtime.values import to_spu
 
 _session = itertools.count()
 
@@ -48,7 +49,7 @@ class Result:
         value: the function's result, revealed to the client.
         profile: bytes, messages and seconds inside SPU, in total, by part and by operation.
         seconds: wall time from the shared input to the revealed result, the dealer's own time left out.
-        offline_bytes: dealer material that one party received for this request, and what it sent ahead of it.
+        offline_bytes: what the party with most has from the dealer for this request, and what it sent ahead of it.
         offline_seconds: time for dealing it, and for the parties' work ahead of the input.
         setup: cost of what runs once, before the program's first request; empty afterwards.
         input_bytes: share of the input that the client sent to one party.
@@ -115,13 +116,22 @@ class Parties:
             runtime.set_var(name, piece)
         return sum(len(chunk) for chunk in shares[0].share_chunks)
 
-    def share_locally(self, name: str, ring: np.ndarray) -> int:
-        """Share ring elements that local stages alone read; returns the bytes for one party."""
-        pieces = share(ring, "int64", self._config.protocol, len(self._own))
-        held = [piece.stacked() for piece in pieces]
-        for own, array in zip(self._own, held, strict=True):
-            own.keep(name, array)
-        return held[0].nbytes
+    def give(self, name: str, shape: tuple[int, ...], components: list[Component], *, local_only: bool) -> int:
+        """Give the parties their components of ring elements; returns the bytes of the party that gets most.
+
+        With `local_only` SPU never reads them, and local stages alone do.
+        """
+
+        def hold(rank: int) -> int:
+            ring, protocol = pieces[rank].stacked(), self._config.protocol
+            if local_only:
+                self._own[rank].keep(name, ring)
+            else:
+                self._runtimes[rank].set_var(name, to_spu(ring, protocol))
+            return sum(len(c) if isinstance(c, bytes) else c.nbytes for c in pieces[rank].components)
+
+        pieces = deal(components, "int64", shape, self._config.protocol)
+        return max(self._pool.map(hold, range(len(pieces))))
 
     def run(self, stage: Stage | LocalStage) -> float:
         """Run one stage on every party at once; returns the seconds that SPU did not see."""
@@ -229,14 +239,14 @@ class Engine:
         clock = _Clock()
         undealt, local_only = {f"material{i}": i for i in range(len(material))}, program.local_only()
 
-        def deal(stage: Stage | LocalStage) -> int:
+        def fill(stage: Stage | LocalStage) -> int:
             dealt_bytes = 0
             for name in sorted(undealt.keys() & set(stage.inputs)):
-                share = self._parties.share_locally if name in local_only else self._parties.share
-                dealt_bytes += share(name, material.take(undealt.pop(name)))
+                dealt = material.components(undealt.pop(name), self.config.world_size)
+                dealt_bytes += self._parties.give(name, *dealt, local_only=name in local_only)
             return dealt_bytes
 
-        ahead = self._run_phase(program, OFFLINE, deal)
+        ahead = self._run_phase(program, OFFLINE, fill)
         offline_seconds = clock.seconds()
 
         clock = _Clock()
@@ -247,7 +257,7 @@ class Engine:
             if f"input{i}" in read
         )
         # Material that serves online directly is dealt just before its stage, to bound memory; its time is offline's.
-        online = self._run_phase(program, ONLINE, deal)
+        online = self._run_phase(program, ONLINE, fill)
         flat = [self._parties.reconstruct(name) for name in program.output_names]
         self._parties.free(set(program.output_names) - {variable.name for variable, _ in self._weights})
         return Result(
