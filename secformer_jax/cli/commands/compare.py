@@ -155,11 +155,26 @@ def _print(reporter: Reporter, subject: str, choices: Sequence[Choice], entries:
     reporter.say(f"{subject}; {one['protocol']} ({one['config']}), {one['seq_length']} tokens")
     reporter.table(
         "Steady state: the second request of each engine. In the first the weights are opened under their masks.",
-        ("preset", "seconds", "MB sent", "sends", "dealt MB", "error", "first s", "first MB", "compile s", "peak GB"),
+        (
+            "preset",
+            "seconds",
+            "MB sent",
+            "sends",
+            "dealing s",
+            "ahead s",
+            "whole s",
+            "dealt MB",
+            "error",
+            "first s",
+            "first MB",
+            "compile s",
+            "peak GB",
+        ),
         [
             (
                 str(choice),
                 *cost_cells(entry),
+                *(f"{entry[f'{name}_seconds']:.2f}" for name in ("dealing", "preparing", "whole")),
                 f"{entry['offline_bytes'] / 1e6:,.1f}",
                 f"{entry['same_functions_max_abs_error']:.4f}",
                 *cost_cells(entry, "first_")[:2],

@@ -50,7 +50,8 @@ class Result:
         profile: bytes, messages and seconds inside SPU, in total, by part and by operation.
         seconds: wall time from the shared input to the revealed result, the dealer's own time left out.
         offline_bytes: what the party with most has from the dealer for this request, and what it sent ahead of it.
-        offline_seconds: time for dealing it, and for the parties' work ahead of the input.
+        dealing_seconds: time for making it, and for handing it to the parties.
+        preparing_seconds: time for the parties' work ahead of the input.
         setup: cost of what runs once, before the program's first request; empty afterwards.
         input_bytes: share of the input that the client sent to one party.
     """
@@ -59,9 +60,20 @@ class Result:
     profile: Profile
     seconds: float
     offline_bytes: int
-    offline_seconds: float
+    dealing_seconds: float
+    preparing_seconds: float
     input_bytes: int
     setup: Profile
+
+    @property
+    def offline_seconds(self) -> float:
+        """All that is ahead of the input."""
+        return self.dealing_seconds + self.preparing_seconds
+
+    @property
+    def whole_seconds(self) -> float:
+        """Everything that a request needs, ahead of its input and after it."""
+        return self.offline_seconds + self.seconds
 
 
 @dataclass
@@ -247,7 +259,7 @@ class Engine:
             return dealt_bytes
 
         ahead = self._run_phase(program, OFFLINE, fill)
-        offline_seconds = clock.seconds()
+        ahead_seconds = clock.seconds()
 
         clock = _Clock()
         read = {name for stage in program.stages for name in stage.inputs} | set(program.output_names)
@@ -265,7 +277,8 @@ class Engine:
             profile=online.profile,
             seconds=clock.seconds() - online.dealing_seconds,
             offline_bytes=ahead.dealt_bytes + online.dealt_bytes + ahead.profile.total.send_bytes,
-            offline_seconds=offline_seconds + online.dealing_seconds,
+            dealing_seconds=ahead.dealing_seconds + online.dealing_seconds,
+            preparing_seconds=ahead_seconds - ahead.dealing_seconds,
             input_bytes=input_bytes,
             setup=setup,
         )
