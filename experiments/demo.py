@@ -14,13 +14,12 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from secformer_jax.cli.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
-from secformer_jax.functions import calibration, presets
+from secformer_jax.functions import presets
 from secformer_jax.functions.presets import Approximations
 from secformer_jax.inference.private import Answer, Plaintext, PrivateModel, encode_request
 from secformer_jax.models import checkpoint
-from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
+from secformer_jax.models.calibrate import ensure_calibration
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.ranges import load_calibration
 from secformer_jax.models.text import Encoded, Tokenizer
@@ -74,7 +73,8 @@ def similarity(console: Console) -> float:
     model = checkpoint.load("minilm")
     console.print("\n[bold]Similarity of two sentences: all-MiniLM-L6-v2, not distilled[/bold]")
     for approximations in MINILM_CHOICES.values():
-        ensure_calibration(console, model, approximations)
+        with console.status("measuring the model's ranges, once"):
+            ensure_calibration(model, approximations, length=PAIR_LENGTH, say=console.print)
     tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     requests = {" / ".join(pair): encode_request(model, tokenizer, *pair, PAIR_LENGTH) for pair in PAIRS}
     return answered(console, model, MINILM_CHOICES, requests)
@@ -119,18 +119,6 @@ def described(model: Checkpoint, answer: Answer, plaintext: np.ndarray) -> str:
 
 def _numbers(values: np.ndarray) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
-
-
-def ensure_calibration(console: Console, model: Checkpoint, approximations: Approximations) -> None:
-    """Measure the ranges that these functions need, unless they are there."""
-    try:
-        load_calibration(model, approximations)
-    except UserError:
-        sentences = encode_lines(model, calibration_sentences(), 128)
-        with console.status("measuring the model's ranges, once"):
-            measured = calibrate_model(model, sentences, [presets.family(approximations)])
-        path = calibration.save(measured, model.path)
-        console.print(f"ranges measured on {len(sentences.input_ids)} sentences and kept in {path}")
 
 
 if __name__ == "__main__":
