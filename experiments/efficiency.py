@@ -138,6 +138,8 @@ def main(
         entries = {each: results.cells[one.key(each)] for each in SIDES if one.key(each) in results.cells}
         if entries:
             tables += [cost_table(one, entries, quantity) for quantity in QUANTITIES]
+            whole = {each: entry for each, entry in entries.items() if "whole_seconds" in entry}
+            tables += [whole_table(one, whole)] if whole else []
             plot(one, entries, folder / f"efficiency_{name}.png")
             checks += required(name, entries)
     results.publish(out, tables, checks, columns=COLUMNS)
@@ -237,6 +239,18 @@ def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
         row += [f"{e['offline_bytes'] / 1e6:,.0f}", f"{e['peak_memory_bytes'] / 1e9:.1f}"]
         rows.append([side, *row, f"{e['same_functions_max_abs_error']:.4f}"])
     return table(f"{unit}: {case.key('').rstrip(', ')}", columns, rows)
+
+
+def whole_table(case: Case, entries: dict[str, Entry]) -> Any:
+    """Everything that a request needs, by who does it: seconds on this machine, megabytes to one server."""
+    columns = ("side", "online s", "dealing s", "servers ahead s", "whole s", "of puma's", "dealt MB", "input MB")
+    puma, rows = entries.get("puma", {}).get("whole_seconds"), []
+    for side, e in entries.items():
+        seconds = (e["seconds"], e["dealing_seconds"], e["preparing_seconds"], e["whole_seconds"])
+        share = f"{e['whole_seconds'] / puma:.2f}" if puma else ""
+        megabytes = (f"{e[name] / 1e6:,.0f}" for name in ("offline_bytes", "input_bytes"))
+        rows.append([side, *(f"{x:.1f}" for x in seconds), share, *megabytes])
+    return table(f"whole: {case.key('').rstrip(', ')}", columns, rows)
 
 
 def ratio(entries: dict[str, Entry], quantity: str, column: str = "encoder", other: str = "puma") -> float:
