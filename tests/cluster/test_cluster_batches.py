@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.wire import frames
 from secformer_jax.cluster.wire.message import shares_of, with_shares
 from secformer_jax.errors import UserError
 from secformer_jax.models.text import Encoded
@@ -122,3 +124,19 @@ async def _send_bad(local: LocalCluster, text: Encoded) -> None:
         inputs = asking._serving.inputs(text)
         asking._serving = SimpleNamespace(inputs=lambda encoded: (inputs[0][:, :, :-1], *inputs[1:]))
         await asking.infer(text)
+
+
+def test_a_joined_message_of_many_bytes_passes_a_socket_whole():
+    """More than a socket takes at once: what is left of a buffer then is counted in bytes."""
+    ring = np.random.default_rng(0).integers(-(2**62), 2**62, (8, 16, 2048))
+    sent = with_shares("request", {}, {"input0": Share("int64", ring.shape, (ring,))})
+
+    async def run() -> np.ndarray:
+        ours, theirs = socket.socketpair()
+        (_, writer), (reader, _) = [await asyncio.open_connection(sock=each) for each in (ours, theirs)]
+        writing = asyncio.create_task(frames.write(writer, sent.pack()))
+        received = await asyncio.wait_for(frames.read(reader), 20)
+        await writing
+        return shares_of(received)["input0"].rings()[0]
+
+    np.testing.assert_array_equal(asyncio.run(run()), ring)

@@ -112,8 +112,13 @@ def with_shares(kind: str, fields: Mapping[str, Any], shares: Mapping[str, Share
     for name, share in shares.items():
         parts = ["seed" if isinstance(component, bytes) else "ring" for component in share.components]
         listed.append({"name": name, "dtype": share.dtype, "shape": list(share.shape), "components": parts})
-        chunks += [c if isinstance(c, bytes) else np.ascontiguousarray(c, "<i8").data for c in share.components]
+        chunks += [c if isinstance(c, bytes) else _flat(c) for c in share.components]
     return Message(kind, {**fields, "shares": listed}, chunks)
+
+
+def _flat(ring: np.ndarray) -> memoryview:
+    """The bytes of an array, one after the other: a transport that sends a part of a buffer goes on by bytes."""
+    return np.ascontiguousarray(ring, "<i8").reshape(-1).view(np.uint8).data
 
 
 def shares_of(message: Message) -> dict[str, Share]:
