@@ -34,7 +34,7 @@ def test_semi2k(model_type, head, preset):
 
 
 @pytest.mark.parametrize("preset", ["puma", "drop-in"])
-@pytest.mark.parametrize(("model_type", "head"), zip(KINDS, ANSWERS, strict=False))
+@pytest.mark.parametrize(("model_type", "head"), list(zip(KINDS, ANSWERS, strict=False)))
 def test_aby3(model_type, head, preset):
     check("3pc_aby3", model_type, head, preset)
 
