@@ -37,10 +37,18 @@ CONFIGS = {
     "distilbert": transformers.DistilBertConfig(vocab_size=97, dim=64, n_layers=2, n_heads=4, hidden_dim=128),
 }
 """By model_type; MPNet has no Flax class."""
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "electra": "Electra"}
-CLASSES |= {"distilbert": "DistilBert"}
-HEADS = {"classification": "ForSequenceClassification", "tokens": "ForTokenClassification"}
-HEADS |= {"question": "ForQuestionAnswering"}
+CLASSES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "electra": "Electra",
+    "distilbert": "DistilBert",
+}
+HEADS = {
+    "classification": "ForSequenceClassification",
+    "tokens": "ForTokenClassification",
+    "question": "ForQuestionAnswering",
+}
 
 
 def trained_size(path: tuple, leaf: np.ndarray, seed: int = 0) -> np.ndarray:

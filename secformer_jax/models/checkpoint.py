@@ -75,7 +75,7 @@ def load(path_or_name: str | os.PathLike[str], *, backbone: bool = False) -> Che
 
     Args:
         path_or_name: which one.
-        backbone: read the encoder alone, whatever head the folder has: to fine-tune a pretrained model.
+        backbone: to fine-tune it: a sequence classifier is read as it is, of any other class the encoder alone.
 
     Raises:
         UserError: what is no model folder, or one whose function would not be computed exactly as it is meant.
@@ -84,7 +84,8 @@ def load(path_or_name: str | os.PathLike[str], *, backbone: bool = False) -> Che
     values = _read_json(path)
     config = read_config(values)
     file, tensors = read_tensors(path)
-    if backbone:
+    named = values.get("architectures") or []
+    if backbone and not any(str(name).endswith("ForSequenceClassification") for name in named):
         # Heads are not read, so their tensors are nothing left over.
         heads = ("classifier.", "qa_outputs.", "pre_classifier.")
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -30,7 +31,7 @@ RECIPE = Recipe(epochs=2, learning_rate=3e-3, batch_size=8, evaluations=2)
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder with base/, an encoder of two layers, and SST-2/, where the last word says it all."""
+    """A folder with base/ and pretrained/, an encoder of two layers, and SST-2/, where the last word says it all."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "tokens").mkdir()
     (folder / "tokens" / "vocab.txt").write_text("\n".join(PIECES))
@@ -39,6 +40,10 @@ def work(tmp_path_factory):
     checkpoint.save(
         checkpoint.Checkpoint(config, params, "embedding", folder / "tokens", folder / "tokens"), folder / "base"
     )
+    # The same as a language model, as pretrained models are: what is fine-tuned is its encoder.
+    shutil.copytree(folder / "base", folder / "pretrained")
+    file = folder / "pretrained" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": ["BertForMaskedLM"]}))
     rows = [f"the {noun} is {word}\t{label}" for noun in NOUNS for word, label in LABELS.items()]
     (folder / "SST-2").mkdir()
     (folder / "SST-2" / "train.tsv").write_text("\n".join(["sentence\tlabel", *rows * 4]) + "\n")
@@ -57,7 +62,7 @@ def data_of(work):
 @pytest.fixture(scope="module")
 def teacher(work):
     options = "--epochs", 8, "--learning-rate", "3e-3", "--no-dropout"
-    assert run("finetune", "--model", work / "base", "--out", work / "teacher", *data_of(work), *options) == 0
+    assert run("finetune", "--model", work / "pretrained", "--out", work / "teacher", *data_of(work), *options) == 0
     return work / "teacher"
 
 

@@ -218,6 +218,27 @@ def test_refused(name, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("model_type", "class_name"), [("bert", "BertForMaskedLM"), ("roberta", "RobertaForMaskedLM")])
+def test_a_language_model_is_read_to_be_fine_tuned_and_not_to_be_served(model_type, class_name, tmp_path):
+    """As the hub's bert-base-uncased and roberta-base are."""
+    made = cases.small(model_type, "embedding")
+    folder = checkpoint.save(made, tmp_path / "model")
+    for change in (architecture(class_name), tensors(cls__predictions__bias=ROWS[0], lm_head__bias=ROWS[0])):
+        change(folder)
+    with pytest.raises(UserError, match=class_name):
+        load(folder)
+    encoder = load(folder, backbone=True)
+    assert encoder.head == "embedding"
+    texts, exact = cases.requests(made.config), presets.preset("exact")
+    expected = Plaintext(made, exact, head="embedding")(texts)
+    np.testing.assert_array_equal(Plaintext(encoder, exact, head="embedding")(texts), expected)
+
+
+@pytest.mark.parametrize(("head", "kept"), [("classification", "classification"), ("tokens", "embedding")])
+def test_what_fine_tuning_keeps_of_a_head(head, kept, tmp_path):
+    assert load(checkpoint.save(cases.small("bert", head), tmp_path / "model"), backbone=True).head == kept
+
+
 def test_a_module_outside_the_folder_is_refused(tmp_path):
     folder = checkpoint.save(cases.small("bert", "embedding"), tmp_path / "model")
     sentence_encoder("Pooling")(folder)

@@ -95,7 +95,7 @@ def run(
     """
     task, approximations = tasks.find(name), choice.approximations()
     check_out(out)
-    loaded = load(model)
+    loaded = load(model, backbone=True)
     checked_length(max_length, loaded)
     headed = training.with_head(loaded, task, recipe.seed)
     splits = read_splits(headed, task, data_dir, max_length, limit)
