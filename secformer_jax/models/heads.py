@@ -7,6 +7,7 @@ parameters that it declares belong to that module.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -131,14 +132,14 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "identity": _identity,
 }
 
-_SEQUENCE = {"compute": classify, "class_end": "ForSequenceClassification", "pooled": True}
+_sequence_head = functools.partial(Head, compute=classify, class_end="ForSequenceClassification", pooled=True)
 HEADS: Mapping[str, Head] = {
     head.name: head
     for head in (
-        Head("classification", reveals="a logit for each label", **_SEQUENCE),  # type: ignore[arg-type]
-        Head("multi_label", reveals="a logit for each label", **_SEQUENCE),  # type: ignore[arg-type]
-        Head("regression", reveals="one number", **_SEQUENCE),  # type: ignore[arg-type]
-        Head("cross_encoder", reveals="one logit", **_SEQUENCE),  # type: ignore[arg-type]
+        _sequence_head("classification", reveals="a logit for each label"),
+        _sequence_head("multi_label", reveals="a logit for each label"),
+        _sequence_head("regression", reveals="one number"),
+        _sequence_head("cross_encoder", reveals="one logit"),
         Head("tokens", classify, "a logit for each token, padding included, and label", "ForTokenClassification"),
         Head(
             "question",
