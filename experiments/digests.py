@@ -45,6 +45,7 @@ def ranges(config: bert.Architecture, family: str) -> Calibration:
     for i in range(config.num_hidden_layers):
         places |= {f"layer.{i}.attention.layer_norm": norm, f"layer.{i}.output.layer_norm": norm}
         places |= {f"layer.{i}.gelu": gelu, f"layer.{i}.softmax": scores}
+        places |= {f"layer.{i}.{name}": {"output": Range(-5.0, 5.0)} for name in ("query", "key", "value")}
     return Calibration("", family, 1, 128, places)
 
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +22,12 @@ import jax
 import matplotlib
 import numpy as np
 import typer
+from efficiency_lines import COLUMNS, layer, of, required
 from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 
 from secformer_jax.cli.commands.compare import random_sentences
-from secformer_jax.cli.report import NOTHING, costs, restart_peak_memory
+from secformer_jax.cli.report import costs, restart_peak_memory
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations, Variant
@@ -41,15 +41,6 @@ from secformer_jax.models.text import Encoded, Tokenizer
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-COLUMNS = {
-    "embedding": ("embedding",),
-    "GeLU": ("gelu",),
-    "softmax": ("softmax",),
-    "LayerNorm": ("layer_norm",),
-    "linear": ("attention", "feed_forward"),
-    "head": ("head",),
-}
-ENCODER = ("GeLU", "softmax", "LayerNorm", "linear")
 QUANTITIES = ("seconds", "send_bytes", "send_actions")
 NOT_RESIDENT = "puma, weights not resident"
 
@@ -78,8 +69,8 @@ class Case:
 
 CASES = {
     "base-128": Case("bert-base", 12, 128),
-    "base-512": Case("bert-base", 1, 512),
-    "large-128": Case("bert-large", 2, 128),
+    "base-512": Case("bert-base", 12, 512),
+    "large-128": Case("bert-large", 24, 128),
     "large-512": Case("bert-large", 1, 512),
     "base-128-aby3": Case("bert-base", 2, 128, "3pc_aby3"),
 }
@@ -207,22 +198,6 @@ def _real_ranges(family: str) -> Calibration:
     return found
 
 
-def of(entry: Entry, column: str, quantity: str) -> float:
-    """A column's figure: "encoder" is all but embedding and head, "total" what was measured as a whole."""
-    if column == "total":
-        return entry[quantity]
-    columns = ENCODER if column == "encoder" else (column,)
-    parts = [part for name in columns for part in COLUMNS[name]]
-    return sum(entry["by_part"].get(part, NOTHING)[quantity] for part in parts)
-
-
-def layer(entry: Entry, quantity: str) -> float:
-    """One layer's figure: of the 2 L + 1 equal LayerNorms, the embedding's is not a layer's."""
-    depth = entry["layers"]
-    norms = of(entry, "LayerNorm", quantity) * 2 * depth / (2 * depth + 1)
-    return (of(entry, "encoder", quantity) - of(entry, "LayerNorm", quantity) + norms) / depth
-
-
 def shown(quantity: str, value: float) -> str:
     """A figure as a table's cell."""
     return {"seconds": f"{value:.2f}", "send_bytes": f"{value / 1e6:,.1f}", "send_actions": f"{value:,.0f}"}[quantity]
@@ -242,48 +217,16 @@ def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
 
 
 def whole_table(case: Case, entries: dict[str, Entry]) -> Any:
-    """Everything that a request needs, by who does it: seconds on this machine, megabytes to one server."""
-    columns = ("side", "online s", "dealing s", "servers ahead s", "whole s", "of puma's", "dealt MB", "input MB")
+    """Everything that a request needs, by who does it and by link: seconds on this machine, megabytes by server."""
+    links = ("server to server MB", "dealer to servers MB", "client to servers MB")
+    columns = ("side", "online s", "dealing s", "servers ahead s", "whole s", "of puma's", *links)
     puma, rows = entries.get("puma", {}).get("whole_seconds"), []
     for side, e in entries.items():
         seconds = (e["seconds"], e["dealing_seconds"], e["preparing_seconds"], e["whole_seconds"])
         share = f"{e['whole_seconds'] / puma:.2f}" if puma else ""
-        megabytes = (f"{e[name] / 1e6:,.0f}" for name in ("offline_bytes", "input_bytes"))
-        rows.append([side, *(f"{x:.1f}" for x in seconds), share, *megabytes])
+        dealt_and_sent = [" + ".join(f"{x / 1e6:,.2f}" for x in e[name]) for name in ("dealt_bytes", "client_bytes")]
+        rows.append([side, *(f"{x:.1f}" for x in seconds), share, f"{e['send_bytes'] / 1e6:,.1f}", *dealt_and_sent])
     return table(f"whole: {case.key('').rstrip(', ')}", columns, rows)
-
-
-def ratio(entries: dict[str, Entry], quantity: str, column: str = "encoder", other: str = "puma") -> float:
-    """How many times less `fast` takes than another side."""
-    return of(entries[other], column, quantity) / of(entries["fast"], column, quantity)
-
-
-def required(name: str, entries: dict[str, Entry]) -> Iterator[Check]:
-    """The lines that a case has to meet."""
-    if not {"fast", "puma"} <= set(entries):
-        return
-    fast = entries["fast"]
-
-    def times_fewer(quantity: str, limit: float) -> Check:
-        what = {"seconds": "seconds", "send_bytes": "bytes", "send_actions": "sends"}[quantity]
-        return Check(f"{name}, encoder: times fewer {what} than puma", ratio(entries, quantity), limit, at_least=True)
-
-    if name == "base-128":
-        sends, others = (math.ceil(layer(entries[side], "send_actions")) for side in ("fast", "puma"))
-        yield Check(f"{name}: sends of a layer (puma: {others})", sends, 45)
-        fewer = layer(entries["puma"], "send_bytes") / layer(fast, "send_bytes")
-        yield Check(f"{name}: a layer's times fewer bytes than puma (aim: 6)", fewer, 4.5, at_least=True)
-        yield times_fewer("send_bytes", 4.5)
-        yield times_fewer("send_actions", 6)
-        yield times_fewer("seconds", 1.3)
-        if "linear" in entries:
-            times = 1 / ratio(entries, "seconds", other="linear")
-            yield Check(f"{name}, encoder: seconds in units of linear's", times, 1.5)
-    if name == "base-512":
-        yield times_fewer("send_bytes", 5)
-    if name == "base-128-aby3":
-        yield times_fewer("send_bytes", 4)
-        yield times_fewer("send_actions", 5)
 
 
 def plot(case: Case, entries: dict[str, Entry], path: Path) -> None:

@@ -7,7 +7,8 @@ on this machine, where all parties share its cores and the link is memory. `send
 All sends count as sequential: SPU's two-party operations exchange (both parties send, then both wait), and the next
 operation needs what came, so one message is one trip one way; where messages follow one another without waiting, the
 model is too slow. Parties send at the same time, so bytes of one party count once. Dealer material travels ahead of
-time and is not in these figures (results/efficiency.json has its volume).
+time and is not in these figures (results/efficiency.json has its volume). Two of the networks are those of published
+systems, whose bytes and messages stand beside ours in a table of their own, marked as published.
 
 It is applied to results/efficiency.json (run that first), to the encoder: all but the embedding and the head. Then it
 is checked: the same programs by two processes, each in a network namespace of its own, over a link whose rate the
@@ -28,39 +29,53 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import efficiency
-import jax
 import matplotlib
 import numpy as np
 import party
 import rate_limited
-import spu
 import typer
 from efficiency import QUICK, SIDES, Case
-from jax.experimental import enable_x64
 from results import FOLDER, Check, Entry, Results, console, run, table
-from spu import libspu
 
 from secformer_jax.functions import presets
-from secformer_jax.inference.opened import OpenedServing
-from secformer_jax.inference.serving import Serving, StandardServing
-from secformer_jax.models import transformer as bert
-from secformer_jax.models.text import Encoded
-from secformer_jax.mpc.material import Dealer
+from secformer_jax.inference.serving import serving_for
 from secformer_jax.mpc.runtime import config as mpc_config
-from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.mpc.runtime.program import LocalStage, Stage
-from secformer_jax.mpc.runtime.shares import share
+from secformer_jax.mpc.runtime.engine import Result
+from secformer_jax.mpc.runtime.shares import decode, join
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-PAYLOAD_BYTES = 1 << 25
-"""Largest message of SPU's link that is not cut into pieces; with its 1 MiB default each piece waits for an answer."""
 PARTY_SECONDS = 1_800
 TOLERANCE = 0.25
+BASE = "base-128"
+
+
+class Published(NamedTuple):
+    """Another system's figures for BERT-base, 128 tokens: of one request, bytes as its source counts them.
+
+    None is what the source does not say; `reported` are seconds, compute included, and where they were measured.
+    """
+
+    megabytes: float
+    messages: int | None
+    reported: str
+    source: str
+
+
+PUBLISHED = {
+    "FuseFSS (published)": Published(
+        891, 1_116, "1.15 on 2 GPUs; 3.36 and 9.94 by its formula, bytes twice", "ICML 2026, evaluation file: read"
+    ),
+    "SIGMA (published)": Published(1_060, 1_128, "1.61 on GPUs", "PETS 2024: read"),
+    "SHAFT (its own code)": Published(5_625, 1_495, "30.3, 16.2 without its provider", "NDSS 2025: run on 2 cores"),
+    "Puma (published)": Published(10_800, None, "33.9, 3 parties, 5 Gbit/s, 0.5 ms", "arXiv 2307.12533: read"),
+    "Mosformer (published)": Published(1_150, None, "20.1, 3 parties", "CCS 2025: from a digest"),
+    "BumbleBee (published)": Published(6_400, None, "185, no dealer", "NDSS 2025: from Mosformer's digest"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +94,12 @@ NETWORKS = {
     "LAN 1 Gbit/s": Network(1e9, 0.0005),
     "LAN 5 Gbit/s": Network(5e9, 0.0005),
     "WAN 200 Mbit/s": Network(2e8, 0.020),
+    "1 GB/s, 0.5 ms": Network(8e9, 0.0005),
+    "400 MB/s, 4 ms": Network(3.2e9, 0.004),
 }
+"""The last two are those that FuseFSS is published for."""
+COMMUNICATION = {"1 GB/s, 0.5 ms": 0.45, "400 MB/s, 4 ms": 1.7}
+"""On these, the most seconds of `fast` for BERT-base at 128 tokens, all but compute."""
 MEASURED = ("LAN 1 Gbit/s", "WAN 200 Mbit/s")
 
 
@@ -102,6 +122,7 @@ def main(
         if entries:
             predicted[name] = {each: predict(entry) for each, entry in entries.items()}
             tables.append(_prediction_table(case, predicted[name]))
+    tables.append(_published_table(predicted.get(BASE, {})))
     case = Case("tiny", 1, 16, real_ranges=False) if quick else Case("bert-base", 1, 128)
     missing = rate_limited.why_not()
     if missing:
@@ -114,7 +135,8 @@ def main(
                 results.cell(key, functools.partial(measure, case, each, network))
         tables.append(_measured_table(results.cells))
     checks = list(required(predicted, results.cells))
-    results.publish(out, tables, checks, predicted=predicted, link=missing or "measured")
+    published = {system: figures._asdict() for system, figures in PUBLISHED.items()}
+    results.publish(out, tables, checks, predicted=predicted, published=published, link=missing or "measured")
     plot(predicted, results.cells, folder / "network.png")
     raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
 
@@ -123,18 +145,22 @@ def predict(entry: Entry) -> Entry:
     """Seconds of the encoder: compute, and on each network the rest."""
     encoder = {q: efficiency.of(entry, "encoder", q) for q in efficiency.QUANTITIES}
     cost = encoder["send_bytes"], encoder["send_actions"]
-    return {"compute": encoder["seconds"]} | {name: net.seconds(*cost) for name, net in NETWORKS.items()}
+    figures = {"compute": encoder["seconds"], "send_bytes": cost[0], "send_actions": cost[1]}
+    return figures | {name: net.seconds(*cost) for name, net in NETWORKS.items()}
 
 
 def required(predicted: dict[str, Any], cells: dict[str, Entry]) -> Iterator[Check]:
     """The lines that have to hold, of those measured."""
     name = "WAN 200 Mbit/s"
-    fast, puma = (predicted.get("base-128", {}).get(side) for side in ("fast", "puma"))
+    fast, puma = (predicted.get(BASE, {}).get(side) for side in ("fast", "puma"))
     if fast and puma:
         whole = (puma["compute"] + puma[name]) / (fast["compute"] + fast[name])
         yield Check(f"{name}, BERT-base, 128 tokens: times faster than Puma, compute included", whole, 3, at_least=True)
         rest = puma[name] / fast[name]
         yield Check(f"{name}, BERT-base, 128 tokens: times faster than Puma but for compute", rest, 5, at_least=True)
+    for name, seconds in COMMUNICATION.items():
+        if fast:
+            yield Check(f"{name}, BERT-base, 128 tokens: seconds of fast but for compute", fast[name], seconds)
     for key, e in cells.items():
         yield Check(f"model against link, relative error: {key}", abs(e["relative_error"]), TOLERANCE)
 
@@ -142,13 +168,14 @@ def required(predicted: dict[str, Any], cells: dict[str, Entry]) -> Iterator[Che
 def measure(case: Case, side: str, name: str) -> Entry:
     """The second request of two processes on a link, beside what the model says from a simulation."""
     network = NETWORKS[name]
-    jobs, simulated, io = _prepare(case, side)
+    jobs, simulated = _prepare(case, side)
     with tempfile.TemporaryDirectory(prefix="secformer-network-") as folder:
-        found = _run_parties(jobs, network, Path(folder))
-    logits = [io.reconstruct([each["results"][-1][0] for each in found])]
+        found = [each[-1] for each in _run_parties(jobs, network, Path(folder))]
+    dtypes, components = zip(*(each["results"][0] for each in found), strict=True)
+    logits = decode(join(components), dtypes[0], jobs[0]["config"].fraction_bits)
     total = simulated.profile.total
     expected = simulated.seconds + network.seconds(total.send_bytes, total.send_actions)
-    seconds = max(each["seconds"][-1] for each in found)
+    seconds = max(each["seconds"] for each in found)
     return {
         **dataclasses.asdict(case),
         "side": side,
@@ -156,14 +183,16 @@ def measure(case: Case, side: str, name: str) -> Entry:
         "simulated_seconds": simulated.seconds,
         "send_bytes": total.send_bytes,
         "send_actions": total.send_actions,
+        "process_send_bytes": found[0]["bytes"],
+        "process_send_actions": found[0]["sends"],
         "predicted_seconds": expected,
         "measured_seconds": seconds,
         "relative_error": expected / seconds - 1,
-        "max_difference_from_simulation": float(np.abs(logits[0] - simulated.value).max()),
+        "max_difference_from_simulation": float(np.abs(logits - simulated.value).max()),
     }
 
 
-def _run_parties(jobs: list[Entry], network: Network, folder: Path) -> list[Entry]:
+def _run_parties(jobs: list[Entry], network: Network, folder: Path) -> list[list[Entry]]:
     script = Path(__file__).resolve().with_name("party.py")
     environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
     with (
@@ -188,78 +217,15 @@ def _run_parties(jobs: list[Entry], network: Network, folder: Path) -> list[Entr
     return [pickle.loads(out.read_bytes()) for out in outs]
 
 
-def _prepare(case: Case, side: str) -> tuple[list[Entry], Any, spu.Io]:
+def _prepare(case: Case, side: str) -> tuple[list[Entry], Result]:
     """Each party's job for two requests, and the second request in simulation."""
-    config, dealer = mpc_config.load(case.config), Dealer()
-    model, batch = _small_subject(case)
-    serving = _serving(case, side, config.fraction_bits, model)
-    weights, inputs, module = serving.weights(dealer), serving.inputs(batch), serving.model(case.length)
-    with enable_x64():
-        material = jax.eval_shape(module.init, jax.random.key(0), *inputs).get("dealer", {})
-
-    def forward(weights: Any, material: Any, *inputs: jax.Array) -> Any:
-        return module.apply({**weights, "dealer": material}, *inputs)
-
-    with Engine(config, part_of=bert.part_of) as engine:
-        engine.publish(weights, public=serving.is_public)
-        program = engine.compile(forward, material, *inputs)
-        for _ in range(2):
-            simulated = engine.run(program, dealer.deal(material), *inputs)
-    io = spu.Io(config.world_size, config.runtime_config())
-    named = {f"weights{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(weights)}
-    secret = {name: not serving.is_public(name.removeprefix("weights")) for name in named}
-    read = {name for stage in program.stages for name in stage.inputs}
-
-    local_only = program.local_only()
-
-    def shares(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        kinds = {True: libspu.Visibility.VIS_SECRET, False: libspu.Visibility.VIS_PUBLIC}
-        made = {
-            name: [piece.stacked() for piece in share(array, "int64", config.protocol, config.world_size)]
-            if name in local_only
-            else io.make_shares(np.ascontiguousarray(array), kinds[secret.get(name, True)])
-            for name, array in arrays.items()
-            if name in read
-        }
-        return [{name: pieces[rank] for name, pieces in made.items()} for rank in range(config.world_size)]
-
-    kept, requests = shares(named), []
-    for _ in range(2):
-        dealt = dealer.deal(material)
-        arrays = {f"material{i}": dealt.take(i) for i in range(len(dealt))}
-        requests.append(shares(arrays | {f"input{i}": np.asarray(x) for i, x in enumerate(inputs)}))
-    common = {
-        "config": config,
-        "payload_bytes": PAYLOAD_BYTES,
-        "stages": [_sent(stage) for stage in program.stages],
-        "outputs": list(program.output_names),
-    }
-    jobs = [
-        {**common, "weights": kept[rank], "requests": [request[rank] for request in requests]}
-        for rank in range(config.world_size)
-    ]
-    return jobs, simulated, io
-
-
-def _sent(stage: Stage | LocalStage) -> Stage | LocalStage:
-    """A stage as another process can read it."""
-    if isinstance(stage, Stage):
-        return stage
-    return dataclasses.replace(stage, function=party.Exported.of(stage))
-
-
-def _small_subject(case: Case) -> tuple[Any, Encoded]:
-    model, sentences = efficiency.subject(dataclasses.replace(case, vocab_size=128))
-    return model, sentences.rows(slice(1))
-
-
-def _serving(case: Case, side: str, fraction_bits: int, model: Any) -> Serving:
+    config, case = mpc_config.load(case.config), dataclasses.replace(case, vocab_size=128)
+    model, sentences = efficiency.subject(case)
     approximations, ranges = SIDES[side], None
     if presets.needs_calibration(approximations):
-        ranges = efficiency.calibrated(dataclasses.replace(case, vocab_size=128), presets.family(approximations))
-    if approximations.openings:
-        return OpenedServing(model, ranges, fraction_bits, exact=approximations.softmax.family == "exact")
-    return StandardServing(model, approximations, ranges, fraction_bits, "client")
+        ranges = efficiency.calibrated(case, presets.family(approximations))
+    serving = serving_for(model, approximations, ranges, config.fraction_bits, "client")
+    return party.jobs(config, serving, sentences.rows(slice(1)), case.length)
 
 
 def _prediction_table(case: Case, predicted: dict[str, Entry]) -> Any:
@@ -269,6 +235,23 @@ def _prediction_table(case: Case, predicted: dict[str, Entry]) -> Any:
         rows.append([side, f"{p['compute']:.1f}", *totals])
     title = f"Seconds of the encoder, in brackets all but compute: {case.key('').rstrip(', ')}"
     return table(title, ("side", "compute", *NETWORKS), rows)
+
+
+def _published_table(measured: dict[str, Entry]) -> Any:
+    rows = []
+    figures = {
+        side: Published(p["send_bytes"] / 1e6, round(p["send_actions"]), f"compute {p['compute']:.1f}", "measured here")
+        for side, p in measured.items()
+    }
+    for system, p in (figures | PUBLISHED).items():
+        cells = [""] * (1 + len(COMMUNICATION))
+        if p.messages is not None:
+            found = (NETWORKS[network].seconds(p.megabytes * 1e6, p.messages) for network in COMMUNICATION)
+            cells = [f"{p.messages:,}", *(f"{seconds:.2f}" for seconds in found)]
+        rows.append([system, p.reported, p.source, f"{p.megabytes:,.0f}", *cells])
+    title = "BERT-base, 128 tokens: seconds of communication by one formula, beside published figures"
+    columns = ("system", "seconds reported", "source", "MB", "messages", *COMMUNICATION)
+    return table(title, columns, rows, text_columns=3)
 
 
 def _measured_table(cells: dict[str, Entry]) -> Any:
@@ -283,8 +266,9 @@ def _measured_table(cells: dict[str, Entry]) -> Any:
 
 def plot(predicted: dict[str, Any], cells: dict[str, Entry], path: Path) -> None:
     """Predicted seconds by network, and measured against predicted."""
-    figure, axes = plt.subplots(1, len(NETWORKS) + 1, figsize=(5 * (len(NETWORKS) + 1), 4), layout="constrained")
-    chosen: dict[str, Entry] = predicted.get("base-128") or next(iter(predicted.values()), {})
+    figure, grid = plt.subplots(2, len(NETWORKS) // 2 + 1, figsize=(15, 8), layout="constrained")
+    axes = grid.reshape(-1)
+    chosen: dict[str, Entry] = predicted.get(BASE) or next(iter(predicted.values()), {})
     for axis, name in zip(axes, NETWORKS, strict=False):
         compute, rest = ([p[key] for p in chosen.values()] for key in ("compute", name))
         axis.barh(list(chosen), compute, label="compute")

@@ -21,17 +21,21 @@ from secformer_jax.models.calibrate import calibrate_model, calibration_sentence
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Tokenizer
 from secformer_jax.mpc.material import Dealer
-from secformer_jax.mpc.primitives.fixed import Fixed, fixed, open_together, truncated
+from secformer_jax.mpc.primitives.fixed import Fixed, fixed, open_together
 from secformer_jax.mpc.primitives.products import WeightProducts
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import Keys, attend, two_quad
 from secformer_jax.openings.block import Block, narrowed, row_series
-from secformer_jax.openings.model import LayerNorm
-from secformer_jax.openings.model import gelu as opened_gelu
-from secformer_jax.openings.plan import LayerPlan, make_plan
+from secformer_jax.openings.constants import HEAD_WIDTH, LayerPlan, NormPlan, Plan
+from secformer_jax.openings.model import LayerNorm, gelu_tail
+from secformer_jax.openings.plan import make_plan, variance_ratio
 from secformer_jax.openings.softmax_exact import exact_softmax
 
 FRACTION_BITS = 18
+STRETCH = 20
+"""Fraction bits of the public factor that the model has in its weights: GeLU's inputs come as the model's then."""
+MEAN_FACTOR = 24
+"""Fraction bits of one over the width."""
 SENTENCES = (
     *DEFAULT_PAIR,
     "A cat sleeps on the sofa.",
@@ -86,7 +90,8 @@ def _module(
     dealer, published = Dealer(), {}
     if weights:
         masks = dealer.mask_weights({name: weight.shape for name, weight in weights.items()})
-        published = {"masks": masks, "opened": {name: weight - masks[name] for name, weight in weights.items()}}
+        opened = {name: weight - masks.array(name) for name, weight in weights.items()}
+        published = {"weights": weights, "opened": opened}
     with enable_x64():
         material = jax.eval_shape(module.init, jax.random.key(0), *inputs)["dealer"]
 
@@ -97,18 +102,21 @@ def _module(
 
 
 class _Gelu(Block):
-    series: Series
+    plan: LayerPlan
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        before = fixed(x, FRACTION_BITS).at(scales.FEED_IN)
-        after = opened_gelu(self, before, self.series)
-        return truncated([after], scales.TRUNCATION)[0].real(FRACTION_BITS)
+        value = fixed(x, FRACTION_BITS)
+        stretch = round(self.plan.gelu_stretch * 2**STRETCH)
+        stretched = Fixed(value.ring * stretch, FRACTION_BITS + STRETCH)
+        half = value.replace(bits=value.bits + 1)
+        after = gelu_tail(self, stretched, self.plan.gelu, self.plan.feed_width) + half
+        return narrowed(self, "pair", after, FRACTION_BITS).real(FRACTION_BITS)
 
 
-def gelu(series: Series, x: np.ndarray) -> Operator:
-    """As in `opened.model.FeedForward`, and a truncation at its end, which the model does without."""
-    return _module(_Gelu(series), (x,), (x,), lambda x: x / 2 + series(x))
+def gelu(plan: LayerPlan, x: np.ndarray) -> Operator:
+    """As in `openings.model.FeedForward`, with x/2 added, and a truncation at its end, which the model does without."""
+    return _module(_Gelu(plan), (x,), (x,), lambda x: x / 2 + plan.gelu(x * plan.gelu_stretch))
 
 
 class _Attention(Block):
@@ -119,15 +127,18 @@ class _Attention(Block):
         self, query: jax.Array, key: jax.Array, value: jax.Array, weights: jax.Array, means: jax.Array
     ) -> jax.Array:
         with jax.named_scope("attention"):
-            softmax = two_quad if self.plan.exact is None else exact_softmax
-            q, k, v = Fixed(query, scales.QUERY), Fixed(key, scales.KEY), Fixed(value, scales.VALUE)
-            return attend(softmax, self, q, k, v, None, Keys(weights, means), self.plan).real(FRACTION_BITS)
+            softmax, plan = exact_softmax if self.plan.softmax.exact else two_quad, self.plan.softmax
+            q, k = Fixed(query, scales.QUERY, plan.score_width), Fixed(key, scales.KEY, plan.score_width)
+            v = Fixed(value, scales.VALUE, plan.sums_width)
+            context = attend(softmax, self, q, k, v, None, Keys(weights, means), plan, self.plan.width)
+            return narrowed(self, "pair", context, scales.CONTEXT).real(FRACTION_BITS)
 
 
 def attention(plan: LayerPlan, query: np.ndarray, key: np.ndarray, mask: np.ndarray) -> Operator:
-    """`opened.attention.attend`, (batch, heads, length, head_dim), with columns of the identity as values.
+    """`openings.attention.attend`, (batch, heads, length, head_dim), with columns of the identity as values.
 
-    Each head reads the probabilities of head_dim keys, the next head those of the next keys, and so on round.
+    Each head reads the probabilities of head_dim keys, the next head those of the next keys, and so on round. A message
+    at its end brings them into the runtime's ring, which the model does without.
     """
     (heads, length, width), counts = query.shape[1:], mask.sum(axis=1, keepdims=True)
     columns = (np.arange(heads)[:, None] * width + np.arange(width)) % max(length, width)
@@ -142,36 +153,42 @@ def attention(plan: LayerPlan, query: np.ndarray, key: np.ndarray, mask: np.ndar
 
 
 class _LayerNorm(Block):
-    series: Series
+    plan: NormPlan
+    bits: int
+    width: int
 
     @nn.compact
     def __call__(self, ring: jax.Array) -> jax.Array:
         gamma, beta = (self.weight(name, ring.shape[-1]) for name in ("gamma", "beta"))
         with jax.named_scope("layer_norm"):
             # The model takes the mean off by its weights; here it costs a message.
-            width, power = ring.shape[-1], ring.shape[-1].bit_length() - 1
-            factor = round(2 ** (scales.TRUNCATION + power) / width)
-            total = Fixed(jnp.sum(ring, axis=-1, keepdims=True) * factor, scales.CENTRED + scales.TRUNCATION + power)
-            mean = narrowed(self, "mean", total, scales.TRUNCATION + power)
-            centred = Fixed(ring - mean.ring, scales.CENTRED)
-        x = LayerNorm(self.series, name="norm")(centred)
-        product = {"gamma": ("scale", self.mask_name("gamma"), gamma.mask.shape)}
-        masks = self.material("affine", lambda: WeightProducts.abstract(x.shape, **product))
-        [e] = open_together([x.ring - masks.a])
-        [y] = truncated([Fixed(masks.times("gamma", e, gamma) + beta.ring, scales.SUM)], scales.TRUNCATION)
-        return y.real(FRACTION_BITS)
+            factor = round(2**MEAN_FACTOR / ring.shape[-1])
+            total = Fixed(jnp.sum(ring, axis=-1, keepdims=True) * factor, self.bits + MEAN_FACTOR)
+            mean = narrowed(self, "mean", total, self.bits)
+            centred = Fixed(ring - mean.ring, self.bits, self.width)
+        x = LayerNorm(self.plan, HEAD_WIDTH, name="norm")(centred)
+        product = {"gamma": ("scale", self.mask_name("gamma"), gamma.ring.shape)}
+        masks = self.material("affine", lambda: WeightProducts.abstract(x.shape, x.width, **product))
+        [e] = open_together([x.masked(masks.a, masks.width)])
+        y = Fixed(masks.times("gamma", e, gamma) + beta.ring, scales.SUM, x.width)
+        return narrowed(self, "pair", y, FRACTION_BITS).real(FRACTION_BITS)
 
 
-def layer_norm(series: Series, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> Operator:
-    """`opened.model.LayerNorm`, the mean before it, and gamma and beta after it as the model's head applies them."""
-    weights = {"gamma": _ring(gamma, scales.GAMMA), "beta": _ring(beta, scales.SUM)}
-    ratio = x.shape[-1] / 2 ** (x.shape[-1].bit_length() - 1)
+def layer_norm(
+    plan: NormPlan, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, width: int, bits: int = scales.SUM
+) -> Operator:
+    """`openings.model.LayerNorm`, the mean before it, and gamma and beta after it as the model's head applies them.
+
+    Its input has `bits` fraction bits modulo 2^width, as in the model.
+    """
+    weights = {"gamma": _ring(gamma, scales.SUM - scales.HIDDEN), "beta": _ring(beta, scales.SUM)}
+    ratio = variance_ratio(x.shape[-1])
 
     def own_form(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
-        inverse = np.asarray(series(jnp.asarray(x.var(-1, keepdims=True) * ratio)))
+        inverse = np.asarray(plan.series(jnp.asarray(x.var(-1, keepdims=True) * ratio)))
         return (x - x.mean(-1, keepdims=True)) * inverse * gamma + beta
 
-    return _module(_LayerNorm(series), (_ring(x, scales.CENTRED),), (x, gamma, beta), own_form, weights)
+    return _module(_LayerNorm(plan, bits, width), (_ring(x, bits),), (x, gamma, beta), own_form, weights)
 
 
 class _Row(Block):
@@ -179,9 +196,9 @@ class _Row(Block):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        masks = self.material("series", lambda: row_series(self.series, x.shape, FRACTION_BITS, scales.RSQRT))
+        masks = self.material("series", lambda: row_series(self.series, x.shape, FRACTION_BITS, scales.HEAD))
         [opening] = open_together([masks.masked(fixed(x, FRACTION_BITS))])
-        return narrowed(self, "pair", masks.finish(opening), scales.ROW_TRUNCATION).real(FRACTION_BITS)
+        return narrowed(self, "pair", masks.finish(opening), scales.HEAD).real(FRACTION_BITS)
 
 
 def row(kind: str, low: float, high: float, x: np.ndarray) -> Operator:
@@ -220,11 +237,17 @@ def on_minilm(softmax: Callable, norm: Callable) -> Iterator[tuple[str, Operator
         keys = mask[:, None, None, :].astype(np.float32)
         puma = alone(softmax_puma, scores.astype(np.float32), keys, own_form=softmax_puma)
         yield f"softmax puma, layer {i}", puma, softmax, real
-    places = {"embeddings": (plan.embeddings_norm, model.params["bert"]["embeddings"])}
-    for i, layer in enumerate(plan.layers):
-        places[f"layer.{i}.attention"] = (layer.attention_norm, encoder[str(i)]["attention"]["output"])
-        places[f"layer.{i}.output"] = (layer.output_norm, encoder[str(i)]["output"])
-    for name, (series, weights) in places.items():
-        affine = (np.asarray(weights["LayerNorm"][n], np.float64) for n in ("scale", "bias"))
+    for name, norm_plan, width, bits, weights in _norms(plan, model.params["bert"]):
+        gamma, beta = (np.asarray(weights["LayerNorm"][n], np.float64) for n in ("scale", "bias"))
         x = np.asarray(kept[f"{name}.layer_norm"], np.float64)
-        yield f"layer_norm opened, {name}", layer_norm(series, x, *affine), norm, None
+        yield f"layer_norm opened, {name}", layer_norm(norm_plan, x, gamma, beta, width, bits), norm, None
+
+
+def _norms(plan: Plan, bert: Mapping[str, Any]) -> Iterator[tuple[str, NormPlan, int, int, Mapping[str, Any]]]:
+    """Every LayerNorm: its place, its constants, ring and fraction bits of its input, and its parameters."""
+    yield "embeddings", plan.embeddings_norm, plan.table_width, scales.TABLE, bert["embeddings"]
+    for i, layer in enumerate(plan.layers):
+        own = bert["encoder"]["layer"][str(i)]
+        attention = own["attention"]["output"]
+        yield f"layer.{i}.attention", layer.attention_norm, layer.width, scales.SUM, attention
+        yield f"layer.{i}.output", layer.output_norm, layer.feed_width, scales.SUM, own["output"]

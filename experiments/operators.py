@@ -52,6 +52,7 @@ CONFIGS = ("2pc_semi2k", "3pc_aby3")
 FUNCTIONS = ("gelu", "softmax", "layer_norm", "reciprocal", "rsqrt")
 REACH, HEADS, HEAD_DIM, HIDDEN = 10.0, 12, 64, 768
 SLOW_SECONDS, TOO_SLOW_SECONDS = 10.0, 20.0
+ONE_LAYER = bert.Architecture(num_hidden_layers=1)
 Truth = Callable[..., np.ndarray]
 
 
@@ -156,10 +157,10 @@ def cases(kind: str, rows: int) -> Iterator[tuple[str, Operator, Truth]]:
     ranges = update(
         None,
         {f"{name}.layer_norm": value for name, value in norms.items()}
-        | {"layer.0.softmax": scores, "layer.0.gelu": inside},
+        | {"layer.0.softmax": scores, "layer.0.gelu": inside}
+        | {"layer.0.query": q, "layer.0.key": k, "layer.0.value": np.ones(1)},
         mask,
     )
-    config = bert.Architecture(num_hidden_layers=1)
 
     def variants(registry: Any, place: str, *inputs: np.ndarray) -> Iterator[tuple[str, Operator]]:
         where = presets.Place(place, rows, 1e-12, ranges, presets.unmasked)
@@ -168,20 +169,19 @@ def cases(kind: str, rows: int) -> Iterator[tuple[str, Operator, Truth]]:
             yield name, opened.alone(variant.build(private), *inputs, own_form=variant.build(where))
 
     if kind == "gelu":
-        series = make_plan(config, ranges, rows).layers[0].gelu
-        yield "opened", opened.gelu(series, x), gelu_truth
+        yield "opened", opened.gelu(make_plan(ONE_LAYER, ranges, rows).layers[0], x), gelu_truth
         for name, operator in variants(presets.GELU, "layer.0.gelu", x):
             yield name, operator, gelu_truth
     elif kind == "softmax":
         for name, formula, exact in (("two_quad", two_quad_truth, False), ("exact", softmax_truth, True)):
-            plan = make_plan(config, ranges, rows, exact=exact).layers[0]
+            plan = make_plan(ONE_LAYER, ranges, rows, exact=exact).layers[0]
             yield f"opened {name}", opened.attention(plan, q, k, mask), formula
         formulas = {"two_relu": two_relu_truth, "two_quad": two_quad_truth, "two_quad_goldschmidt": two_quad_truth}
         for name, operator in variants(presets.SOFTMAX, "layer.0.softmax", scores, mask[:, None, None, :]):
             yield name, operator, formulas.get(name, softmax_truth)
     elif kind == "layer_norm":
-        series = make_plan(config, ranges, rows).layers[0].output_norm
-        yield "opened", opened.layer_norm(series, hidden, gamma, beta), layer_norm_truth
+        layer = make_plan(ONE_LAYER, ranges, rows).layers[0]
+        yield "opened", opened.layer_norm(layer.output_norm, hidden, gamma, beta, layer.feed_width), layer_norm_truth
         for name, operator in variants(presets.LAYER_NORM, "layer.0.output.layer_norm", hidden, gamma, beta):
             yield name, operator, layer_norm_truth
     else:

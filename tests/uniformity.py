@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import chi2_contingency, chisquare
+from scipy.stats import chi2, chi2_contingency, chisquare
 
 OPENINGS = 100_000
 
@@ -24,10 +24,29 @@ def shifts(bits: int) -> tuple[int, int, int]:
 
 
 def uniform(opened: np.ndarray, bits: int) -> list[float]:
-    """p values of the opened values being uniform, in three places of six bits."""
-    return [chisquare(counts(opened, shift)).pvalue for shift in shifts(bits)]
+    """p values of the opened values being uniform: in three places of six bits, and in each single bit."""
+    return [*(chisquare(counts(opened, shift)).pvalue for shift in shifts(bits)), single_bits(opened, bits)]
+
+
+def single_bits(opened: np.ndarray, bits: int) -> float:
+    """p value of every bit being one in half of the openings."""
+    ones = np.array([np.count_nonzero((opened >> bit) & 1) for bit in range(bits)])
+    return float(chi2.sf(np.sum(np.square(2 * ones - opened.size) / opened.size), bits))
 
 
 def alike(pair: tuple[np.ndarray, np.ndarray], bits: int) -> list[float]:
     """p values of the openings of two secrets having one distribution."""
     return [chi2_contingency([counts(opened, shift) for opened in pair]).pvalue for shift in shifts(bits)]
+
+
+def three_bits(opened: np.ndarray, shift: int) -> np.ndarray:
+    """The three bits from `shift` up of each value."""
+    return ((opened >> shift) & 7).astype(np.int64)
+
+
+def jointly(pair: tuple[np.ndarray, np.ndarray], bits: tuple[int, int]) -> list[float]:
+    """p values of two openings being uniform together: the highest three bits of both, and the lowest three."""
+    return [
+        chisquare(np.bincount(8 * three_bits(pair[0], one) + three_bits(pair[1], other), minlength=64)).pvalue
+        for one, other in ((bits[0] - 3, bits[1] - 3), (0, 0))
+    ]

@@ -113,6 +113,8 @@ def costs(first: Answer, steady: Answer) -> Entry:
         "preparing_seconds": steady.result.preparing_seconds,
         "whole_seconds": steady.result.whole_seconds,
         "input_bytes": steady.result.input_bytes,
+        "dealt_bytes": list(steady.result.dealt_bytes),
+        "client_bytes": list(steady.result.client_bytes),
         "first_seconds": first.result.seconds,
         "first_send_bytes": first.result.profile.total.send_bytes,
         "first_send_actions": first.result.profile.total.send_actions,

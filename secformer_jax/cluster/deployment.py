@@ -26,7 +26,7 @@ from secformer_jax.models.plaintext import request_head
 if TYPE_CHECKING:
     from secformer_jax.models.checkpoint import Checkpoint
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

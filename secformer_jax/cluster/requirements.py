@@ -16,10 +16,12 @@ from secformer_jax.inference.serving import Serving, function, serving_for, vari
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import part_of as part_of
-from secformer_jax.mpc.material import Material
 
-MASKS, OPENED, DEALER = "masks", "opened", "dealer"
-"""Collections of the opened model: the weights' masks, the weights minus these, and the material of one request."""
+WEIGHTS, OPENED, DEALER = "weights", "opened", "dealer"
+"""Collections of the opened model: its weights, the weights less their masks, and the material of one request."""
+
+MASKS = "masks"
+"""Where the dealer's masks of the weights are on the wire."""
 
 
 def serving(deployment: Deployment, fraction_bits: int, model: Checkpoint | None = None) -> Serving:
@@ -44,12 +46,14 @@ class Requirements:
         weights: the collections that stay, as shapes.
         material: abstract dealer material.
         inputs: what the client shares, as shapes.
+        input_bits: of the ring that each of them is shared in.
     """
 
     compute: Any
     weights: dict[str, Any]
     material: Any
     inputs: tuple[jax.ShapeDtypeStruct, ...]
+    input_bits: tuple[int, ...]
 
 
 def requirements(serving: Serving, shape: RequestShape) -> Requirements:
@@ -60,14 +64,10 @@ def requirements(serving: Serving, shape: RequestShape) -> Requirements:
     module = serving.model(shape.length)
     weights = variables(module, inputs)
     material = weights.pop(DEALER, {})
-    return Requirements(function(module), weights, material, specs)
+    bits = serving.input_bits(shape.length)
+    return Requirements(function(module), weights, material, specs, bits)
 
 
 def mask_shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The weights' masks by the dealer's names."""
-    return {name: leaf.shape for name, leaf in flatten_dict(dict(weights.get(MASKS, {})), sep="/").items()}
-
-
-def material_nodes(material: Any) -> list[Material]:
-    """The nodes of a material collection, in the order of their leaves."""
-    return jax.tree.leaves(material, is_leaf=lambda node: isinstance(node, Material))
+    return {name: leaf.shape for name, leaf in flatten_dict(dict(weights.get(WEIGHTS, {})), sep="/").items()}

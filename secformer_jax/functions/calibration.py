@@ -1,7 +1,8 @@
 """The ranges of a model's values, place by place, and the file that keeps them.
 
-Places have the names of the model's parts: "embeddings.layer_norm", "layer.0.softmax", "layer.0.attention.layer_norm",
-"layer.0.gelu", "layer.0.output.layer_norm". `measure` finds the ranges, `presets` and the openings build on them.
+Places have the names of the model's parts: "embeddings.layer_norm", "layer.0.query", "layer.0.softmax",
+"layer.0.attention.layer_norm", "layer.0.gelu", "layer.0.output.layer_norm". `measure` finds the ranges, `presets` and
+the openings build on them.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from pathlib import Path
 from secformer_jax.errors import UserError
 
 FILE_NAME = "calibration.json"
-FORMAT = 2
+FORMAT = 3
 MARGIN = 1.5
 """Ranges are widened by this factor at both ends before constants are chosen: unseen sentences go somewhat beyond."""
 
@@ -49,11 +50,12 @@ class Range:
 class Calibration:
     """Ranges by place and quantity, and what they were measured on.
 
-    Quantities: gelu "input"; softmax "score", "centred_score" (less the mean over the row's real keys, before any
-    bias is added) and "two_quad_mean" (mean over these keys of (score + 5)^2), and where attention has a bias
-    "bias_mean" (its own mean over them); layer_norm "variance". A row sum of 2Quad with n real keys is n times a
-    two_quad_mean, so ranges for any length follow. They hold for the family of functions that they were measured with
-    (`presets.family`): the ranges of exact functions say nothing about a model under 2Quad.
+    Quantities: query, key and value "output" (the queries divided by the root of the head's width); gelu "input";
+    softmax "score", "centred_score" (less the mean over the row's real keys, before any bias is added) and
+    "two_quad_mean" (mean over these keys of (score + 5)^2), and where attention has a bias "bias_mean" (its own mean
+    over them); layer_norm "variance". A row sum of 2Quad with n real keys is n times a two_quad_mean, so ranges for any
+    length follow. They hold for the family of functions that they were measured with (`presets.family`): the ranges of
+    exact functions say nothing about a model under 2Quad.
     """
 
     fingerprint: str

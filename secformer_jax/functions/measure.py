@@ -75,7 +75,14 @@ def _measure_variance(values: np.ndarray, mask: np.ndarray, bias: np.ndarray | N
     return {"variance": _span(values.var(axis=-1))}
 
 
+def _measure_output(values: np.ndarray, mask: np.ndarray, bias: np.ndarray | None) -> dict[str, Range]:
+    return {"output": _span(values)}
+
+
 _MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], dict[str, Range]]] = {
+    "query": _measure_output,
+    "key": _measure_output,
+    "value": _measure_output,
     "softmax": _measure_scores,
     "gelu": _measure_input,
     "layer_norm": _measure_variance,

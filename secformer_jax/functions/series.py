@@ -47,6 +47,11 @@ class Series:
         terms = jnp.cos(angle) @ jnp.asarray(self.cos, x.dtype) + jnp.sin(angle) @ jnp.asarray(self.sin, x.dtype)
         return terms + jnp.asarray(self.constant, x.dtype)
 
+    def ends(self) -> np.ndarray:
+        """The values at both ends of the domain, in float64."""
+        angle = np.outer([self.low, self.high], 2 * math.pi / self.period * np.asarray(self.harmonics))
+        return self.constant + np.cos(angle) @ np.asarray(self.cos) + np.sin(angle) @ np.asarray(self.sin)
+
     def _by_rotation(self, x: jax.Array) -> jax.Array:
         """Equally spaced harmonics, each by a rotation of the one before: training's time is mostly GeLU otherwise.
 
@@ -76,7 +81,7 @@ class Series:
         return replace(self, constant=factor * self.constant, cos=cos, sin=sin)
 
     def stretched(self, factor: float) -> Series:
-        """The series of x/factor, for a factor that is a power of two."""
+        """The series of x/factor."""
         return replace(self, period=self.period * factor, low=self.low * factor, high=self.high * factor)
 
 
@@ -181,14 +186,21 @@ def fit_exponential(low: float, high: float, tolerance: float = 4e-5) -> Series:
     return _fewest(np.exp, low, high, tolerance, least=6, ridge=1e-6)
 
 
+GELU_CORNERS = 3.5
+"""Half of what GeLU's period has beyond its domain."""
+
+
 @functools.lru_cache(maxsize=256)
-def fit_gelu_tail(reach: float, tolerance: float = 1e-3, *, activation: str = "gelu") -> Series:
+def fit_gelu_tail(
+    reach: float, tolerance: float = 1e-3, *, activation: str = "gelu", period: float | None = None
+) -> Series:
     """h(x) = gelu(x) - x/2 = x/2 erf(x/sqrt 2) on abs(x) <= reach: odd cosines alone; likewise for "gelu_new".
 
     The periodic extension of h is a smoothed triangle wave, which is odd about a quarter of its period: so even
     harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends.
+    The period is the next power of two by default, for `GELU_CORNERS` at the least; harmonics grow with it.
     """
-    period = power_of_two(2 * (reach + 3.5))
+    period = period or power_of_two(2 * (reach + GELU_CORNERS))
     for count in range(max(2, int(period / 5)), int(period / 3) + 4):
         harmonics = range(1, 2 * count, 2)
         half = fit(_GELU_TAILS[activation], 0.0, reach, period=period, harmonics=harmonics, even=True)

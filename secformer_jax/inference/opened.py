@@ -17,12 +17,20 @@ from secformer_jax.models.plaintext import request_head
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import HEADS, select_params
 from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import two_quad
+from secformer_jax.openings.constants import Plan
 from secformer_jax.openings.fold import prepare
 from secformer_jax.openings.model import LayerNorm, OpenedModel
-from secformer_jax.openings.plan import make_plan
+from secformer_jax.openings.plan import gelu_tail, make_plan
 from secformer_jax.openings.softmax_exact import exact_softmax
+
+FRACTION_BITS = 18
+"""Of the runtime's numbers, which the head is computed with."""
+
+STATE_BITS = 24
+"""Bits of a hidden state that are looked at."""
 
 
 class OpenedServing:
@@ -39,31 +47,35 @@ class OpenedServing:
     ) -> None:
         if calibration is None:
             raise UserError("this preset needs this model's ranges: run `secformer calibrate --model DIR`")
-        if fraction_bits != scales.TRUNCATION:
+        if fraction_bits != FRACTION_BITS:
             raise UserError(
                 f"the configuration has {fraction_bits} fraction bits, and the presets fast and drop-in are laid out "
-                f"for {scales.TRUNCATION}: set fxp_fraction_bits to {scales.TRUNCATION}, or use another preset"
+                f"for {FRACTION_BITS}: set fxp_fraction_bits to {FRACTION_BITS}, or use another preset"
             )
         self._config, self._params, self._head = model.config, model.params, head or request_head(model)
         self._calibration, self._fraction_bits, self._exact = calibration, fraction_bits, exact
 
     def weights(self, dealer: Dealer) -> dict[str, Any]:
-        """What is published: the dealer's masks as shares, the masked weights in clear, the head as shares."""
-        weights = dict(prepare(self._params, self._config))
+        """What is published: the weights as shares, in clear what is left of them under masks, the head as shares."""
+        weights = dict(self._prepared())
         masks = dealer.mask_weights({name: weight.shape for name, weight in weights.items()})
-        opened = {name: weight - masks[name] for name, weight in weights.items()}
+        opened = {name: weight - masks.array(name) for name, weight in weights.items()}
         return {
-            "masks": unflatten_dict(masks, sep="/"),
+            "weights": unflatten_dict(weights, sep="/"),
             "opened": unflatten_dict(opened, sep="/"),
             "params": _head(select_params(self._params, self._config, self._head)),
         }
 
     def unmasked_weights(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """The weights themselves where their masked values go, one by one, and the head."""
-        for name, weight in prepare(self._params, self._config):
+        for name, weight in self._prepared():
             yield ("opened", *name.split("/")), weight
         head = _head(select_params(self._params, self._config, self._head))
         yield from flatten_dict({"params": head}).items()
+
+    def _prepared(self) -> Iterator[tuple[str, np.ndarray]]:
+        layers = range(self._config.num_hidden_layers)
+        return prepare(self._params, self._config, [gelu_tail(self._config, self._calibration, i)[1] for i in layers])
 
     def is_public(self, path: str) -> bool:
         """Whether a published leaf is given in clear: weights minus uniform masks."""
@@ -83,6 +95,13 @@ class OpenedServing:
         weights, means = mask * np.rint(mask.shape[1] / counts), mask * np.rint(2.0**scales.MEAN / counts)
         return rows.astype(np.int64), weights.astype(np.int64), means.astype(np.int64), mask
 
+    def input_bits(self, length: int) -> tuple[int, ...]:
+        """One-hot rows are zeros and ones, and what comes of them is small."""
+        return self._plan(length).table_width, RING_BITS, RING_BITS, RING_BITS
+
+    def _plan(self, length: int) -> Plan:
+        return make_plan(self._config, self._calibration, length, exact=self._exact)
+
     def model(self, length: int) -> OpenedModel:
         """The Flax module for a padded length.
 
@@ -90,7 +109,7 @@ class OpenedServing:
             UserError: ranges of another family of functions, or of shorter texts.
         """
         self._calibration.check(presets.family(presets.PRESETS["drop-in" if self._exact else "fast"]), length)
-        plan = make_plan(self._config, self._calibration, length, exact=self._exact)
+        plan = self._plan(length)
         softmax = exact_softmax if self._exact else two_quad
         return OpenedModel(self._config, plan, HEADS[self._head], softmax, self._fraction_bits)
 
@@ -99,7 +118,9 @@ class OpenedServing:
         _, kept = model.apply(variables, *inputs, capture_intermediates=_is_layer_norm, mutable=["intermediates"])
         layers = range(self._config.num_hidden_layers)
         names = ["embeddings_norm", *(f"layer_{i}_output_norm" for i in layers)]
-        return [kept["intermediates"][name]["__call__"][0].ring for name in names]
+        values = [kept["intermediates"][name]["__call__"][0] for name in names]
+        # Their rings differ, and all hold the lowest bits: enough for what LayerNorm gives.
+        return [value.ring << (RING_BITS - STATE_BITS) for value in values]
 
     def read_states(self, revealed: Sequence[np.ndarray]) -> list[np.ndarray]:
         """With gamma and beta."""
@@ -108,7 +129,8 @@ class OpenedServing:
         norms = [bert["embeddings"]["LayerNorm"]]
         norms += [layers[str(i)]["output"]["LayerNorm"] for i in range(self._config.num_hidden_layers)]
         states = [
-            ring * 2.0**-scales.HIDDEN * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+            ring * 2.0 ** (STATE_BITS - RING_BITS - scales.HIDDEN) * np.asarray(norm["scale"])
+            + np.asarray(norm["bias"])
             for ring, norm in zip(revealed, norms, strict=True)
         ]
         if self._config.embedding_size:

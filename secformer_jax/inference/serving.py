@@ -23,6 +23,7 @@ from secformer_jax.models.plaintext import functions_for, request_head
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.masked import MaskedSeries
+from secformer_jax.mpc.runtime.shares import RING_BITS
 
 EMBEDDINGS = ("client", "inside")
 """Who makes the one-hot rows: the client, or the protocol from shared ids."""
@@ -45,6 +46,9 @@ class Serving(Protocol):
 
     def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
         """What the client shares for one request, in the order of the module's arguments."""
+
+    def input_bits(self, length: int) -> tuple[int, ...]:
+        """Of each of them, the bits of the ring that it is shared in, for a padded length."""
 
     def model(self, length: int) -> nn.Module:
         """The module for a padded length."""
@@ -97,6 +101,10 @@ class StandardServing:
             return ids, types, mask
         config = self._model.config
         return one_hot(ids, config.vocab_size), one_hot(types, config.type_vocab_size), mask
+
+    def input_bits(self, length: int) -> tuple[int, ...]:
+        """SPU's own ring."""
+        return (RING_BITS,) * 3
 
     def model(self, length: int) -> nn.Module:
         """The model with its functions for this length."""

@@ -153,7 +153,7 @@ def relative_bucket(distance: np.ndarray, buckets: int, farthest: int = 128) -> 
 
 
 class SelfAttention(nn.Module):
-    """softmax(Q K^T / sqrt(head_dim) + bias, mask) V for all heads; also returns the scores before the softmax."""
+    """softmax(Q K^T / sqrt(head_dim) + bias, mask) V for all heads; also returns Q, K, V and the scores."""
 
     config: Architecture
     softmax: Callable[..., Array]
@@ -161,7 +161,7 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(
         self, hidden: Array, mask: Array, bias: Array | None = None, deterministic: bool = True
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Intermediates]:
         """Attend: hidden (batch, length, hidden), mask (batch, length) of 0 and 1, bias (heads, length, length)."""
         c = self.config
         split = (*hidden.shape[:2], c.num_attention_heads, c.head_dim)
@@ -174,7 +174,7 @@ class SelfAttention(nn.Module):
         probabilities = Site(self.softmax, name="softmax")(scores, mask[:, None, None, :].astype(scores.dtype))
         probabilities = nn.Dropout(c.attention_probs_dropout_prob)(probabilities, deterministic=deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
-        return context.reshape(hidden.shape), scores
+        return context.reshape(hidden.shape), {"query": query, "key": key, "value": value, "softmax": scores}
 
 
 class Output(nn.Module):
@@ -192,7 +192,7 @@ class Output(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention and its output; also returns the scores and the sum before LayerNorm."""
+    """Self-attention and its output; also returns the sum before LayerNorm, and what self-attention returns."""
 
     config: Architecture
     functions: LayerFunctions
@@ -200,12 +200,12 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self, hidden: Array, mask: Array, bias: Array | None = None, deterministic: bool = True
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array, Intermediates]:
         """Attend and add to the residual stream."""
         attention = SelfAttention(self.config, self.functions.softmax, name="self")
-        context, scores = attention(hidden, mask, bias, deterministic)
+        context, kept = attention(hidden, mask, bias, deterministic)
         output = Output(self.config, self.functions.attention_layer_norm, name="output")
-        return *output(context, hidden, deterministic), scores
+        return *output(context, hidden, deterministic), kept
 
 
 class Intermediate(nn.Module):
@@ -233,11 +233,11 @@ class Layer(nn.Module):
     ) -> tuple[Array, Intermediates]:
         """Run the layer; intermediates are keyed without the layer's own prefix."""
         f = self.functions
-        hidden, attention_sum, scores = Attention(self.config, f, name="attention")(hidden, mask, bias, deterministic)
+        hidden, attention_sum, kept = Attention(self.config, f, name="attention")(hidden, mask, bias, deterministic)
         x, pre_gelu = Intermediate(self.config, f.gelu, name="intermediate")(hidden)
         hidden, output_sum = Output(self.config, f.output_layer_norm, name="output")(x, hidden, deterministic)
         return hidden, {
-            "softmax": scores,
+            **kept,
             "attention.layer_norm": attention_sum,
             "gelu": pre_gelu,
             "output.layer_norm": output_sum,

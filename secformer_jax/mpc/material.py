@@ -7,18 +7,26 @@ such nodes, abstract at first (shapes only); the dealer turns each into ring ele
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from secformer_jax.mpc.runtime.shares import SEED_BYTES, Component, expand, join, split
+from secformer_jax.mpc.ring import Digits, cut, layout
+from secformer_jax.mpc.runtime.shares import RING_BITS, SEED_BYTES, Component, expand, join, split
 
 
 class MaterialReusedError(RuntimeError):
     """Masks were about to serve a second time, which would reveal the difference of two secrets."""
+
+
+Leaf = Any
+"""Of a node: abstract, what a party holds of it (jax.Array), or what the dealer made (`Array`)."""
 
 
 class Material(flax.struct.PyTreeNode):
@@ -27,60 +35,109 @@ class Material(flax.struct.PyTreeNode):
     A subclass has int64 leaves (ring elements, shared additively) and static fields that say what they hold.
     """
 
-    def deal(self, randomness: Randomness, resident: Mapping[str, np.ndarray]) -> Any:
-        """A copy of this node whose leaves are fresh int64 numpy arrays; the shapes are this node's own.
+    def deal(self, randomness: Randomness, masks: WeightMasks) -> Any:
+        """A copy of this node whose leaves are fresh `Array`s; the shapes are this node's own.
 
         Args:
             randomness: the dealer's generator.
-            resident: the masks of the weights, by name, for products of a fresh mask with one of those.
+            masks: those of the weights, for products of a fresh mask with one of them.
         """
         raise NotImplementedError
+
+
+_NOT_KEPT = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Array:
+    """Ring elements that the dealer made.
+
+    Attributes:
+        shape: of the array.
+        bits: of the ring that they are shared in.
+        components: one for each party, which add up to the array.
+        ring: the elements themselves while more is computed from them, int64; of no meaning above `bits`. Else empty.
+    """
+
+    shape: tuple[int, ...]
+    bits: int
+    components: tuple[Component, ...]
+    ring: np.ndarray = field(default_factory=lambda: _NOT_KEPT)
 
 
 class Randomness:
     """Uniform ring elements from AES-256 in counter mode, keyed by the operating system's generator.
 
-    An array over the whole ring is drawn as a sum of one generator's output for each party. The generators' keys are
-    then its shares: whoever holds them needs no byte of the array itself.
-
     Args:
-        parties: how many there are.
+        parties: how many share what is made.
     """
 
     def __init__(self, parties: int = 1) -> None:
         self.parties = parties
-        self._drawn: dict[int, tuple[np.ndarray, list[Component]]] = {}
 
-    def bits(self, shape: tuple[int, ...], bits: int = 64) -> np.ndarray:
-        """Uniform integers in [0, 2^bits) as int64 ring elements (for 64 bits: the whole ring)."""
-        keys = [os.urandom(SEED_BYTES) for _ in range(self.parties if bits == 64 else 1)]
-        drawn = join([expand(key, shape) for key in keys])
-        if bits < 64:
-            return (drawn.view(np.uint64) >> np.uint64(64 - bits)).view(np.int64)
-        drawn.flags.writeable = False
-        self._drawn[id(drawn)] = drawn, list(keys)
-        return drawn
+    def uniform(self, shape: tuple[int, ...], bits: int = RING_BITS) -> Array:
+        """Uniform modulo 2^bits: a sum of one generator's output for each party.
 
-    def components(self, array: np.ndarray) -> list[Component]:
-        """Components that add up to an array of the dealer's: keys where it was drawn, else keys and what is left.
-
-        An array that was drawn is shared this way once; a second time it is split like any other.
+        The generators' keys are its components: whoever holds them needs no byte of the array itself.
         """
-        drawn, keys = self._drawn.pop(id(array), (None, []))
-        return keys if drawn is array and len(keys) == self.parties else split(array, self.parties)
+        keys = tuple(os.urandom(SEED_BYTES) for _ in range(self.parties))
+        return Array(shape, bits, keys, join([expand(key, shape, bits) for key in keys]))
+
+    def derived(self, ring: np.ndarray, bits: int) -> Array:
+        """What was computed: fresh keys for all parties but the last, which gets what is left."""
+        return Array(ring.shape, bits, tuple(split(ring, self.parties, bits)), ring)
+
+
+class NoMasks(Randomness):
+    """What emulation looks at values with: every mask is zero. One party holds everything there in any case."""
+
+    def uniform(self, shape: tuple[int, ...], bits: int = RING_BITS) -> Array:
+        """Zeros."""
+        if self.parties > 1:
+            raise ValueError("masks of zero hide nothing: they serve one party")
+        zeros = np.zeros(shape, np.int64)
+        return Array(shape, bits, (zeros,), zeros)
+
+
+class WeightMasks:
+    """The masks of weights that stay between requests, from their generators' keys.
+
+    Args:
+        keys: by name, one key for each party; a mask is the sum of their output, uniform in the ring of 64 bits.
+        shapes: of the weights.
+    """
+
+    def __init__(self, keys: Mapping[str, Sequence[bytes]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._keys, self._shapes = keys, shapes
+        self._digits: dict[tuple[str, int], Digits] = {}
+
+    @classmethod
+    def fresh(cls, shapes: Mapping[str, tuple[int, ...]], parties: int = 1) -> WeightMasks:
+        """New masks for weights of these shapes."""
+        return cls({name: [os.urandom(SEED_BYTES) for _ in range(parties)] for name in shapes}, shapes)
+
+    def array(self, name: str) -> np.ndarray:
+        """A mask, int64."""
+        return join([expand(key, self._shapes[name]) for key in self._keys[name]])
+
+    def digits(self, name: str, bits: int) -> Digits:
+        """A mask as digits for products modulo 2^bits; they are cut once for as many digits."""
+        key = name, layout(bits)[1]
+        if key not in self._digits:
+            self._digits[key] = cut(self.array(name), bits)
+        return self._digits[key]
 
 
 class Dealer:
     """Deals material for one request at a time, and remembers the masks of the weights."""
 
-    def __init__(self) -> None:
-        self._resident: dict[str, np.ndarray] = {}
+    def __init__(self, randomness: Callable[[int], Randomness] = Randomness) -> None:
+        self._randomness, self._masks = randomness, WeightMasks.fresh({})
 
-    def mask_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    def mask_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> WeightMasks:
         """Uniform masks for weights that stay: made once, for the model owner, and remembered for their products."""
-        randomness = Randomness()
-        self._resident = {name: randomness.bits(shape) for name, shape in shapes.items()}
-        return self._resident
+        self._masks = WeightMasks.fresh(shapes)
+        return self._masks
 
     def deal(self, spec: Any) -> Dealt:
         """Material for one request, filled lazily.
@@ -88,48 +145,39 @@ class Dealer:
         Args:
             spec: a pytree of abstract `Material` nodes, as `jax.eval_shape` of the model's init gives them.
         """
-        return Dealt(spec, self._resident)
+        return Dealt(spec, self._masks, self._randomness)
 
 
 class Dealt:
-    """One request's material: each leaf can be taken once, and its node is filled when the first is taken."""
+    """One request's material, made when it is taken, once."""
 
-    def __init__(self, spec: Any, resident: Mapping[str, np.ndarray]) -> None:
-        self._randomness, self._resident = Randomness(), resident
-        self._nodes = jax.tree.leaves(spec, is_leaf=_is_material)
-        self._owner = [i for i, node in enumerate(self._nodes) for _ in jax.tree.leaves(node)]
-        self._filled: dict[int, dict[int, np.ndarray]] = {}
-        self._taken: set[int] = set()
+    def __init__(self, spec: Any, masks: WeightMasks, randomness: Callable[[int], Randomness] = Randomness) -> None:
+        self._nodes, self._masks, self._randomness = material_nodes(spec), masks, randomness
+        self._taken = False
 
-    def __len__(self) -> int:
-        return len(self._owner)
-
-    def take(self, leaf: int) -> np.ndarray:
-        """The int64 ring elements of one leaf, by its position in the flattened collection.
+    def take(self, parties: int) -> list[Array]:
+        """All leaves, in the order of the flattened collection.
 
         Raises:
-            MaterialReusedError: the leaf has been taken before.
+            MaterialReusedError: they have been taken before.
         """
-        if leaf in self._taken:
+        if self._taken:
             raise MaterialReusedError("dealer material serves one request only: deal again for the next")
-        self._taken.add(leaf)
-        owner = self._owner[leaf]
-        if owner not in self._filled:
-            first = self._owner.index(owner)
-            leaves = jax.tree.leaves(self._nodes[owner].deal(self._randomness, self._resident))
-            self._filled[owner] = dict(enumerate(leaves, first))
-        return self._filled[owner].pop(leaf)
-
-    def components(self, leaf: int, parties: int) -> tuple[tuple[int, ...], list[Component]]:
-        """The shape of one leaf and a component for each party; like `take`, once.
-
-        Raises:
-            MaterialReusedError: the leaf has been taken before.
-        """
-        self._randomness.parties = parties
-        array = self.take(leaf)
-        return array.shape, self._randomness.components(array)
+        self._taken = True
+        return deal_nodes(self._nodes, self._randomness(parties), self._masks)
 
 
-def _is_material(node: Any) -> bool:
-    return isinstance(node, Material)
+def material_nodes(spec: Any) -> list[Material]:
+    """The nodes of a material collection, in the order of their leaves."""
+    return jax.tree.leaves(spec, is_leaf=lambda node: isinstance(node, Material))
+
+
+def deal_nodes(nodes: Sequence[Material], randomness: Randomness, masks: WeightMasks) -> list[Array]:
+    """The leaves of nodes, filled; each core fills some."""
+
+    def deal(node: Material) -> list[Array]:
+        return [replace(array, ring=_NOT_KEPT) for array in jax.tree.leaves(node.deal(randomness, masks))]
+
+    cores = len(os.sched_getaffinity(0))
+    with threadpool_limits(limits=1), ThreadPoolExecutor(cores) as pool:
+        return [array for arrays in pool.map(deal, nodes) for array in arrays]

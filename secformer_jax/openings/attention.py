@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from secformer_jax.functions.softmax import SHIFT
-from secformer_jax.mpc.material import Material, Randomness
-from secformer_jax.mpc.primitives.fixed import Fixed, open_together, truncated
+from secformer_jax.mpc.material import Leaf, Material, Randomness
+from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, open_together
 from secformer_jax.mpc.primitives.products import ProductMasks
+from secformer_jax.mpc.primitives.scaled import ScaledPair
 from secformer_jax.openings import scales
 from secformer_jax.openings.block import Block, narrowed, row_series
-from secformer_jax.openings.plan import LayerPlan
+from secformer_jax.openings.constants import SoftmaxPlan
 
 
 class MaskedSquare(Material):
@@ -24,23 +25,30 @@ class MaskedSquare(Material):
     With e = x - a and d = w - b open, w x^2 = (e^2 + 2 e a + a^2)(d + b): four masks a value, one opening.
     """
 
-    a: jax.Array
-    square: jax.Array
-    b: jax.Array
-    ab: jax.Array
-    square_b: jax.Array
+    a: Leaf
+    square: Leaf
+    b: Leaf
+    ab: Leaf
+    square_b: Leaf
+    width: int = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def abstract(cls, x: tuple[int, ...], w: tuple[int, ...]) -> MaskedSquare:
-        """Shapes for x and w."""
+    def abstract(cls, x: tuple[int, ...], w: tuple[int, ...], width: int) -> MaskedSquare:
+        """Shapes for x and w, and the bits of their ring."""
         zeros = jnp.zeros(x, jnp.int64)
-        return cls(zeros, zeros, jnp.zeros(w, jnp.int64), zeros, zeros)
+        return cls(zeros, zeros, jnp.zeros(w, jnp.int64), zeros, zeros, width=width)
 
-    def deal(self, randomness: Randomness, resident) -> MaskedSquare:
+    def deal(self, randomness: Randomness, masks) -> MaskedSquare:
         """Fresh masks; see Material."""
-        a, b = randomness.bits(self.a.shape), randomness.bits(self.b.shape)
-        square = np.square(a)
-        return self.replace(a=a, square=square, b=b, ab=a * b, square_b=square * b)
+        a, b = (randomness.uniform(x.shape, self.width) for x in (self.a, self.b))
+        square = a.ring * a.ring
+        return self.replace(
+            a=a,
+            square=randomness.derived(square, self.width),
+            b=b,
+            ab=randomness.derived(a.ring * b.ring, self.width),
+            square_b=randomness.derived(square * b.ring, self.width),
+        )
 
     def finish(self, e: jax.Array, d: jax.Array) -> jax.Array:
         """w x^2 from the two opened differences, untruncated; no message."""
@@ -60,7 +68,7 @@ class Keys(NamedTuple):
     means: jax.Array
 
 
-Softmax = Callable[[Block, Fixed, Fixed, "jax.Array | None", Keys, jax.Array, LayerPlan], tuple[Fixed, jax.Array]]
+Softmax = Callable[[Block, Fixed, Fixed, "jax.Array | None", Keys, Masked, SoftmaxPlan], tuple[Fixed, jax.Array]]
 """(block, query, key, bias, keys, extra, plan) -> (numerators, the opening of `extra`): softmax up to a factor a row.
 
 `bias` (heads, length, length) is added to the scores, at the scale of their product. `extra` is a masked value that is
@@ -76,43 +84,59 @@ def attend(
     value: Fixed,
     bias: jax.Array | None,
     keys: Keys,
-    plan: LayerPlan,
+    plan: SoftmaxPlan,
+    width: int,
 ) -> Fixed:
-    """The normalised context, (batch, heads, length, head_dim) with CONTEXT fraction bits.
+    """The normalised context, (batch, heads, length, head_dim) with CONTEXT fraction bits, modulo 2^width.
 
-    The row sums are divided out after the product with the values: head_dim numbers a row and not length. 4 messages
+    The row sums are divided out after the product with the values: head_dim numbers a row and not length. 3 messages
     and the softmax's own.
     """
     row, square = (*query.shape[:-1], 1), (*query.shape[:-1], value.shape[-2])
-    context = block.material("context", lambda: ProductMasks.abstract("context", square, value.shape))
-    scaling = block.material("scaling", lambda: ProductMasks.abstract("elementwise", value.shape, row))
-    numerators, value_e = softmax(block, query, key, bias, keys, value.ring - context.b, plan)
+    context = block.material("context", lambda: ProductMasks.abstract("context", square, value.shape, plan.sums_width))
+    numerators, value_e = softmax(block, query, key, bias, keys, value.masked(context.b, context.width), plan)
     with jax.named_scope("softmax"):
         # In units of 2^plan.sum_bits: a change of scale, not an operation.
         sum_bits = numerators.bits + plan.sum_bits
         series = block.material("series", lambda: row_series(plan.reciprocal, row, sum_bits, plan.reciprocal_bits))
-        total = Fixed(jnp.sum(numerators.ring, axis=-1, keepdims=True), sum_bits)
-        numerators_e, total_opening = open_together([numerators.ring - context.a, series.masked(total)])
-        reciprocal = narrowed(block, "row_pair", series.finish(total_opening), scales.ROW_TRUNCATION)
-    sums = context.times(numerators_e, value.ring, value_e)
-    sums_e, reciprocal_e = open_together([sums - scaling.a, reciprocal.ring - scaling.b])
-    result = Fixed(scaling.times(sums_e, reciprocal.ring, reciprocal_e), sum_bits + scales.VALUE + plan.reciprocal_bits)
-    return narrowed(block, "pair", result, result.bits - scales.CONTEXT)
+        total = Fixed(jnp.sum(numerators.ring, axis=-1, keepdims=True), sum_bits, numerators.width)
+        numerators = numerators.rounded(scales.NUMERATOR)
+        numerators_e, total_opening = open_together([numerators.masked(context.a, context.width), series.masked(total)])
+    sums = Fixed(context.times(numerators_e, value.ring, value_e), numerators.bits + value.bits, plan.sums_width)
+    # What the division drops at its end, the ring has until then.
+    result = width + plan.sums_bits + plan.sum_bits + plan.reciprocal_bits - scales.CONTEXT
+    scaling = block.material(
+        "scaling", lambda: ScaledPair.abstract(sums.shape, sums.bits - plan.sums_bits, sums.width, result)
+    )
+    untruncated = series.finish(total_opening)
+    pair = block.material(
+        "row_pair",
+        lambda: TruncationPair.abstract(row, scales.ROW_TRUNCATION, untruncated.width, result),
+    )
+    sums_opening, pair_opening = open_together([scaling.pair.masked(sums), pair.masked(untruncated)])
+    # The sum was read in units of 2^sum_bits, and its inverse is: fraction bits of the product.
+    reciprocal = pair.finish(pair_opening, untruncated)
+    [reciprocal_e] = open_together([reciprocal.masked(scaling.b, scaling.pair.result)])
+    product = scaling.times(sums_opening, sums, reciprocal, reciprocal_e)
+    return product.replace(bits=product.bits + plan.sum_bits).rounded(scales.CONTEXT)
 
 
 def two_quad(
-    block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, extra: jax.Array, plan: LayerPlan
+    block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, extra: Masked, plan: SoftmaxPlan
 ) -> tuple[Fixed, jax.Array]:
     """w (s + c)^2 for the scores s: 3 messages; see `Softmax`."""
     shape, weights = (*query.shape[:-1], key.shape[-2]), keys.weights[:, None, None, :]
-    scores = block.material("scores", lambda: ProductMasks.abstract("scores", query.shape, key.shape))
-    square = block.material("square", lambda: MaskedSquare.abstract(shape, weights.shape))
-    query_e, key_e, extra_e = open_together([query.ring - scores.a, key.ring - scores.b, extra])
-    product = Fixed(scores.times(query_e, key.ring, key_e), query.bits + key.bits)
+    scores = block.material("scores", lambda: ProductMasks.abstract("scores", query.shape, key.shape, plan.score_width))
+    width = plan.sums_width + 2 * scales.SCORE - scales.NUMERATOR
+    square = block.material("square", lambda: MaskedSquare.abstract(shape, weights.shape, width))
+    query_e, key_e, extra_e = open_together(
+        [query.masked(scores.a, scores.width), key.masked(scores.b, scores.width), extra]
+    )
+    product = Fixed(scores.times(query_e, key.ring, key_e), query.bits + key.bits, plan.score_width)
     if bias is not None:
-        product = Fixed(product.ring + bias, product.bits)
-    [score] = truncated([product], scales.TRUNCATION)
+        product = product.replace(ring=product.ring + bias)
     with jax.named_scope("softmax"):
-        shifted = score.ring + round(SHIFT * 2**score.bits)
-        e, d = open_together([shifted - square.a, weights - square.b])
-        return Fixed(square.finish(e, d), 2 * score.bits), extra_e
+        score = narrowed(block, "score_pair", product, scales.SCORE, width)
+        shifted = score.replace(ring=score.ring + round(SHIFT * 2**score.bits))
+        e, d = open_together([shifted.masked(square.a, square.width), Masked(weights - square.b, square.width)])
+        return Fixed(square.finish(e, d), 2 * score.bits, width), extra_e

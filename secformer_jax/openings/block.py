@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from secformer_jax.functions.series import Series
 from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, open_together
 from secformer_jax.mpc.primitives.products import Weight
 from secformer_jax.mpc.primitives.series import OpenedSeries
+from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings import scales
 
 
 class Block(nn.Module):
-    """A module with resident weights (collections "masks" and "opened") and material (collection "dealer")."""
+    """A module with resident weights (collections "weights" and "opened") and material (collection "dealer")."""
 
     def weight(self, name: str, *shape: int) -> Weight:
-        """A resident weight under this module's path: the shares of its mask, and the masked weight in clear."""
-        mask = self.variable("masks", name, lambda: jnp.zeros(shape, jnp.int64)).value
-        return Weight(mask, self.variable("opened", name, lambda: jnp.zeros(shape, jnp.int64)).value)
+        """A resident weight under this module's path: its shares, and in clear the weight less its mask."""
+        ring = self.variable("weights", name, lambda: jnp.zeros(shape, jnp.int64)).value
+        return Weight(ring, self.variable("opened", name, lambda: jnp.zeros(shape, jnp.int64)).value)
 
     def material(self, name: str, make: Callable[[], Any]) -> Any:
         """Dealer material of this module, abstract when the model is initialised."""
@@ -33,13 +36,18 @@ class Block(nn.Module):
 
 
 def row_series(series: Series, shape: tuple[int, ...], bits: int, result_bits: int) -> OpenedSeries:
-    """Abstract material for a series with one value a row, where precision is cheap."""
+    """Abstract material for a series with one value a row, where precision is cheap; its ring fits a truncation."""
     mask_bits = result_bits + scales.ROW_TRUNCATION - scales.ROW_PUBLIC
-    return OpenedSeries.abstract(series, shape, bits=bits, mask_bits=mask_bits, public_bits=scales.ROW_PUBLIC)
+    # Twice the greatest value, which is at one of the ends: a little beyond them the series goes on.
+    largest = max(1.0, 2 * float(np.abs(series.ends()).max()))
+    width = result_bits + scales.ROW_TRUNCATION + math.ceil(math.log2(largest)) + 2
+    return OpenedSeries.abstract(
+        series, shape, bits=bits, mask_bits=mask_bits, public_bits=scales.ROW_PUBLIC, width=min(width, RING_BITS)
+    )
 
 
-def narrowed(block: Block, name: str, x: Fixed, dropped: int) -> Fixed:
-    """x with `dropped` fewer fraction bits, by a dealer's pair: one message of 8 bytes a value."""
-    pair = block.material(name, lambda: TruncationPair.abstract(x.shape, dropped))
+def narrowed(block: Block, name: str, x: Fixed, bits: int, width: int = RING_BITS) -> Fixed:
+    """x with no more than these fraction bits, in a ring of `width` bits, by a dealer's pair: one message."""
+    pair = block.material(name, lambda: TruncationPair.abstract(x.shape, x.bits - bits, x.width, width))
     [opening] = open_together([pair.masked(x)])
     return pair.finish(opening, x)

@@ -2,12 +2,13 @@
 
 LayerNorm's gamma and beta go into the weights that read its output; the mean that the next LayerNorm takes off is
 taken off the weights that feed it. So LayerNorm itself is a square, a sum and one scaling, and gamma costs nothing.
+The half of GeLU's input that is linear in the block's goes into the kernel of its residual.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,20 +19,21 @@ from secformer_jax.openings import scales
 Tree = Mapping[str, Any]
 
 
-def prepare(params: Tree, config: Architecture) -> Iterator[tuple[str, np.ndarray]]:
+def prepare(params: Tree, config: Architecture, stretches: Sequence[float]) -> Iterator[tuple[str, np.ndarray]]:
     """Ring elements of all weights, one after the other, with the names that the opened model declares.
 
     Args:
         params: the parameters of the BERT and its head, as `checkpoint.load` gives them.
         config: the model's shape.
+        stretches: what GeLU's inputs are multiplied with, layer by layer (`plan.gelu_tail`).
     """
     bert = params["bert"]
     embeddings, layers = bert["embeddings"], bert["encoder"]["layer"]
     words = _double(embeddings["word_embeddings"]["embedding"])
     types = _double(embeddings["token_type_embeddings"]["embedding"])
-    yield "embeddings/table", _ring(_centred(np.concatenate([words, types])), scales.SUM)
+    yield "embeddings/table", _ring(_centred(np.concatenate([words, types])), scales.TABLE)
     del words, types
-    yield "embeddings/positions", _ring(_centred(_double(embeddings["position_embeddings"]["embedding"])), scales.SUM)
+    yield "embeddings/positions", _ring(_centred(_double(embeddings["position_embeddings"]["embedding"])), scales.TABLE)
     if config.relative_buckets:
         table = _double(bert["encoder"]["relative_attention_bias"]["embedding"])
         yield "relative_bias", _ring(table, scales.QUERY + scales.KEY)
@@ -40,29 +42,26 @@ def prepare(params: Tree, config: Architecture) -> Iterator[tuple[str, np.ndarra
     for i in range(config.num_hidden_layers):
         layer = layers[str(i)]
         attention, own = layer["attention"], f"layer_{i}"
-        parts = {
-            "query": (1 / math.sqrt(config.head_dim), scales.QUERY),
-            "key": (1.0, scales.KEY),
-            "value": (1.0, scales.VALUE),
-        }
-        folded = {name: _fold(attention["self"][name], reader, factor) for name, (factor, _) in parts.items()}
-        bits = {name: target + scales.TRUNCATION - scales.HIDDEN for name, (_, target) in parts.items()}
-        yield f"{own}_attention/qkv_kernel", np.concatenate([_ring(folded[n][0], bits[n]) for n in parts], axis=1)
-        biases = [_ring(folded[n][1], bits[n] + scales.HIDDEN) for n in parts]
-        yield f"{own}_attention/qkv_bias", np.concatenate(biases)
+        factors = {"query": 1 / math.sqrt(config.head_dim), "key": 1.0, "value": 1.0}
+        folded = [_fold(attention["self"][name], reader, factor) for name, factor in factors.items()]
+        kernel, bias = (np.concatenate([part[k] for part in folded], axis=-1) for k in (0, 1))
+        yield f"{own}_attention/qkv_kernel", _ring(kernel, scales.SUM - scales.HIDDEN)
+        yield f"{own}_attention/qkv_bias", _ring(bias, scales.SUM)
         yield from _residual(f"{own}_attention/residual", reader, attention["output"]["dense"]["bias"]).items()
         kernel = _centred(_double(attention["output"]["dense"]["kernel"]))
         yield f"{own}_attention/out_kernel", _ring(kernel, scales.SUM - scales.CONTEXT)
         reader = _diagonal(_norm(attention["output"]["LayerNorm"]))
         kernel, bias = _fold(layer["intermediate"]["dense"], reader)
-        yield f"{own}_feed_forward/in_kernel", _ring(kernel, scales.FEED_IN - scales.HIDDEN)
-        yield f"{own}_feed_forward/in_bias", _ring(bias, scales.FEED_IN)
-        yield from _residual(f"{own}_feed_forward/residual", reader, layer["output"]["dense"]["bias"]).items()
-        kernel = _centred(_double(layer["output"]["dense"]["kernel"]))
-        yield f"{own}_feed_forward/out_kernel", _ring(kernel, scales.FEED_OUT - scales.GELU)
+        yield f"{own}_feed_forward/in_kernel", _ring(kernel * stretches[i], scales.SUM - scales.HIDDEN)
+        yield f"{own}_feed_forward/in_bias", _ring(bias * stretches[i], scales.SUM)
+        out = _centred(_double(layer["output"]["dense"]["kernel"]))
+        yield f"{own}_feed_forward/out_kernel", _ring(out, scales.SUM - scales.FEED)
+        # gelu(u) = u/2 + tail(u): the half is linear in x.
+        half = _Reader(_centred(np.diag(reader.factor)) + kernel @ out / 2, reader.shift + bias @ out / 2)
+        yield from _residual(f"{own}_feed_forward/residual", half, layer["output"]["dense"]["bias"]).items()
         norm = _norm(layer["output"]["LayerNorm"])
         reader = _diagonal(norm)
-    yield "gamma", _ring(norm[0], scales.GAMMA)
+    yield "gamma", _ring(norm[0], scales.SUM - scales.HIDDEN)
     yield "beta", _ring(norm[1], scales.SUM)
 
 
@@ -113,10 +112,10 @@ def _residual(name: str, reader: _Reader, bias: Any) -> dict[str, np.ndarray]:
     gamma, beta = reader
     if gamma.ndim == 2:
         kernel, total = _centred(gamma), _centred(beta + _double(bias))
-        return {f"{name}/kernel": _ring(kernel, scales.GAMMA), f"{name}/bias": _ring(total, scales.SUM)}
+        return {f"{name}/kernel": _ring(kernel, scales.SUM - scales.HIDDEN), f"{name}/bias": _ring(total, scales.SUM)}
     return {
-        f"{name}/gamma": _ring(gamma, scales.GAMMA),
-        f"{name}/mean": _ring(gamma[:, None] / len(gamma), scales.GAMMA),
+        f"{name}/gamma": _ring(gamma, scales.SUM - scales.HIDDEN),
+        f"{name}/mean": _ring(gamma[:, None] / len(gamma), scales.SUM - scales.HIDDEN),
         f"{name}/bias": _ring(_centred(beta + _double(bias)), scales.SUM),
     }
 

@@ -1,82 +1,59 @@
 """An encoder by masked openings: what `transformer.Transformer` computes, in few messages.
 
 Every nonlinear function is a series or a product of openings; nothing is compared. A value that serves several
-products is opened once. Values carry explicit scales (`scales`); weights come folded (`fold`).
+products is opened once. Values carry explicit scales (`scales`) and rings (`plan`); weights come folded (`fold`).
 """
 
 from __future__ import annotations
 
+import functools
+import math
+
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from secformer_jax.functions.series import Series, fit_gelu_tail, fit_tanh
 from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.heads import Head, activation
 from secformer_jax.models.layers import Pooler, spread_relative
-from secformer_jax.mpc.material import Material, Randomness
-from secformer_jax.mpc.primitives.fixed import Fixed, fixed, open_together, truncated
+from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, fixed, open_together
 from secformer_jax.mpc.primitives.products import WeightProducts
+from secformer_jax.mpc.primitives.scaled import NormPair
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import Keys, Softmax, attend
 from secformer_jax.openings.block import Block, narrowed, row_series
-from secformer_jax.openings.plan import LayerPlan, Plan
-
-
-class SquareAndScale(Material):
-    """Masks for the sum of x's squares over the last axis, and for the product of x with one number a row."""
-
-    a: jax.Array
-    squares: jax.Array
-    b: jax.Array
-    ab: jax.Array
-
-    @classmethod
-    def abstract(cls, shape: tuple[int, ...]) -> SquareAndScale:
-        """Shapes for x."""
-        zeros, row = jnp.zeros(shape, jnp.int64), jnp.zeros((*shape[:-1], 1), jnp.int64)
-        return cls(zeros, row, row, zeros)
-
-    def deal(self, randomness: Randomness, resident) -> SquareAndScale:
-        """Fresh masks; see Material."""
-        a, b = randomness.bits(self.a.shape), randomness.bits(self.b.shape)
-        return self.replace(a=a, squares=np.sum(a * a, axis=-1, keepdims=True), b=b, ab=a * b)
-
-    def square_sum(self, e: jax.Array) -> jax.Array:
-        """The sum of squares, from x - a opened."""
-        return jnp.sum(e * (e + 2 * self.a), axis=-1, keepdims=True) + self.squares
-
-    def scaled(self, e: jax.Array, row: jax.Array, row_e: jax.Array) -> jax.Array:
-        """x times the row's number, from both openings."""
-        return e * row + (self.a * row_e + self.ab)
+from secformer_jax.openings.constants import HEAD_WIDTH, LayerPlan, NormPlan, Plan
 
 
 class LayerNorm(Block):
-    """x (var x)^(-1/2) for x without its mean; gamma and beta are the readers' part. 5 messages."""
+    """x (var x)^(-1/2) for x without its mean; gamma and beta are the readers' part. 4 messages."""
 
-    inverse_deviation: Series
+    plan: NormPlan
+    width: int
 
     @nn.compact
     def __call__(self, x: Fixed) -> Fixed:
-        """Normalise the last axis: from CENTRED to HIDDEN fraction bits."""
+        """Normalise the last axis: x untruncated, the result with HIDDEN fraction bits modulo 2^width."""
         with jax.named_scope("layer_norm"):
-            row = (*x.shape[:-1], 1)
+            plan, row = self.plan, (*x.shape[:-1], 1)
             # The sum of squares is read as a number between one and two variances: a change of scale.
-            bits = 2 * x.bits + x.shape[-1].bit_length() - 1
-            masks = self.material("masks", lambda: SquareAndScale.abstract(x.shape))
-            series = self.material("series", lambda: row_series(self.inverse_deviation, row, bits, scales.RSQRT))
-            [e] = open_together([x.ring - masks.a])
-            [opening] = open_together([series.masked(Fixed(masks.square_sum(e), bits))])
-            inverse = narrowed(self, "pair", series.finish(opening), scales.ROW_TRUNCATION)
-            [inverse_e] = open_together([inverse.ring - masks.b])
-            product = Fixed(masks.scaled(e, inverse.ring, inverse_e), x.bits + inverse.bits)
-            return truncated([product], scales.TRUNCATION)[0]
+            bits = 2 * plan.centred + x.shape[-1].bit_length() - 1
+            series = self.material("series", lambda: row_series(plan.series, row, bits, plan.inverse))
+            result = self.width + plan.centred + plan.inverse - scales.HIDDEN
+            masks = self.material(
+                "masks",
+                lambda: NormPair.abstract(x.shape, x.bits - plan.centred, x.width, result, series.modulus_bits),
+            )
+            [opening] = open_together([masks.scaled.pair.masked(x)])
+            [squares] = open_together([series.masked(masks.square_sum(opening, bits))])
+            inverse = narrowed(self, "pair", series.finish(squares), plan.inverse, result)
+            [inverse_e] = open_together([inverse.masked(masks.scaled.b, masks.scaled.pair.result)])
+            return masks.scaled.times(opening, x, inverse, inverse_e).rounded(scales.HIDDEN)
 
 
 class Attention(Block):
-    """Attention and the residual sum: hidden states to the input of the next LayerNorm. 11 messages with 2Quad."""
+    """Attention and the residual sum: hidden states to the input of the next LayerNorm. 9 messages with 2Quad."""
 
     config: Architecture
     plan: LayerPlan
@@ -91,26 +68,40 @@ class Attention(Block):
         masks = self.material(
             "input",
             lambda: WeightProducts.abstract(
-                x.shape, qkv=("matmul", self.mask_name("qkv_kernel"), (read, 3 * width)), **residual.products(read)
+                x.shape,
+                x.width,
+                qkv=("matmul", self.mask_name("qkv_kernel"), (read, 3 * width)),
+                **residual.products(read),
             ),
         )
-        [e] = open_together([x.ring - masks.a])
+        [e] = open_together([x.masked(masks.a, masks.width)])
         summed = residual(e, masks)
         raw = masks.times("qkv", e, qkv) + qkv_bias.ring
-        [raw_truncated] = truncated([Fixed(raw, scales.TRUNCATION)], scales.TRUNCATION)
-
-        def heads(index: int, bits: int) -> Fixed:
-            part = raw_truncated.ring[..., index * width : (index + 1) * width]
-            return Fixed(part.reshape(batch, length, -1, c.head_dim).transpose(0, 2, 1, 3), bits)
-
-        query, key, value = heads(0, scales.QUERY), heads(1, scales.KEY), heads(2, scales.VALUE)
-        context = attend(self.softmax, self, query, key, value, bias, keys, self.plan)
-        merged = Fixed(context.ring.transpose(0, 2, 1, 3).reshape(batch, length, width), context.bits)
-        return truncated([summed + project(self, merged, width, scales.SUM)], scales.TRUNCATION)[0]
+        softmax = self.plan.softmax
+        parts = {"query": softmax.query_bits, "key": softmax.key_bits, "value": scales.VALUE}
+        rings = dict.fromkeys(parts, softmax.score_width) | {"value": softmax.sums_width}
+        before, pairs = {}, {}
+        for index, (name, bits) in enumerate(parts.items()):
+            part = raw[..., index * width : (index + 1) * width].reshape(batch, length, -1, c.head_dim)
+            before[name] = Fixed(part.transpose(0, 2, 1, 3), scales.SUM, x.width)
+            make = functools.partial(
+                TruncationPair.abstract, before[name].shape, scales.SUM - bits, x.width, rings[name]
+            )
+            pairs[name] = self.material(f"{name}_pair", make)
+        openings = open_together([pairs[name].masked(before[name]) for name in parts])
+        query, key, value = (
+            pairs[name].finish(opening, before[name]) for name, opening in zip(parts, openings, strict=True)
+        )
+        context = attend(self.softmax, self, query, key, value, bias, keys, softmax, x.width)
+        merged = context.replace(ring=context.ring.transpose(0, 2, 1, 3).reshape(batch, length, width))
+        return summed + project(self, merged, width, scales.SUM)
 
 
 class FeedForward(Block):
-    """gelu(x W + b) W + b and the residual sum, to the input of the next LayerNorm. 4 messages."""
+    """gelu(x W + b) W + b and the residual sum, to the input of the next LayerNorm. 3 messages.
+
+    With gelu(u) = u/2 + tail(u), the half is linear in x, and so part of the residual's kernel (`fold`).
+    """
 
     config: Architecture
     plan: LayerPlan
@@ -120,46 +111,47 @@ class FeedForward(Block):
         """x (batch, length, hidden) normalised."""
         width, inner = self.config.hidden_size, self.config.intermediate_size
         kernel, bias = self.weight("in_kernel", width, inner), self.weight("in_bias", inner)
-        residual = Residual(width, name="residual")
+        residual = Residual(width, projected=True, name="residual")
         masks = self.material(
             "input",
             lambda: WeightProducts.abstract(
-                x.shape, inner=("matmul", self.mask_name("in_kernel"), (width, inner)), **residual.products(width)
+                x.shape,
+                x.width,
+                inner=("matmul", self.mask_name("in_kernel"), (width, inner)),
+                **residual.products(width),
             ),
         )
-        [e] = open_together([x.ring - masks.a])
+        [e] = open_together([x.masked(masks.a, masks.width)])
         summed = residual(e, masks)
-        before = Fixed(masks.times("inner", e, kernel) + bias.ring, scales.FEED_IN)
-        after = gelu(self, before, self.plan.gelu)
-        total = summed + project(self, after, width, scales.FEED_OUT)
-        return narrowed(self, "pair", total, scales.FEED_OUT - scales.CENTRED)
+        before = Fixed(masks.times("inner", e, kernel) + bias.ring, scales.SUM, x.width)
+        after = gelu_tail(self, before, self.plan.gelu, x.width).rounded(scales.FEED)
+        return summed + project(self, after, width, scales.SUM)
 
 
-def gelu(block: Block, x: Fixed, tail: Series) -> Fixed:
-    """x/2 + tail(x), from FEED_IN to GELU fraction bits: one opening.
-
-    x/2 is x's own ring element read with one fraction bit more.
-    """
+def gelu_tail(block: Block, x: Fixed, tail: Series, width: int) -> Fixed:
+    """tail(x), which leaves FEED fraction bits modulo 2^width when it is rounded: one opening."""
+    bits = scales.GELU_PUBLIC + scales.GELU_MASK
     with jax.named_scope("gelu"):
         masks = block.material(
             "gelu",
             lambda: OpenedSeries.abstract(
                 tail,
                 x.shape,
-                bits=scales.FEED_IN,
-                mask_bits=scales.GELU - scales.GELU_PUBLIC,
+                bits=scales.GELU_OPENED - round(math.log2(tail.period)),
+                mask_bits=scales.GELU_MASK,
                 public_bits=scales.GELU_PUBLIC,
-                trigonometry_bits=scales.GELU_PUBLIC,
+                width=width + bits - scales.FEED,
+                coarse=True,
             ),
         )
         [opening] = open_together([masks.masked(x)])
-        return masks.finish(opening) + Fixed(x.ring, scales.FEED_IN + 1)
+        return masks.finish(opening)
 
 
 class Residual(Block):
     """gamma x + beta without its mean, and the block's own bias: from the same opening as the block's matmul.
 
-    Where x is projected first (ELECTRA's embeddings), the projection takes the place of gamma and of the mean.
+    Where more than gamma is linear in x (half of GeLU, or ELECTRA's projection of embeddings), a kernel has all of it.
     """
 
     width: int
@@ -171,9 +163,10 @@ class Residual(Block):
         bias = self.weight("bias", self.width)
         if self.projected:
             kernel = self.weight("kernel", e.shape[-1], self.width)
-            return Fixed(masks.times("kernel", e, kernel) + bias.ring, scales.SUM)
+            return Fixed(masks.times("kernel", e, kernel) + bias.ring, scales.SUM, masks.width)
         gamma, mean = self.weight("gamma", self.width), self.weight("mean", self.width, 1)
-        return Fixed(masks.times("gamma", e, gamma) - masks.times("mean", e, mean) + bias.ring, scales.SUM)
+        ring = masks.times("gamma", e, gamma) - masks.times("mean", e, mean) + bias.ring
+        return Fixed(ring, scales.SUM, masks.width)
 
     def products(self, read: int) -> dict[str, tuple[str, str, tuple[int, ...]]]:
         """What the mask of the input, `read` wide, has to be multiplied with."""
@@ -190,20 +183,23 @@ def project(block: Block, x: Fixed, width: int, bits: int) -> Fixed:
     kernel = block.weight("out_kernel", x.shape[-1], width)
     masks = block.material(
         "output",
-        lambda: WeightProducts.abstract(x.shape, out=("matmul", block.mask_name("out_kernel"), (x.shape[-1], width))),
+        lambda: WeightProducts.abstract(
+            x.shape, x.width, out=("matmul", block.mask_name("out_kernel"), (x.shape[-1], width))
+        ),
     )
-    [e] = open_together([x.ring - masks.a])
-    return Fixed(masks.times("out", e, kernel), bits)
+    [e] = open_together([x.masked(masks.a, masks.width)])
+    return Fixed(masks.times("out", e, kernel), bits, x.width)
 
 
 class Embeddings(Block):
-    """Rows of the word and token type tables, and positions, without their mean. 2 messages."""
+    """Rows of the word and token type tables, and positions, without their mean, untruncated. 1 message."""
 
     config: Architecture
+    width: int
 
     @nn.compact
     def __call__(self, one_hot: jax.Array) -> Fixed:
-        """one_hot (batch, length, vocab_size + type_vocab_size): integers."""
+        """one_hot (batch, length, vocab_size + type_vocab_size): integers modulo 2^width."""
         c, rows = self.config, one_hot.shape[-1]
         table, positions = (
             self.weight("table", rows, c.embedding_width),
@@ -212,13 +208,12 @@ class Embeddings(Block):
         masks = self.material(
             "input",
             lambda: WeightProducts.abstract(
-                one_hot.shape, table=("matmul", self.mask_name("table"), (rows, c.embedding_width))
+                one_hot.shape, self.width, table=("matmul", self.mask_name("table"), (rows, c.embedding_width))
             ),
         )
-        [e] = open_together([one_hot - masks.a])
+        [e] = open_together([Fixed(one_hot, 0, self.width).masked(masks.a, masks.width)])
         read = slice(c.position_offset, c.position_offset + one_hot.shape[1])
-        total = Fixed(masks.times("table", e, table) + positions.ring[read], scales.SUM)
-        return truncated([total], scales.TRUNCATION)[0]
+        return Fixed(masks.times("table", e, table) + positions.ring[read], scales.TABLE, self.width)
 
 
 class OpenedModel(Block):
@@ -243,31 +238,34 @@ class OpenedModel(Block):
         """
         c, plan = self.config, self.plan
         with jax.named_scope("embeddings"):
-            x = Embeddings(c, name="embeddings")(one_hot)
-            x = LayerNorm(plan.embeddings_norm, name="embeddings_norm")(x)
+            x = Embeddings(c, plan.table_width, name="embeddings")(one_hot)
+            x = LayerNorm(plan.embeddings_norm, plan.layers[0].width, name="embeddings_norm")(x)
         keys, bias = Keys(key_weights, key_means), None
         if c.relative_buckets:
             table = self.weight("relative_bias", c.relative_buckets, c.num_attention_heads)
             with jax.named_scope("attention"):
                 bias = spread_relative(table.ring, one_hot.shape[1])
         with jax.named_scope("encoder"):
-            for i, layer in enumerate(plan.layers):
+            widths = [layer.width for layer in plan.layers[1:]] + [HEAD_WIDTH]
+            for i, (layer, width) in enumerate(zip(plan.layers, widths, strict=True)):
                 with jax.named_scope("attention"):
                     x = Attention(c, layer, self.softmax, name=f"layer_{i}_attention")(x, bias, keys)
-                x = LayerNorm(layer.attention_norm, name=f"layer_{i}_attention_norm")(x)
+                x = LayerNorm(layer.attention_norm, layer.feed_width, name=f"layer_{i}_attention_norm")(x)
                 x = FeedForward(c, layer, name=f"layer_{i}_feed_forward")(x)
-                x = LayerNorm(layer.output_norm, name=f"layer_{i}_output_norm")(x)
+                x = LayerNorm(layer.output_norm, width, name=f"layer_{i}_output_norm")(x)
         with jax.named_scope("head"):
             gamma, beta = self.weight("gamma", c.hidden_size), self.weight("beta", c.hidden_size)
             if self.head.first_token(c):
-                x = Fixed(x.ring[:, :1], x.bits)
+                x = x.replace(ring=x.ring[:, :1])
             masks = self.material(
                 "last",
-                lambda: WeightProducts.abstract(x.shape, gamma=("scale", self.mask_name("gamma"), gamma.mask.shape)),
+                lambda: WeightProducts.abstract(
+                    x.shape, x.width, gamma=("scale", self.mask_name("gamma"), gamma.ring.shape)
+                ),
             )
-            [e] = open_together([x.ring - masks.a])
-            [hidden] = truncated([Fixed(masks.times("gamma", e, gamma) + beta.ring, scales.SUM)], scales.TRUNCATION)
-            values = hidden.real(self.fraction_bits)
+            [e] = open_together([x.masked(masks.a, masks.width)])
+            hidden = Fixed(masks.times("gamma", e, gamma) + beta.ring, scales.SUM, x.width)
+            values = narrowed(self, "last_pair", hidden, self.fraction_bits).real(self.fraction_bits)
             if self.head.pooled:
                 values = Pooler(c, self._pooler_activation, name="pooler")(values)
             return self.head.compute(c, values, attention_mask, True)
@@ -281,6 +279,6 @@ class OpenedModel(Block):
 
     def _series(self, name: str, series: Series, x: jax.Array) -> jax.Array:
         """A series of SPU's own numbers: one opening, and one for the scale."""
-        masks = self.material(name, lambda: row_series(series, x.shape, self.fraction_bits, scales.RSQRT))
+        masks = self.material(name, lambda: row_series(series, x.shape, self.fraction_bits, scales.HEAD))
         [opening] = open_together([masks.masked(fixed(x, self.fraction_bits))])
-        return narrowed(self, f"{name}_pair", masks.finish(opening), scales.ROW_TRUNCATION).real(self.fraction_bits)
+        return narrowed(self, f"{name}_pair", masks.finish(opening), scales.HEAD).real(self.fraction_bits)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 from secformer_jax.errors import UserError
-from secformer_jax.functions.calibration import Calibration
+from secformer_jax.functions.calibration import MARGIN, Calibration
 from secformer_jax.functions.presets import GELU_MARGIN, SERIES_MARGIN
-from secformer_jax.functions.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
+from secformer_jax.functions.series import (
+    GELU_CORNERS,
+    Series,
+    fit_exponential,
+    fit_gelu_tail,
+    fit_reciprocal,
+    fit_rsqrt,
+    power_of_two,
+)
 from secformer_jax.models.transformer import Architecture
+from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings import scales
+from secformer_jax.openings.constants import ExactPlan, LayerPlan, NormPlan, Plan, SoftmaxPlan
 
 LARGEST_EXPONENT = 3.1
 """What centred scores are divided down to before the exponential: its squares and their means then fit the ring."""
@@ -24,52 +33,38 @@ GREATEST_ERROR = 0.05
 USE_ANOTHER = "use the preset puma"
 
 
-@dataclass(frozen=True)
-class ExactPlan:
-    """Constants of the exact softmax.
+LEAST_RECIPROCAL = 8
+"""Fraction bits below which an inverse row sum is not worth having."""
 
-    Attributes:
-        squarings: exp(z) comes from exp(z / 2^squarings).
-        offset: taken off all scores: the middle of a bias's means, so that z stays small; it cancels.
-        exponential: exp(z / 2^squarings) of centred scores.
-        first_mean, later_mean: 1/x for the means of its squares.
+MOST_SHIFTED = 8
+"""Bits that queries can have fewer and keys more, or the other way, than usual."""
+
+NORM_BITS = 29
+"""Fraction bits of a LayerNorm's product of values and inverse deviation."""
+
+MOST_SQUARINGS = 8
+"""Each doubles the relative error of the exact softmax."""
+
+
+def ring(place: str, fraction_bits: int, largest: float, *, later: int = 0) -> int:
+    """Bits of a ring for values up to `largest` that are truncated by a dealer's pair.
+
+    Args:
+        place: where, for messages.
+        fraction_bits: of the values.
+        largest: the greatest of them, calibrated.
+        later: bits more that a ring has that leads to this one.
+
+    Raises:
+        UserError: no ring of 64 bits holds them.
     """
-
-    squarings: int
-    offset: float
-    exponential: Series
-    first_mean: Series
-    later_mean: Series
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """Public constants of one layer.
-
-    Attributes:
-        reciprocal: 1/x for x the row sum of 2Quad divided by 2^sum_bits.
-        sum_bits: so that this is at most 1.
-        reciprocal_bits: fraction bits of the result.
-        attention_norm, output_norm: the inverse deviation, see `LayerNorm`.
-        gelu: gelu(x) - x/2.
-        exact: what the exact softmax has besides; None for 2Quad.
-    """
-
-    reciprocal: Series
-    sum_bits: int
-    reciprocal_bits: int
-    attention_norm: Series
-    gelu: Series
-    output_norm: Series
-    exact: ExactPlan | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Public constants of a model at one padded length; they reveal the calibrated ranges."""
-
-    embeddings_norm: Series
-    layers: tuple[LayerPlan, ...]
+    bits = fraction_bits + max(0, math.ceil(math.log2(largest))) + 2
+    if bits + later > RING_BITS:
+        raise UserError(
+            f"{place}: values up to {largest:,.0f} take a ring of {bits + later} bits, and {RING_BITS} is the most: "
+            f"{USE_ANOTHER}"
+        )
+    return bits
 
 
 def variance_ratio(width: int) -> float:
@@ -90,32 +85,71 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
         UserError: a place without a measured range, or with one that is too wide for a series.
     """
 
-    def inverse_deviation(place: str, width: int = config.hidden_size) -> Series:
+    def norm(place: str, width: int = config.hidden_size, most: int = scales.SUM) -> NormPlan:
         ratio = variance_ratio(width)
-        variance = calibration.range(place, "variance").widened(SERIES_MARGIN).scaled(ratio)
+        measured = calibration.range(place, "variance")
+        variance = measured.widened(SERIES_MARGIN).scaled(ratio)
         series = fit_rsqrt(variance.low, variance.high, epsilon=ratio * config.layer_norm_eps)
-        return _good(series, place, "variance").scaled(math.sqrt(ratio))
+        # A rounding error of the values weighs most where the deviation is small, one of its inverse where it is large.
+        middle = math.log2(max(measured.low * measured.high, 1e-12)) / 4
+        centred = min(most, round(NORM_BITS / 2 - middle))
+        return NormPlan(_good(series, place, "variance").scaled(math.sqrt(ratio)), centred, max(8, NORM_BITS - centred))
+
+    def largest(place: str, width: int = config.hidden_size) -> float:
+        """A bound of what goes into a LayerNorm: no value is beyond the root of the sum of all squares."""
+        return math.sqrt(width * calibration.range(place, "variance").high * SERIES_MARGIN)
 
     layers = []
     for i in range(config.num_hidden_layers):
-        inputs = calibration.range(f"layer.{i}.gelu", "input")
-        softmax = _exact_softmax if exact else _two_quad
+        place, softmax = f"layer.{i}.", _exact_softmax if exact else _two_quad
+        gelu, stretch = gelu_tail(config, calibration, i)
+        attention_norm, output_norm = (f"{place}{name}.layer_norm" for name in ("attention", "output"))
+        projected = max(_largest(calibration, f"{place}{name}") for name in ("query", "key", "value"))
+        rounded = NORM_BITS - scales.HIDDEN
+        width = ring(place, scales.SUM, max(projected, largest(attention_norm)), later=rounded)
         layers.append(
             LayerPlan(
-                attention_norm=inverse_deviation(f"layer.{i}.attention.layer_norm"),
-                gelu=fit_gelu_tail(max(-inputs.low, inputs.high) * GELU_MARGIN, activation=config.hidden_act),
-                output_norm=inverse_deviation(f"layer.{i}.output.layer_norm"),
-                **softmax(calibration, f"layer.{i}.softmax", length),
+                width,
+                softmax(calibration, place, length, width),
+                norm(attention_norm),
+                gelu,
+                stretch,
+                max(
+                    ring(output_norm, scales.SUM, largest(output_norm), later=rounded),
+                    scales.SUM + round(math.log2(gelu.period)),
+                ),
+                norm(output_norm),
             )
         )
-    return Plan(inverse_deviation("embeddings.layer_norm", config.embedding_width), tuple(layers))
+    place, width = "embeddings.layer_norm", config.embedding_width
+    return Plan(
+        max(24, ring(place, scales.TABLE, largest(place, width))), norm(place, width, scales.TABLE), tuple(layers)
+    )
 
 
-def _two_quad(calibration: Calibration, place: str, length: int) -> dict[str, Any]:
-    means = calibration.range(place, "two_quad_mean").widened(SERIES_MARGIN)
-    found = _reciprocal(means.low, means.high, length, 2 * scales.SCORE)
-    _good(found["reciprocal"], place, "two_quad_mean", f"distil the model for 2Quad, or {USE_ANOTHER}")
-    return found
+def gelu_tail(config: Architecture, calibration: Calibration, layer: int) -> tuple[Series, float]:
+    """A layer's series for gelu(x) - x/2, and what its inputs have to be multiplied with: see LayerPlan."""
+    inputs = calibration.range(f"layer.{layer}.gelu", "input")
+    reach = max(-inputs.low, inputs.high) * GELU_MARGIN
+    period = 2 * (reach + GELU_CORNERS)
+    stretch = power_of_two(period) / period
+    series = fit_gelu_tail(reach, activation=config.hidden_act, period=period).stretched(stretch)
+    return replace(series, period=power_of_two(period)), stretch
+
+
+def _largest(calibration: Calibration, place: str, quantity: str = "output") -> float:
+    found = calibration.range(place, quantity)
+    return max(-found.low, found.high) * MARGIN
+
+
+def _two_quad(calibration: Calibration, place: str, length: int, width: int) -> SoftmaxPlan:
+    at = f"{place}softmax"
+    means = calibration.range(at, "two_quad_mean").widened(SERIES_MARGIN)
+    low, high = (length * x for x in _with_weights(means.low, means.high))
+    plan = _division(calibration, place, low, high, width)
+    _good(plan.reciprocal, at, "two_quad_mean", f"distil the model for 2Quad, or {USE_ANOTHER}")
+    largest = _largest(calibration, at, "score")
+    return replace(plan, score_width=ring(at, scales.QUERY + scales.KEY, largest))
 
 
 def _good(series: Series, place: str, quantity: str, advice: str = USE_ANOTHER) -> Series:
@@ -127,28 +161,58 @@ def _good(series: Series, place: str, quantity: str, advice: str = USE_ANOTHER) 
     return series
 
 
-def _exact_softmax(calibration: Calibration, place: str, length: int) -> dict[str, Any]:
-    scores, biases = calibration.range(place, "centred_score"), calibration.places[place].get("bias_mean")
+def _exact_softmax(calibration: Calibration, place: str, length: int, width: int) -> SoftmaxPlan:
+    at = f"{place}softmax"
+    scores, biases = calibration.range(at, "centred_score"), calibration.places[at].get("bias_mean")
     offset = 0.0 if biases is None else round((biases.low + biases.high) / 2, 1)
     low, high = (scores.low - offset) * SERIES_MARGIN, (scores.high - offset) * SERIES_MARGIN
     squarings = max(2, math.ceil(math.log2(max(high, LARGEST_EXPONENT) / LARGEST_EXPONENT)))
+    if squarings > MOST_SQUARINGS:
+        raise UserError(f"{at}: scores up to {high:,.0f} over their mean are too far apart: {USE_ANOTHER}")
     parts = 2**squarings
     # By Jensen a row's mean is at least that of its z: 0 but for a bias.
     least = 0.0 if biases is None else min(0.0, biases.low - offset) * SERIES_MARGIN
     squares = math.exp(2 * least / parts), math.exp(2 * max(high, 0.0) / parts)
+    # Each squaring doubles a relative error.
+    exponential = fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts)
     exact = ExactPlan(
         squarings,
         offset,
-        # Each squaring doubles a relative error.
-        fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts),
-        _good(_inverse_mean(*_with_weights(*squares), length, 0.03), place, "the squares' first mean"),
+        exponential,
+        _good(_inverse_mean(*_with_weights(*squares), length, 0.03), at, "the squares' first mean"),
         _inverse_mean(0.8, length * 1.2, length, 0.05),
+        ring(at, 2 * scales.EXPONENTIAL + 6, math.exp(max(high, 1.0) / parts) * 2),
+        # No normalised square is beyond the number of keys, but for the rough reciprocal's error.
+        ring(at, 2 * scales.EXPONENTIAL + scales.ROUGH, 1.5 * length),
     )
-    return {
-        "exact": exact,
-        # The last square comes normalised but for the rough reciprocal's error.
-        **_reciprocal(0.8, 1.2, length, scales.EXPONENTIAL, weighted=False),
-    }
+    # The last square comes normalised but for that error.
+    division = _division(calibration, place, 0.8 * length, 1.2 * length, width)
+    period = round(math.log2(exponential.period))
+    return replace(division, exact=exact, score_width=scales.QUERY + scales.KEY + scales.MEAN + period)
+
+
+def _division(calibration: Calibration, place: str, low: float, high: float, width: int) -> SoftmaxPlan:
+    """For row sums in this range, and a context that products modulo 2^width read."""
+    sum_bits = math.ceil(math.log2(high))
+    # Sums of values are as accurate, compared with the smallest row sum, as the context will be.
+    sums_bits = max(2, scales.CONTEXT - math.floor(math.log2(low)))
+    values, later = max(1.0, _largest(calibration, f"{place}value")), 2 * scales.SCORE - scales.NUMERATOR
+    sums = ring(f"{place}value", scales.NUMERATOR + scales.VALUE, high * values, later=later)
+    reciprocal_bits = min(scales.RECIPROCAL, RING_BITS + scales.CONTEXT - width - sum_bits - sums_bits)
+    if reciprocal_bits < LEAST_RECIPROCAL:
+        raise UserError(f"{place}softmax: row sums up to {high:,.0f} are too large for a ring: {USE_ANOTHER}")
+    queries, keys = (_largest(calibration, f"{place}{name}") for name in ("query", "key"))
+    shift = max(-MOST_SHIFTED, min(MOST_SHIFTED, round(math.log2(queries / keys) / 2)))
+    return SoftmaxPlan(
+        query_bits=scales.QUERY - shift,
+        key_bits=scales.KEY + shift,
+        reciprocal=fit_reciprocal(low / 2**sum_bits, high / 2**sum_bits),
+        sum_bits=sum_bits,
+        reciprocal_bits=reciprocal_bits,
+        sums_bits=sums_bits,
+        score_width=RING_BITS,
+        sums_width=sums,
+    )
 
 
 def _inverse_mean(low: float, high: float, length: int, tolerance: float) -> Series:
@@ -160,15 +224,3 @@ def _inverse_mean(low: float, high: float, length: int, tolerance: float) -> Ser
 def _with_weights(low: float, high: float) -> tuple[float, float]:
     """The range of a mean whose weights are round(length / keys) and not length / keys: within a third."""
     return low * 2 / 3, high * 4 / 3
-
-
-def _reciprocal(low: float, high: float, length: int, bits: int, weighted: bool = True) -> dict[str, Any]:
-    """The reciprocal of `length` times a mean in this range, as LayerPlan has it; bits: of the numerators."""
-    low, high = (length * x for x in (_with_weights(low, high) if weighted else (low, high)))
-    sum_bits = math.ceil(math.log2(high))
-    room = scales.LARGEST - bits - scales.VALUE - sum_bits
-    return {
-        "reciprocal": fit_reciprocal(low / 2**sum_bits, high / 2**sum_bits),
-        "sum_bits": sum_bits,
-        "reciprocal_bits": min(scales.RECIPROCAL, room),
-    }

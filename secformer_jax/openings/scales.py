@@ -1,71 +1,68 @@
-"""Fraction bits of every value in the opened model, chosen so that truncations are few and nothing reaches 2^62.
+"""Fraction bits of every value in the opened model; the rings that they are in are the plan's (`plan.ring`).
 
-SPU truncates by 18 bits for 4 bytes a value (SEMI2K); by any other number it takes a dealer's pair and 8 bytes. So
-scales of weights, which are free to choose, are such that sums arrive where a truncation by 18 is the right one.
+Products are truncated by a dealer's pair, which takes any number of bits, or rounded where the next one is in a
+narrower ring. So the scales are those that the values need.
 """
-
-TRUNCATION = 18
-"""Bits that SPU's own truncation drops."""
 
 HIDDEN = 12
 """Hidden states after LayerNorm, before gamma and beta."""
 
-CENTRED = 15
-"""What goes into a LayerNorm, its mean already taken off."""
-
-SUM = CENTRED + TRUNCATION
-"""The sum of a block's output and the residual, before its truncation."""
-
-GAMMA = SUM - HIDDEN
-"""gamma, so that the residual arrives at the scale of the sum."""
+SUM = 28
+"""What goes into a truncation after a product with weights: the sum of a block's output and the residual, too."""
 
 QUERY = 14
-"""Queries after their truncation; scores come from them times keys."""
+"""Queries after their truncation, as a rule (see `SoftmaxPlan`); scores come from them times keys."""
 
 KEY = 13
-"""Keys after their truncation."""
+"""Keys after their truncation, likewise; what the one has more the other has less."""
 
 VALUE = 12
-"""Values after their truncation: the product with 2Quad's numerators takes the most bits of all."""
+"""Values after their truncation."""
 
-SCORE = QUERY + KEY - TRUNCATION
-"""Attention scores after their truncation; their squares need none."""
+SCORE = 8
+"""Attention scores after their truncation."""
 
-CONTEXT = 13
-"""The normalised context; the output weights bring it to SUM."""
+NUMERATOR = 8
+"""2Quad's numerators, the squares of scores, rounded: their sums are large."""
 
-FEED_IN = 28
-"""The feed-forward values before GeLU, never truncated: they are opened modulo the period at this scale."""
+CONTEXT = 12
+"""The normalised context."""
 
-GELU = 36
-"""GeLU's result: the bits of its series' public factors and of its masks together."""
+FEED = 12
+"""GeLU's tail where it meets the output weights."""
 
-GELU_PUBLIC = 20
+TABLE = 17
+"""Embeddings."""
+
+GELU_PUBLIC = 14
 """The public factors of GeLU's series."""
 
-FEED_OUT = 49
-"""The feed-forward output."""
+GELU_MASK = 12
+"""Its masks."""
 
-ROW_PUBLIC = 26
+GELU_OPENED = 24
+"""Bits that GeLU's opening sends: the period and as many fraction bits as there is room for."""
+
+ROW_PUBLIC = 23
 """Public factors of series with one value a row, where there are few and precision is free."""
 
-ROW_TRUNCATION = 36
+ROW_TRUNCATION = 30
 """Bits that such a series' result loses to a dealer's pair."""
 
-RSQRT = 15
-"""The inverse standard deviation."""
-
 RECIPROCAL = 12
-"""The inverse row sum of 2Quad, in units of the largest; fewer where the sum needs the room (see plan)."""
+"""The inverse row sum, in units of the largest."""
 
-LARGEST = 58
-"""Bits that a product may have below its integer part of a few bits: the ring has 64."""
+HEAD = 15
+"""Series of the head, whose numbers are the runtime's own."""
 
-MEAN = 14
-"""The weights 1/keys of the mean that scores are centred by."""
+MEAN = 11
+"""The weights 1/keys of the mean that scores are centred by; it cancels, so it may be rough."""
 
-EXPONENTIAL = 20
-"""exp(z/8) and its normalised squares: squares of up to 512 keys, summed, stay below 2^61."""
+EXPONENT_OPENED = 24
+"""Bits that the exponential's opening sends, of which those after the period are fraction bits."""
+
+EXPONENTIAL = 16
+"""exp(z / 2^squarings) and its normalised squares."""
 
 ROUGH = 12
 """The inverse means of those squares, which need not be accurate."""

@@ -10,7 +10,6 @@ import threading
 
 import numpy as np
 import pytest
-import spu
 from cluster_processes import CONFIG, Tiny
 from spu import libspu
 from uniformity import accepted, uniform
@@ -53,20 +52,18 @@ def test_parties_hold_what_was_shared(name):
         party = Party(chosen, libspu.link.create_mem(description, rank))
         for variable, pieces in given.items():
             party.put(variable, pieces[rank])
-        party.open_difference("i", "b", "opened", (2, 3))
-        opened = party._runtime.get_var("opened")
-        difference = spu.Io(parties, chosen.runtime_config()).reconstruct([opened] * parties)
-        found[rank] = party.get("x"), party.get("i"), difference
+        party.open_difference("i", "b", "opened")
+        found[rank] = party.get("x"), party.get("i"), party.get("opened")
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(parties)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    joined = [shares.join([party[which][1] for party in found]) for which in (0, 1)]
+    joined = [shares.join([party[which][1] for party in found]) for which in range(3)]
     np.testing.assert_array_equal(shares.decode(joined[0], found[0][0][0], 18), numbers)
     np.testing.assert_array_equal(joined[1], integers)
-    np.testing.assert_array_equal(found[0][2], integers - masks)
+    np.testing.assert_array_equal(joined[2], integers - masks)
 
 
 @pytest.mark.parametrize("protocol, parties", [("SEMI2K", 2), ("ABY3", 3)])

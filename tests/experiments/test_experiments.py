@@ -71,9 +71,15 @@ def test_network_model_from_measured_costs(efficiency, folder):
     parts = [cost for part, cost in cell["by_part"].items() if part not in ("embedding", "head")]
     sends, sent = (sum(cost[name] for cost in parts) for name in ("send_actions", "send_bytes"))
     assert predicted["fast"]["WAN 200 Mbit/s"] == pytest.approx(sends * 0.020 + 8 * sent / 2e8)
+    published = found["notes"]["published"]["FuseFSS (published)"]
+    assert "FuseFSS (published)" in out and published["source"] and published["messages"] == 1_116
+    assert predicted["fast"]["1 GB/s, 0.5 ms"] == pytest.approx(sends * 0.0005 + sent / 1e9)
     if found["notes"]["link"] == "measured":
         (cell,) = found["cells"].values()
         assert cell["max_difference_from_simulation"] < 0.02
+        # Openings too: a process counts what the simulation does.
+        assert cell["process_send_bytes"] == cell["send_bytes"] > 0
+        assert cell["process_send_actions"] == cell["send_actions"]
         # 20 ms for each of its messages: it can't be faster than the link allows.
         assert cell["measured_seconds"] > 0.5 * cell["send_actions"] * 0.020
     else:

@@ -2,9 +2,13 @@
 
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import abstract
 from random_bert import random_checkpoint, random_request
+from rings import signed
 
 from secformer_jax.functions import presets
 from secformer_jax.models import transformer as bert
@@ -12,10 +16,12 @@ from secformer_jax.models import transformer as bert
 pytest.importorskip("spu")
 
 from secformer_jax.inference.private import Answer, PrivateModel
-from secformer_jax.mpc.material import Dealer
+from secformer_jax.mpc.material import Dealer, Material
+from secformer_jax.mpc.primitives.fixed import Masked, open_together
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.profile import log_file, parse
+from secformer_jax.mpc.runtime.shares import SEED_BYTES
 
 PROTOCOLS = ("2pc_semi2k", "3pc_aby3", "2pc_cheetah", "1pc_ref2k")
 # Linear layers dominate: 2 x 12 x 128^2 weights, and 8 tokens.
@@ -37,18 +43,82 @@ def test_results_are_reconstructed_right(name):
     weights = {"w": rng.normal(size=(6, 3)).astype(np.float32)}
     x, n = rng.normal(size=(5, 6)).astype(np.float32) * 100, np.arange(-4, 4, dtype=np.int32)
     with Engine(config.load(name)) as engine:
-        copies = 2 if name == "3pc_aby3" else 1
-        assert engine.publish(weights) == pytest.approx(6 * 3 * 8 * copies, abs=16)  # and a few bytes about its shape
-        program = engine.compile(lambda w, _, x, n: {"y": x @ w["w"], "same": x, "n": n * n, "flag": n > 0}, {}, x, n)
+        # One component is the elements themselves, every other a key; on ABY3 a party has two components.
+        key = SEED_BYTES if name == "3pc_aby3" else 0
+        assert engine.publish(weights) == 6 * 3 * 8 + key
+
+        def function(w, _, x, n):
+            return {"y": x @ w["w"], "same": x, "n": n * n, "positive": jnp.where(n > 0, n, 0)}
+
+        program = engine.compile(function, {}, x, n)
         result = engine.run(program, Dealer().deal({}), x, n)
-    assert set(result.value) == {"y", "same", "n", "flag"}
+    assert set(result.value) == {"y", "same", "n", "positive"}
     np.testing.assert_allclose(result.value["same"], x, rtol=0, atol=2.0**-17)
     np.testing.assert_allclose(result.value["y"], x @ weights["w"], rtol=0, atol=2.0**-8)
     np.testing.assert_array_equal(result.value["n"], n * n)
-    np.testing.assert_array_equal(result.value["flag"], n > 0)
+    np.testing.assert_array_equal(result.value["positive"], np.maximum(n, 0))
     assert result.offline_bytes == 0 and result.seconds > 0
+    assert result.dealt_bytes == (0,) * engine.config.world_size
     # An int32 takes as much of the ring as any other value.
-    assert result.input_bytes == pytest.approx((x.size + n.size) * 8 * copies, abs=32)
+    elements = (x.size + n.size) * 8
+    expected = {"1pc_ref2k": (elements,), "3pc_aby3": (4 * SEED_BYTES, elements + 2 * SEED_BYTES)}
+    expected["3pc_aby3"] += (elements + 2 * SEED_BYTES,)
+    assert result.client_bytes == expected.get(name, (2 * SEED_BYTES, elements))
+    assert result.input_bytes == max(result.client_bytes)
+
+
+class Mask(Material):
+    """A mask in a ring of 40 bits, and its double in one of 24."""
+
+    mask: jax.Array
+    double: jax.Array
+
+    def deal(self, randomness, masks):
+        mask = randomness.uniform(self.mask.shape, 40)
+        return self.replace(mask=mask, double=randomness.derived(2 * mask.ring, 24))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_rings_narrower_than_the_runtimes(name):
+    """Inputs and material take whole bytes of their own rings, and what nobody reads nothing."""
+    x, y = np.arange(-10, 11), np.arange(21) << 30
+    spec = abstract(lambda: [Mask(np.zeros(21, np.int64), np.zeros(21, np.int64))] * 2)
+
+    def function(_, material, x, y, unread):
+        [e] = open_together([Masked(x - material[0].mask, 40)])
+        return {"x": 2 * e + material[0].double, "y": y + 1}
+
+    with Engine(config.load(name)) as engine:
+        engine.publish({})
+        program = engine.compile(function, spec, x, y, y)
+        result = engine.run(program, Dealer().deal(spec), x, y, y, bits=[40, 48, 64])
+    np.testing.assert_array_equal(signed(result.value["x"], 24), 2 * x)
+    np.testing.assert_array_equal(signed(result.value["y"], 48), y + 1)
+    # Of the mask every component is a key; of its double, x and y all but one.
+    sizes = {"1pc_ref2k": [(32 + 63, 21 * 11)], "3pc_aby3": [(128, 128), (96 + 63, 64 + 21 * 11)]}
+    sizes["3pc_aby3"].append(sizes["3pc_aby3"][1])
+    expected = sizes.get(name, [(64, 64), (32 + 63, 21 * 11)])
+    assert (result.dealt_bytes, result.client_bytes) == tuple(zip(*expected, strict=True))
+    assert result.offline_bytes == max(result.dealt_bytes)
+
+
+def test_an_input_of_a_narrow_ring_is_none_of_spus():
+    x = np.arange(5)
+    with Engine(config.load("2pc_semi2k")) as engine:
+        engine.publish({})
+        program = engine.compile(lambda w, m, x: x * x, {}, x)
+        with pytest.raises(RuntimeError, match=r"input0 is a value modulo 2\^40: SPU's ring has 64 bits"):
+            engine.run(program, Dealer().deal({}), x, bits=[40])
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_public_result(name):
+    x = np.arange(12).reshape(3, 4)
+    with Engine(config.load(name)) as engine:
+        engine.publish({})
+        program = engine.compile(lambda w, m, x: open_together([Masked(x, 64)]), {}, x)
+        [found] = engine.run(program, Dealer().deal({}), x).value
+    np.testing.assert_array_equal(found, x)
 
 
 def three_requests(keep_weights: bool) -> tuple[list[Answer], mock.Mock, mock.Mock]:
@@ -154,5 +224,5 @@ def test_a_closed_engine_serves_no_more():
     engine.publish({})
     program = engine.compile(lambda w, m, x: x, {}, x)
     engine.close()
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
         engine.run(program, Dealer().deal({}), x)

@@ -1,125 +1,182 @@
-"""Work on a party's own shares: the same numbers as SPU's own, on every protocol, and nothing but what is linear."""
+"""What a party does to its own shares: all that is linear in secrets, nothing else, and the same numbers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import enable_x64
+from rings import RNG, elements, signed
 
-pytest.importorskip("spu")
+from secformer_jax.mpc.runtime.equations import Kind, kinds_of
+from secformer_jax.mpc.runtime.local import LocalFunction, is_linear
+from secformer_jax.mpc.runtime.operations import dropped, opened, product
+from secformer_jax.mpc.runtime.shares import HELD, share
 
-import spu
-from spu import libspu
+PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
+SHAPE = (3, 4)
 
-from secformer_jax.mpc.material import Dealer, Material
-from secformer_jax.mpc.primitives.fixed import open_together
-from secformer_jax.mpc.runtime import config, shares, values
-from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.mpc.runtime.local import check_linear, local
-from secformer_jax.mpc.runtime.program import LocalStage
-
-PROTOCOLS = ["1pc_ref2k", "2pc_semi2k", "3pc_aby3", "2pc_cheetah"]
-SECRETS = np.random.default_rng(0).integers(-(2**62), 2**62, (3, 5))
-
-
-@pytest.fixture(params=PROTOCOLS)
-def protocol(request):
-    return config.load(request.param)
-
-
-def split(protocol) -> list[np.ndarray]:
-    return [np.stack(s.rings()) for s in shares.share(SECRETS, "int64", protocol.protocol, protocol.world_size)]
-
-
-def test_shares_join_to_the_secret_and_only_together(protocol):
-    found = split(protocol)
-    np.testing.assert_array_equal(shares.join([share[0] for share in found]), SECRETS)
-    if protocol.world_size > 1:
-        assert not any((one == other).any() for one, other in zip(found, split(protocol), strict=True))
-
-
-@pytest.mark.parametrize("secret", [True, False])
-def test_the_runtime_reads_our_shares_and_we_its(protocol, secret):
-    io = spu.Io(protocol.world_size, protocol.runtime_config())
-    ours = split(protocol) if secret else [SECRETS] * protocol.world_size
-    written = [values.to_spu(array, protocol.protocol, secret=secret) for array in ours]
-    np.testing.assert_array_equal(io.reconstruct(written), SECRETS)
-    kind = libspu.Visibility.VIS_SECRET if secret else libspu.Visibility.VIS_PUBLIC
-    theirs = [values.from_spu(s, protocol.protocol, secret=secret) for s in io.make_shares(SECRETS, kind)]
-    assert {dtype for dtype, _ in theirs} == {"int64"}
-    rings = [ring for _, ring in theirs]
-    np.testing.assert_array_equal(shares.join([ring[0] for ring in rings]) if secret else rings[0], SECRETS)
-
-
-def test_large_arrays_come_in_several_chunks(monkeypatch):
-    monkeypatch.setattr(values, "_CHUNK_BYTES", 16)
-    written = values.to_spu(SECRETS[None], "SEMI2K")
-    assert len(written.share_chunks) == SECRETS.size / 2 + 0.5
-    np.testing.assert_array_equal(values.from_spu(written, "SEMI2K")[1], SECRETS[None])
-
-
-def test_a_value_that_is_no_share_is_refused():
-    io = spu.Io(2, config.load("2pc_semi2k").runtime_config())
-    public = io.make_shares(SECRETS, libspu.Visibility.VIS_PUBLIC)[0]
-    with pytest.raises(ValueError, match="expected"):
-        values.from_spu(public, "SEMI2K")
-
-
-class Masks(Material):
-    """A mask and its double."""
-
-    mask: jax.Array
-    double: jax.Array
-
-    def deal(self, randomness, resident):
-        mask = randomness.bits(self.mask.shape)
-        return self.replace(mask=mask, double=2 * mask)
-
-
-def function(weights, material, x):
-    """Opens x - mask, and gets 3 x back from that: 2 mask + mask + 3 (x - mask) by a local stage and an addition."""
-    with jax.named_scope("gelu"):
-        [e] = open_together([x - material.mask])
-        rest = local(lambda e, mask, double: (double + mask) * ((e << 1) - 2 * e + 1) + mask - mask)
-        return rest(e, material.mask, material.double) + 3 * e
-
-
-def test_a_local_stage_on_every_protocol(protocol):
-    with enable_x64():
-        spec = Masks(*[jax.ShapeDtypeStruct(SECRETS.shape, np.int64)] * 2)
-    with Engine(protocol) as engine:
-        engine.publish({})
-        program = engine.compile(function, spec, SECRETS)
-        result = engine.run(program, Dealer().deal(spec), SECRETS)
-    np.testing.assert_array_equal(result.value, 3 * SECRETS)
-    assert [isinstance(stage, LocalStage) for stage in program.stages] == [False, True, False]
-    assert program.local_only() == {"material1"}
-    assert result.profile.by_operation["local"].seconds > 0 == result.profile.by_operation["local"].send_bytes
-
+LINEAR = {
+    "sum and difference": lambda x, y, p: x + y - 3 * x,
+    "public constant": lambda x, y, p: (7 - x) + 5,
+    "public constant twice": lambda x, y, p: (x + 5) * 3 + (y - 2) * 2,
+    "public array": lambda x, y, p: (x + p) * p - (p - y),
+    "public shift": lambda x, y, p: (x << 3) + (x << (p & 7)),
+    "negative": lambda x, y, p: -x,
+    "sums": lambda x, y, p: jnp.sum(x, axis=-1, keepdims=True) + jnp.sum(y) + jnp.sum(x + 1),
+    "shapes": lambda x, y, p: x.reshape(4, 3).T[1:, ::-1] + jnp.broadcast_to(y[:1], SHAPE)[1:3, :3].sum(),
+    "joined": lambda x, y, p: jnp.concatenate([x, p, y + 1, p[:1]], axis=0),
+    "nested": lambda x, y, p: jax.jit(lambda x, p: (x + 1) * (p >> 2))(x, p) + y,
+    "public nested": lambda x, y, p: x + jax.jit(lambda p: p * p // 3)(p),
+    "anything of what is public": lambda x, y, p: x * jnp.where(p > 0, p >> 1, p * p % 7) + jnp.max(p),
+}
 
 NOT_LINEAR = {
-    "product": lambda x, p: x * x,
-    "constant": lambda x, p: x + 1,
-    "public": lambda x, p: x + p,
-    "shift right": lambda x, p: x >> 2,
-    "secret shift": lambda x, p: p << x,
-    "comparison": lambda x, p: x < p,
-    "nested": lambda x, p: jax.jit(lambda y: y * y)(x),
+    "product": lambda x, y, p: x * y,
+    "square": lambda x, y, p: x**2,
+    "shift right": lambda x, y, p: x >> 2,
+    "secret shift": lambda x, y, p: p << x,
+    "comparison": lambda x, y, p: x < p,
+    "and": lambda x, y, p: x & 255,
+    "maximum": lambda x, y, p: jnp.maximum(x, p),
+    "matrices": lambda x, y, p: x @ p.T,
+    "real": lambda x, y, p: x.astype(jnp.float32),
+    "narrow": lambda x, y, p: x.astype(jnp.int32) + 1,
+    "nested": lambda x, y, p: jax.jit(lambda x: x + x * x)(x),
+    "secret index": lambda x, y, p: p[0][x[0]],
 }
 
 
-@pytest.mark.parametrize("name", NOT_LINEAR)
-def test_what_is_not_linear_is_refused(name):
+def traced(function, shapes=(SHAPE,) * 3):
     with enable_x64():
-        spec = jax.ShapeDtypeStruct((3,), np.int64)
-        jaxpr = jax.make_jaxpr(NOT_LINEAR[name])(spec, spec).jaxpr
-        with pytest.raises(ValueError, match="not linear"):
-            check_linear(jaxpr, (True, False))
-        check_linear(jaxpr, (False, False))
+        return jax.make_jaxpr(function)(*[jax.ShapeDtypeStruct(shape, np.int64) for shape in shapes])
+
+
+def kinds(function, secret=(True, True, False)) -> list[Kind]:
+    jaxpr = traced(function).jaxpr
+    return kinds_of(jaxpr.eqns, dict(zip(jaxpr.invars, secret, strict=True)))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_is_linear_is_local(name):
+    assert set(kinds(LINEAR[name])) == {Kind.LOCAL}
+
+
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_what_is_not_linear_is_spus(name):
+    assert Kind.SPU in kinds(NOT_LINEAR[name])
+
+
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_anything_of_public_values_is_local(name):
+    assert set(kinds(NOT_LINEAR[name], (False,) * 3)) == {Kind.LOCAL}
+
+
+def test_what_is_opened_is_public():
+    def function(x, y, p):
+        [e] = opened([x - y], [40])
+        return e * e * x + (e >> 3)
+
+    jaxpr = traced(function).jaxpr
+    secret = dict(zip(jaxpr.invars, (True, True, False), strict=True))
+    found = kinds_of(jaxpr.eqns, secret)
+    assert found[:2] == [Kind.LOCAL, Kind.OPENING] and set(found[2:]) == {Kind.LOCAL}
+    square = next(eqn for eqn in jaxpr.eqns[2:] if eqn.primitive.name in ("mul", "integer_pow"))
+    assert not secret[square.outvars[0]] and secret[jaxpr.outvars[0]]
+
+
+@pytest.mark.parametrize("secret", [(True, False), (False, True), (False, False)])
+def test_a_product_of_matrices_is_a_step_of_its_own(secret):
+    jaxpr = traced(lambda x, y: product(x, y, 40), [(3, 4), (4, 2)]).jaxpr
+    known = dict(zip(jaxpr.invars, secret, strict=True))
+    assert kinds_of(jaxpr.eqns, known) == [Kind.PRODUCT]
+    assert known[jaxpr.outvars[0]] == any(secret)
+
+
+def test_a_product_of_two_secrets_is_refused():
+    jaxpr = traced(lambda x, y: product(x, y, 40), [(3, 4), (4, 2)]).jaxpr
+    with pytest.raises(ValueError, match="product of two secrets is not linear"):
+        kinds_of(jaxpr.eqns, dict.fromkeys(jaxpr.invars, True))
+
+
+def test_matrices_that_do_not_fit_are_refused():
+    for shapes in ([(3, 4), (3, 4)], [(2, 3, 4), (5, 4, 2)]):
+        with pytest.raises(ValueError, match="no product of matrices"):
+            traced(lambda x, y: product(x, y, 40), shapes)
+
+
+def on_shares(protocol: str, function, secrets, public) -> np.ndarray:
+    """A function of two secrets and a public array, done to every party's shares and joined."""
+    parties = PARTIES[protocol]
+    local = LocalFunction(traced(function), (True, True, False))
+    held = [share(x, "int64", protocol, parties) for x in secrets]
+    found = []
+    for rank in range(parties):
+        first = np.array([component == 0 for component in HELD[protocol](rank)], np.int64)
+        [result] = local(first, [*(each[rank].stacked() for each in held), public])
+        found.append(np.asarray(result))
+    assert local.secret_outputs == (True,)
+    if protocol == "ABY3":
+        for rank in range(3):  # whoever holds a component has the same of it
+            np.testing.assert_array_equal(found[rank][1], found[(rank + 1) % 3][0])
+    return sum(own[0] for own in found)
+
+
+@pytest.mark.parametrize("protocol", PARTIES)
+@pytest.mark.parametrize("name", LINEAR)
+def test_shares_of_the_same_numbers(protocol, name):
+    x, y, p = elements(*SHAPE), elements(*SHAPE), RNG.integers(-(2**20), 2**20, SHAPE)
+    with enable_x64():
+        expected = np.asarray(LINEAR[name](jnp.asarray(x), jnp.asarray(y), jnp.asarray(p)))
+    np.testing.assert_array_equal(on_shares(protocol, LINEAR[name], (x, y), p), expected)
+
+
+UNITS = {"REF2K": 0.5, "SEMI2K": 1, "CHEETAH": 1, "ABY3": 1.5}
+
+
+@pytest.mark.parametrize("protocol", PARTIES)
+@pytest.mark.parametrize(("bits", "count"), [(64, 1), (64, 20), (64, 63), (40, 7), (40, 16), (24, 23), (33, 0)])
+def test_dropped_is_within_a_unit(protocol, bits, count):
+    """Modulo 2^(bits - count), of anything at all: no element is too large."""
+    x = np.concatenate([elements(40_000 - 4), [0, 1, -1, 2**62]]).reshape(1, -1)
+
+    def function(x, y, p):
+        return dropped(x + 0 * y, bits, count) + 0 * p
+
+    jaxpr = traced(function, [x.shape] * 3)
+    local, parties = LocalFunction(jaxpr, (True, True, False)), PARTIES[protocol]
+    held = [share(each, "int64", protocol, parties) for each in (x, 0 * x)]
+    total = np.zeros_like(x)
+    for rank in range(parties):
+        first = np.array([component == 0 for component in HELD[protocol](rank)], np.int64)
+        [result] = local(first, [*(each[rank].stacked() for each in held), 0 * x])
+        total += np.asarray(result)[0]
+    error = signed((total << count) - x, bits)
+    # At the largest count all that is left is one bit, and an error of a unit is any number.
+    if bits - count > 1:
+        assert np.abs(error / 2.0**count).max() <= UNITS[protocol] * (count > 0)
+
+
+def test_a_packed_share_is_read_where_it_is_needed():
+    """A party with one component gives its pieces, and gets what an array would give."""
+    from secformer_jax.mpc.runtime.shares import pack, pieces
+
+    function = LocalFunction(traced(LINEAR["public array"]), (True, True, False))
+    x, y, p = elements(*SHAPE), elements(*SHAPE), RNG.integers(-(2**20), 2**20, SHAPE)
+    one = np.ones(1, np.int64)
+    for bits in (1, 24, 40, 57, 64):
+        [packed] = function(one, [pieces(pack(x, bits), bits), y[None], p])
+        [plain] = function(one, [x[None], y[None], p])
+        np.testing.assert_array_equal(signed(np.asarray(packed), bits), signed(np.asarray(plain), bits))
 
 
 def test_secrecy_of_results():
-    with enable_x64():
-        spec = jax.ShapeDtypeStruct((3,), np.int64)
-        jaxpr = jax.make_jaxpr(lambda x, p: (jnp.sum(x) - x[0], (p >> 1) * p, -(x * p)))(spec, spec).jaxpr
-    assert check_linear(jaxpr, (True, False)) == [True, False, True]
+    function = LocalFunction(traced(lambda x, y, p: (jnp.sum(x) - x[0], (p >> 1) * p, -(x * p))), (True, False, False))
+    assert function.secret_outputs == (True, False, True)
+
+
+def test_a_nested_function_is_as_linear_as_what_is_in_it():
+    jaxpr = traced(lambda x, y, p: jax.jit(lambda x, p: (x * p, p * p))(x, p)).jaxpr
+    [eqn] = jaxpr.eqns
+    _, _, p = jaxpr.invars
+    assert is_linear(eqn, dict(zip(jaxpr.invars, (True, True, False), strict=True)))
+    assert not is_linear(eqn, {**dict.fromkeys(jaxpr.invars, True), p: True})

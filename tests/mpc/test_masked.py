@@ -1,26 +1,32 @@
 """Pi_Sin: one opening for all harmonics, an opened value that says nothing, and masks that serve once."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from jax.experimental import enable_x64
-from scipy.stats import chi2_contingency, chisquare
-from uniformity import OPENINGS, accepted, alike, counts, uniform
+from rings import signed, whole, width_bytes
+from uniformity import OPENINGS, accepted, alike, uniform
 
 pytest.importorskip("spu")
 
+from programs import abstract, run
+
 from secformer_jax.functions import gelu
-from secformer_jax.mpc.material import Dealer, Dealt, MaterialReusedError, Randomness
-from secformer_jax.mpc.primitives.fixed import fixed, open_together, real
+from secformer_jax.functions.series import Series
+from secformer_jax.mpc.material import Dealer, Dealt, MaterialReusedError, Randomness, WeightMasks
+from secformer_jax.mpc.primitives.fixed import Fixed, fixed, open_together
 from secformer_jax.mpc.primitives.masked import MaskedSeries
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.mpc.runtime.shares import expand
+from secformer_jax.mpc.runtime.program import OpeningStage, Stage
 
 FRACTION_BITS = 18
 SERIES = gelu.SEGMENT_SERIES
 PERIOD_BITS = 5
+BITS = PERIOD_BITS + FRACTION_BITS
 SINE = MaskedSeries(lambda u, evaluate: evaluate(u, SERIES), SERIES, lambda shape: shape, FRACTION_BITS)
 
 
@@ -46,14 +52,17 @@ def test_one_opening_for_seven_harmonics(engine):
     assert len(SERIES.sin) == 7
     x = np.linspace(-3, 3, 500, dtype=np.float32)
     program, result = evaluate(engine, x)
-    code = "".join(stage.code.decode() for stage in program.stages)
-    assert code.count("custom_call @spu.reveal") == 1
-    assert not any(operation in code for operation in ("pphlo.less", "pphlo.greater", "pphlo.select", "pphlo.dot"))
-    opening = result.profile.by_operation["custom_call: spu.reveal"]
+    assert [stage.bits for stage in program.stages if isinstance(stage, OpeningStage)] == [(BITS,)]
+    code = "".join(stage.code.decode() for stage in program.stages if isinstance(stage, Stage))
+    # All but the truncation is the parties' own: SPU does nothing with the series.
+    assert not any(f"pphlo.{name}" in code for name in ("less", "greater", "select", "dot", "sine", "cosine", "custom"))
+    opening, total = result.profile.by_operation["opening"], result.profile.total
+    bytes_sent = width_bytes(BITS) * x.size
+    assert bytes_sent == 3 * x.size
     if engine.config.protocol != "REF2K":
-        assert (opening.send_bytes, opening.send_actions) == (8 * x.size, 1)
+        assert (opening.send_bytes, opening.send_actions) == (bytes_sent, 1)
     if engine.config.protocol == "SEMI2K":  # the opening and the truncation are all that is sent
-        assert (result.profile.total.send_bytes, result.profile.total.send_actions) == (12 * x.size, 2)
+        assert (total.send_bytes, total.send_actions) == (bytes_sent + 4 * x.size, 2)
 
 
 def test_error_over_three_periods(engine):
@@ -65,37 +74,39 @@ def test_error_over_three_periods(engine):
 
 
 def test_the_period_has_to_be_a_power_of_two():
+    odd = MaskedSeries(gelu.gelu_exact, gelu.SECFORMER_SINE, lambda shape: shape, 18)
     with pytest.raises(ValueError, match=r"power of two, got 20"):
-        Dealer().deal(
-            masks_for(MaskedSeries(gelu.gelu_exact, gelu.SECFORMER_SINE, lambda shape: shape, 18), (2,))
-        ).take(0)
+        Dealer().deal(masks_for(odd, (2,))).take(1)
+
+
+def test_a_period_that_the_ring_does_not_hold_is_refused():
+    masks = masks_for(SINE, (2,))
+    with pytest.raises(ValueError, match=r"a period of 32\.0 doesn't fit a ring of 4 integer bits"):
+        masks.masked(Fixed(np.zeros(2, np.int64), 18, 22))
 
 
 @pytest.fixture(scope="module")
 def open_constant():
     """Opens one constant many times over on two parties, each time with its own mask: the ring elements opened."""
     masks = masks_for(SINE, (OPENINGS,))
-    half = 2 ** (PERIOD_BITS + FRACTION_BITS - 1)
+    half = 2 ** (BITS - 1)
     with Engine(config.load("2pc_semi2k")) as engine:
         engine.publish({})
 
         def difference(x, masks):
-            [opening] = open_together([masks.masked(fixed(x, FRACTION_BITS))])
-            return real(masks.delta(opening))
+            value = fixed(x, FRACTION_BITS)
+            [opening] = open_together([masks.masked(value)])
+            return opening + 0 * value.ring
 
         constants = np.zeros(OPENINGS, np.float32)
         program = engine.compile(lambda weights, masks, x: difference(x, masks), masks, constants)
 
         def open_constant(x: float) -> np.ndarray:
-            values = engine.run(program, Dealer().deal(masks), constants + np.float32(x)).value
-            found = np.rint(values * 2.0**FRACTION_BITS).astype(np.int64)
+            found = engine.run(program, Dealer().deal(masks), constants + np.float32(x)).value
             assert found.min() >= -half and found.max() < half
             return found
 
         yield open_constant
-
-
-BITS = PERIOD_BITS + FRACTION_BITS
 
 
 @pytest.mark.parametrize("x", [0.0, 0.7, -1000.25])
@@ -108,15 +119,6 @@ def test_two_inputs_are_indistinguishable(open_constant, other):
     assert accepted(lambda: alike((open_constant(0.0), open_constant(other)), BITS))
 
 
-def test_chi_square_would_notice():
-    """A mask that misses one value in fifty, and one that is used again."""
-    masks = Randomness().bits((OPENINGS,), 23)
-    assert not accepted(lambda: [chisquare(counts(masks[masks < 0.98 * 2**23], BITS - 6)).pvalue])
-    once = Randomness().bits((1,), 23)
-    repeated = np.stack([counts(np.repeat(once + shift, 1000), BITS - 6) for shift in (0, 2**22)])
-    assert not accepted(lambda: [chi2_contingency(repeated[:, repeated.any(0)]).pvalue])
-
-
 def test_masks_serve_once(engine):
     x = np.linspace(-1, 1, 10, dtype=np.float32)
     dealt = Dealer().deal(masks_for(SINE, x.shape))
@@ -125,69 +127,104 @@ def test_masks_serve_once(engine):
         engine.run(program, dealt, x)
 
 
-def test_every_leaf_is_taken_once():
-    dealt = Dealer().deal([masks_for(SINE, (4,)), masks_for(SINE, (2, 3))])
-    assert len(dealt) == 6
-    leaves = [dealt.take(i) for i in (5, 0, 3, 1, 4, 2)]
-    assert [leaf.shape for leaf in leaves] == [(7, 2, 3), (4,), (2, 3), (7, 4), (7, 2, 3), (7, 4)]
-    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.int64)}
-    for leaf in range(6):
-        with pytest.raises(MaterialReusedError):
-            dealt.take(leaf)
+def test_every_leaf_has_its_place():
+    arrays = Dealer().deal([masks_for(SINE, (4,)), masks_for(SINE, (2, 3))]).take(2)
+    assert [array.shape for array in arrays] == [(4,), (7, 4), (7, 4), (2, 3), (7, 2, 3), (7, 2, 3)]
+    assert [array.bits for array in arrays] == [BITS, 64, 64] * 2
 
 
-def test_masks_are_the_harmonics_of_t():
-    masks = masks_for(SINE, (1000,)).deal(Randomness(), {})
-    assert masks.t.min() < -(2**60) and masks.t.max() > 2**60  # of the whole ring, so that keys are its shares
-    inside = masks.t % 2 ** (PERIOD_BITS + FRACTION_BITS)
-    angle = inside * 2.0**-FRACTION_BITS * 2 * np.pi / SERIES.period
-    for k, b in enumerate(SERIES.sin, 1):
-        np.testing.assert_allclose(masks.with_cos[k - 1] * 2.0**-18, b * np.sin(k * angle), rtol=0, atol=2.0**-18)
-        np.testing.assert_allclose(masks.with_sin[k - 1] * 2.0**-18, b * np.cos(k * angle), rtol=0, atol=2.0**-18)
+WIDE = Series(
+    period=8.0,
+    constant=0.25,
+    harmonics=(1, 2, 5, 11, 40),
+    cos=(0.5, -0.25, 0.04, 0.008, -0.0006),
+    sin=(-1.0, 0.2, 0.0, -0.006, 0.0005),
+    low=-4.0,
+    high=4.0,
+    error=0.0,
+)
+MANY = dataclasses.replace(
+    WIDE,
+    harmonics=tuple(range(1, 80, 2)),
+    cos=tuple(1 / h**2 for h in range(1, 80, 2)),
+    sin=tuple(-0.5 / h**2 for h in range(1, 80, 2)),
+)
+CASES = {"sines": SERIES, "few, apart": WIDE, "many": MANY}
 
 
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("width", [40, 44, 64])
 @pytest.mark.parametrize("parties", [1, 2, 3])
-def test_what_was_drawn_is_shared_by_keys_and_the_rest_by_one_array(parties):
-    dealt = Dealer().deal(masks_for(SINE, (50,)))
-    shared = [dealt.components(leaf, parties)[1] for leaf in range(len(dealt))]
-    rings = [[expand(c, (50,)) if isinstance(c, bytes) else c for c in components] for components in shared[:1]]
-    kinds = [[isinstance(component, bytes) for component in components] for components in shared]
-    assert kinds == [[True] * parties, *[[True] * (parties - 1) + [False]] * (len(dealt) - 1)]
-    keys = [c for components in shared for c in components if isinstance(c, bytes)]
-    assert len(set(keys)) == len(keys) and len(rings[0]) == parties
-
-    randomness = Randomness(parties)
-    drawn, narrow = randomness.bits((40,)), randomness.bits((40,), 7)
-    for array in (drawn, narrow, drawn, drawn + 1):
-        total = sum(expand(c, (40,)) if isinstance(c, bytes) else c for c in randomness.components(array))
-        np.testing.assert_array_equal(total, array)
-    with pytest.raises(ValueError, match="read-only"):
-        drawn[0] = 1  # its keys would no longer be its shares
-
-
-def test_two_deals_differ():
-    spec = masks_for(SINE, (100,))
-    dealer = Dealer()
-    first, second, other = (each.deal(spec).take(0) for each in (dealer, dealer, Dealer()))
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize("bits", [1, 6, 23, 64])
-def test_randomness_is_uniform(bits):
-    width = min(bits, 6)
-
-    def p_values() -> list[float]:
-        drawn = Randomness().bits((2, OPENINGS // 2), bits)
-        assert drawn.dtype == np.int64 and drawn.shape == (2, OPENINGS // 2)
-        assert bits == 64 or (drawn.min() >= 0 and drawn.max() < 2**bits)
-        shifted = [(drawn.ravel() >> shift) & (2**width - 1) for shift in (0, bits - width)]
-        return [chisquare(np.bincount(values, minlength=2**width)).pvalue for values in shifted]
-
-    assert accepted(p_values)
+@pytest.mark.parametrize("name", CASES)
+def test_masks_are_the_harmonics_of_t(name, parties, width, coarse):
+    """Beyond one of the blocks that they are computed in; in each part's own ring, every harmonic in one."""
+    series, mask_bits, count = CASES[name], 20, (1 << 14) + 3
+    spec = abstract(
+        lambda: OpenedSeries.abstract(
+            series, (count,), bits=18, mask_bits=mask_bits, public_bits=20, width=width, coarse=coarse
+        )
+    )
+    masks = spec.deal(Randomness(parties), WeightMasks.fresh({}))
+    assert masks.t.bits == spec.modulus_bits
+    angle = whole(masks.t) * 2.0**-18 * 2 * np.pi / series.period
+    seen = []
+    for part in masks.parts:
+        own = series.harmonics[part.first : part.first + part.with_cos.shape[0]]
+        seen += own
+        assert part.width == width - part.dropped == part.with_cos.bits == part.with_sin.bits
+        with_cos, with_sin = (signed(whole(array), part.width) for array in (part.with_cos, part.with_sin))
+        for k, h in enumerate(own):
+            a, b = series.cos[part.first + k], series.sin[part.first + k]
+            cosine, sine = np.cos(h * angle), np.sin(h * angle)
+            for found, truth in ((with_cos[k], a * cosine + b * sine), (with_sin[k], b * cosine - a * sine)):
+                assert np.abs(found - truth * 2.0**mask_bits).max() <= 0.51
+    assert tuple(seen) == series.harmonics
+    assert len(masks.parts) <= 1 + coarse
+    if coarse and len(masks.parts) == 2:  # a whole byte of each mask is saved
+        fine, rough = masks.parts
+        assert (fine.dropped, rough.dropped) == (0, (width - 1) % 8 + 1)
+        assert width_bytes(rough.width) == width_bytes(width) - 1
+        assert series.harmonics[rough.first] ** 2 >= 2**rough.dropped > series.harmonics[rough.first - 1] ** 2
 
 
-def test_randomness_differs_between_instances_and_calls():
-    one, two = Randomness(), Randomness()
-    draws = [source.bits((100,)) for source in (one, one, two)]
-    assert not any(np.intersect1d(draws[i], draws[j]).size for i, j in ((0, 1), (0, 2), (1, 2)))
+@pytest.mark.parametrize(("width", "coarse"), [(64, False), (44, False), (44, True)])
+@pytest.mark.parametrize("name", CASES)
+def test_any_harmonics_in_any_ring(engine, name, width, coarse):
+    """From a value with more fraction bits and a narrower ring than the runtime's."""
+    series, mask_bits, public_bits = CASES[name], 20, 18
+    x = np.rint(np.linspace(-12, 12, 2001) * 2**26).astype(np.int64)
+    masks = abstract(
+        lambda: OpenedSeries.abstract(
+            series, x.shape, bits=20, mask_bits=mask_bits, public_bits=public_bits, width=width, coarse=coarse
+        )
+    )
+
+    def function(masks, x):
+        [opening] = open_together([masks.masked(Fixed(x, 26, 40))])
+        found = masks.finish(opening)
+        assert (found.bits, found.width) == (mask_bits + public_bits, width)
+        return found.ring
+
+    result = run(engine, function, masks, x)
+    with enable_x64():
+        truth = np.asarray(series(x * 2.0**-26))
+    # Slopes times the last opened bit; the roundings of masks; those of public factors, coarse ones times 1/h^2.
+    slope = sum(h * np.hypot(a, b) for h, a, b in zip(series.harmonics, series.cos, series.sin, strict=True))
+    size = sum(np.hypot(a, b) for a, b in zip(series.cos, series.sin, strict=True))
+    rough = sum(
+        2.0**part.dropped * np.hypot(series.cos[k], series.sin[k])
+        for part in masks.parts
+        for k in range(part.first, part.first + part.with_cos.shape[0])
+    )
+    bound = (
+        2 * np.pi / series.period * slope * 1.5 * 2.0**-20
+        + len(series.harmonics) * 2.0**-mask_bits
+        + (rough + size) * 2.0**-public_bits
+        + 2.0**-20
+    )
+    error = np.abs(signed(result.value, width) * 2.0 ** -(mask_bits + public_bits) - truth).max()
+    assert error <= bound < 2.0**-9
+    opening = result.profile.by_operation["opening"]
+    if engine.config.protocol != "REF2K":
+        assert (opening.send_bytes, opening.send_actions) == (width_bytes(masks.modulus_bits) * x.size, 1)
+        assert result.profile.total.send_bytes == opening.send_bytes

@@ -14,12 +14,15 @@ pytest.importorskip("spu")
 
 from secformer_jax.cli.commands.calibrate import encode_lines
 from secformer_jax.errors import UserError
+from secformer_jax.inference.opened import FRACTION_BITS
 from secformer_jax.inference.private import Answer, Plaintext, PrivateModel
 from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import select_params
 from secformer_jax.mpc.material import MaterialReusedError
 from secformer_jax.openings import scales
+from secformer_jax.openings.block import row_series
+from secformer_jax.openings.constants import HEAD_WIDTH
 
 PRESETS = ("fast", "drop-in")
 CONFIGS = {"tiny": TINY, "wider": WIDER}
@@ -50,7 +53,7 @@ class Served:
         """Messages of one layer: all but those of embeddings, their LayerNorm, and the head."""
         profile = self.answer.result.profile
         others = sum(profile.by_part[part].send_actions for part in ("embedding", "head"))
-        return (profile.total.send_actions - others - 5) / self.config.num_hidden_layers
+        return (profile.total.send_actions - others - 4) / self.config.num_hidden_layers
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +115,14 @@ def test_what_is_at_padded_positions_does_not_matter(served, preset):
     assert np.abs(answers[0] - Plaintext(model, one.functions, calibration=one.ranges)(encoded)).max() <= LOGITS
 
 
-@pytest.mark.parametrize(("preset", "most"), [("fast", 25), ("drop-in", 45)])
+@pytest.mark.parametrize(("preset", "most"), [("fast", 20), ("drop-in", 38)])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_messages_of_a_layer(served, config, preset, most):
+    """Attention without its softmax 8, each LayerNorm 4, the feed-forward block 3."""
     one = served(config, preset, "2pc_semi2k")
-    squarings = [layer.exact.squarings for layer in one.private._serving.model(LENGTH).plan.layers if layer.exact]
-    assert one.sends_a_layer() == 25 + (3 + 5 * np.mean(squarings) - 2 if squarings else 0)
-    assert one.sends_a_layer() <= most
+    exact = [layer.softmax.exact for layer in one.private._serving.model(LENGTH).plan.layers]
+    softmax = np.mean([4 + 4 * each.squarings for each in exact]) if preset == "drop-in" else 2
+    assert one.sends_a_layer() == 7 + softmax + 2 * 4 + 3 <= most
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -133,19 +137,39 @@ def test_messages_do_not_grow_with_the_length_or_the_batch(served, preset):
     assert sends[0] == sends[1]
 
 
+def whole_bytes(bits: int) -> int:
+    """Of a value in an opening."""
+    return -(-bits // 8)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_bytes(served, config, preset):
-    """An opening is 8 bytes a value, a truncation by SPU 4, a truncation by a dealer's pair 8."""
+    """An opening has as many bytes a value as its ring needs: GeLU's 3, a linear layer's input 5."""
     one = served(config, preset, "2pc_semi2k")
     c, tokens, parts = one.config, one.request.input_ids.size, one.answer.result.profile.by_part
     layers, width, inner = c.num_hidden_layers, c.hidden_size, c.intermediate_size
-    assert parts["gelu"].send_bytes == layers * tokens * 8 * inner
-    assert parts["feed_forward"].send_bytes == layers * tokens * (8 * width + 8 * inner + 8 * width)
-    assert parts["layer_norm"].send_bytes == (2 * layers + 1) * tokens * (8 * width + 3 * 8 + 4 * width)
-    rows = c.vocab_size + c.type_vocab_size
-    assert parts["embedding"].send_bytes == tokens * (8 * rows + 4 * width)
+    plan = one.private._serving.model(LENGTH).plan
+    assert parts["gelu"].send_bytes == layers * tokens * 3 * inner
     assert parts["gelu"].send_actions == layers
+    # Two linear layers, each of which reads one opening; the residual reads the first.
+    assert parts["feed_forward"].send_bytes == layers * tokens * 5 * (width + inner)
+    assert {whole_bytes(bits) for layer in plan.layers for bits in (layer.width, layer.feed_width)} == {5}
+    # LayerNorm: the values in their ring, and of each row its square sum, and its inverse deviation twice.
+    read = [plan.table_width, *(bits for layer in plan.layers for bits in (layer.width, layer.feed_width))]
+    given = [plan.layers[0].width]
+    for layer, following in zip(plan.layers, [*(layer.width for layer in plan.layers[1:]), HEAD_WIDTH], strict=True):
+        given += [layer.feed_width, following]
+    norms = [plan.embeddings_norm]
+    norms += [norm for layer in plan.layers for norm in (layer.attention_norm, layer.output_norm)]
+    expected = 0
+    for norm, values, result in zip(norms, read, given, strict=True):
+        squares = 2 * norm.centred + width.bit_length() - 1 + round(np.log2(norm.series.period))
+        truncated = row_series(norm.series, (1,), 0, norm.inverse).width
+        product = result + norm.centred + norm.inverse - scales.HIDDEN
+        expected += width * whole_bytes(values) + sum(map(whole_bytes, (squares, truncated, product)))
+    assert parts["layer_norm"].send_bytes == tokens * expected
+    assert parts["embedding"].send_bytes == tokens * 3 * (c.vocab_size + c.type_vocab_size)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -154,10 +178,11 @@ def test_requests_differ_and_material_is_used_once(served, preset):
     engine, encoded = one.private._engine, one.request
     program, material = one.private._programs[encoded.input_ids.shape]
     dealt, inputs = one.private._dealer.deal(material), one.private._serving.inputs(encoded)
-    first = engine.run(program, dealt, *inputs)
+    bits = one.private._serving.input_bits(LENGTH)
+    first = engine.run(program, dealt, *inputs, bits=bits)
     assert np.abs(first.value - one.answer.logits).max() <= 0.005
     with pytest.raises(MaterialReusedError, match="one request only"):
-        engine.run(program, dealt, *inputs)
+        engine.run(program, dealt, *inputs, bits=bits)
 
 
 def test_what_the_opened_model_does_not_take():
@@ -178,10 +203,14 @@ def test_what_the_opened_model_does_not_take():
 
 
 def test_scales_leave_room():
-    """Every scale is reached by the truncation that is meant, and products stay below 2^62."""
-    assert scales.CENTRED + scales.TRUNCATION == scales.SUM == scales.GAMMA + scales.HIDDEN
-    assert scales.QUERY + scales.KEY - scales.TRUNCATION == scales.SCORE
-    assert scales.FEED_OUT < scales.LARGEST and 2 * scales.EXPONENTIAL + 2 * 9 < 62
+    """Every truncation drops bits, weights keep 16 of them, and what is opened of a series fits its bytes."""
+    assert scales.SUM - scales.HIDDEN == scales.SUM - scales.CONTEXT == scales.SUM - scales.FEED == 16
+    assert max(scales.QUERY, scales.KEY, scales.VALUE) < scales.SUM and scales.QUERY + scales.KEY > scales.SCORE
+    assert 2 * scales.SCORE > scales.NUMERATOR and scales.NUMERATOR + scales.VALUE >= scales.CONTEXT
+    assert scales.GELU_PUBLIC + scales.GELU_MASK > scales.FEED and scales.GELU_OPENED == scales.EXPONENT_OPENED == 24
+    assert scales.ROW_TRUNCATION > scales.ROW_PUBLIC and scales.TABLE > scales.HIDDEN
+    # An answer's hidden state comes from SUM bits to those of the runtime.
+    assert scales.SUM > FRACTION_BITS > scales.HEAD
 
 
 def test_drop_in_minilm_without_retraining(minilm):
@@ -203,9 +232,9 @@ def test_drop_in_minilm_without_retraining(minilm):
     )
     with PrivateModel(model, functions, "2pc_semi2k", calibration=ranges) as private:
         answer = private(dataclasses.replace(pair, input_ids=ids.reshape(pair.input_ids.shape).astype(np.int32)))
-        squarings = [layer.exact.squarings for layer in private._serving.model(LENGTH).plan.layers]
+        squarings = [layer.softmax.exact.squarings for layer in private._serving.model(LENGTH).plan.layers]
     assert answer.seq_length == LENGTH and expected[0] > 0.3
     assert np.abs(answer.logits - expected).max() <= 0.002
     parts = answer.result.profile.by_part
     sends = answer.result.profile.total.send_actions - parts["embedding"].send_actions - parts["head"].send_actions
-    assert sends == 5 + sum(26 + 5 * count for count in squarings)
+    assert sends == 4 + sum(22 + 4 * count for count in squarings)

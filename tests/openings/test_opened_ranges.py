@@ -13,7 +13,9 @@ from secformer_jax.functions.calibration import Calibration, Range
 pytest.importorskip("spu")
 
 from secformer_jax.errors import UserError
+from secformer_jax.inference.private import PrivateModel
 from secformer_jax.inference.range_check import RangeCheck, Violation, check_ranges
+from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.openings.plan import make_plan
 
@@ -40,14 +42,19 @@ def test_nothing_to_report(checked):
     assert check.violations == []
     assert np.abs(logits - Plaintext(MODEL, functions, calibration=ranges)(TEXTS)).max() <= 0.005
     seen = {(each.place, each.quantity) for each in check._seen.values()}
-    expected = {("embeddings.layer_norm", "variance"), ("pooler.tanh", "input")}
+    # Every series, and every truncation of what is not a series' result.
+    both = ("variance", "input")
+    expected = {("pooler.tanh", "input"), ("head", "input"), *(("embeddings.layer_norm", name) for name in both)}
     for i in range(TINY.num_hidden_layers):
         layer = f"layer.{i}"
-        expected |= {(f"{layer}.{part}.layer_norm", "variance") for part in ("attention", "output")}
-        expected |= {(f"{layer}.gelu", "input"), (f"{layer}.softmax", "row_mean")}
+        expected |= {(f"{layer}.{part}.layer_norm", name) for part in ("attention", "output") for name in both}
+        expected |= {(f"{layer}.{name}", "output") for name in ("query", "key", "value")}
+        expected |= {(f"{layer}.gelu", "input"), *((f"{layer}.softmax", name) for name in ("row_mean", "weighted_sum"))}
         if preset == "drop-in":
             expected |= {(f"{layer}.softmax", name) for name in ("centred_score", "square_mean_0", "square_mean_1")}
-    assert seen == expected
+        else:
+            expected |= {(f"{layer}.softmax", "score")}
+    assert {each for each in seen if not each[0].startswith("layer_")} == expected
 
 
 def test_what_was_seen_is_what_plaintext_has_at_real_tokens(checked):
@@ -55,6 +62,10 @@ def test_what_was_seen_is_what_plaintext_has_at_real_tokens(checked):
     _, kept = Plaintext(MODEL, functions, calibration=ranges).intermediates(TEXTS)
     seen, real = {(each.place, each.quantity): each for each in check._seen.values()}, TEXTS.attention_mask == 1
     plain = {
+        **{
+            (f"layer.0.{name}", "output"): np.asarray(kept[f"layer.0.{name}"])[real]
+            for name in ("query", "key", "value")
+        },
         ("layer.0.gelu", "input"): np.asarray(kept["layer.0.gelu"])[real],
         ("embeddings.layer_norm", "variance"): np.asarray(kept["embeddings.layer_norm"])[real].var(axis=-1),
         ("layer.0.output.layer_norm", "variance"): np.asarray(kept["layer.0.output.layer_norm"])[real].var(axis=-1),
@@ -82,6 +93,20 @@ def test_a_place_that_is_left(checked):
     assert (first.low, first.high) == pytest.approx((-0.5 * reach * MARGIN, 0.5 * reach * MARGIN))
     assert max(-first.seen_low, first.seen_high) == pytest.approx(reach, abs=0.05)
     assert second.place == "layer.0.output.layer_norm" and second.seen_high > second.high > second.low
+
+
+@pytest.mark.parametrize("name", ["key", "value"])
+def test_a_ring_that_is_left(name):
+    """Calibrated to a small part of what there is: the ring has no room for the rest, and the check says where."""
+    ranges = calibrate(MODEL, "fast")
+    for place in ("query", "key", "value"):
+        ranges = with_range(ranges, f"layer.0.{place}", "output", Range(-0.01, 0.01))
+    ranges = with_range(ranges, "layer.0.attention.layer_norm", "variance", Range(1e-5, 2e-5))
+    with RangeCheck(MODEL, presets.preset("fast"), ranges) as check:
+        check(TEXTS)
+        left = {(each.place, each.quantity): each for each in check.violations}
+    found = left[f"layer.0.{name}", "output"]
+    assert max(-found.seen_low, found.seen_high) > 5 > found.high == -found.low == 1.0
 
 
 def test_padding_does_not_count():
@@ -119,3 +144,122 @@ def test_a_range_too_wide_for_a_series_is_refused_by_its_place():
     ranges = with_range(calibrate(MODEL, "fast"), "layer.0.softmax", "two_quad_mean", Range(0.01, 1000.0))
     with pytest.raises(UserError, match=r"layer\.0\.softmax: two_quad_mean ranges over a factor of"):
         make_plan(MODEL.config, ranges, 16)
+
+
+def widths(plan) -> dict[str, int]:
+    layer = plan.layers[0]
+    return {
+        "table": plan.table_width,
+        "attention": layer.width,
+        "feed_forward": layer.feed_width,
+        "score": layer.softmax.score_width,
+        "sums": layer.softmax.sums_width,
+    }
+
+
+GROWING = [
+    ("embeddings.layer_norm", "variance", ("table",)),
+    ("layer.0.attention.layer_norm", "variance", ("attention",)),
+    ("layer.0.output.layer_norm", "variance", ("feed_forward",)),
+    ("layer.0.query", "output", ("attention",)),
+    ("layer.0.key", "output", ("attention",)),
+    ("layer.0.value", "output", ("attention", "sums")),
+    ("layer.0.softmax", "score", ("score",)),
+]
+
+
+@pytest.mark.parametrize(("place", "quantity", "grown"), GROWING)
+def test_rings_grow_with_the_ranges_and_no_others_do(place, quantity, grown):
+    """32 times the values are five bits more, from where the range itself decides; never fewer, and at most 64."""
+    ranges = calibrate(MODEL, "fast")
+    found = ranges.range(place, quantity)
+    power = 2 if quantity == "variance" else 1
+    base, far = (
+        widths(make_plan(MODEL.config, with_range(ranges, place, quantity, found.scaled(factor**power)), 16))
+        for factor in (64.0, 64.0 * 32)
+    )
+    plain = widths(make_plan(MODEL.config, ranges, 16))
+    for name, width in far.items():
+        assert width - base[name] == (5 if name in grown else 0)
+        assert plain[name] <= base[name] <= width <= 64
+
+
+def larger(model: Checkpoint, factors: dict[str, float]) -> Checkpoint:
+    """With some weights multiplied."""
+
+    def scaled(path, leaf):
+        name = "/".join(key.key for key in path)
+        return leaf * next((factor for part, factor in factors.items() if part in name), 1.0)
+
+    return dataclasses.replace(model, params=jax.tree_util.tree_map_with_path(scaled, model.params))
+
+
+FAR = {
+    "LayerNorm inputs of 100": ({"attention/output/dense/kernel": 60.0, "0/output/dense/kernel": 40.0}, 1e4),
+    "LayerNorm inputs of 10000": ({"attention/output/dense/kernel": 6e3, "0/output/dense/kernel": 4e3}, 1e8),
+    "small embeddings": (dict.fromkeys(("word_embeddings", "position_embeddings", "token_type_embeddings"), 0.01), 0.0),
+    "scores of 500": ({"self/query": 250.0}, 400.0),
+    "scores of 30": ({"self/query": 15.0}, 25.0),
+    "values of 1000": ({"self/value": 150.0}, 900.0),
+}
+
+
+@pytest.mark.parametrize("preset", ["fast", "drop-in"])
+@pytest.mark.parametrize("name", FAR)
+def test_far_ranges_give_a_right_answer_or_are_refused(name, preset):
+    factors, reached = FAR[name]
+    model, functions = larger(MODEL, factors), presets.preset(preset)
+    ranges = calibrate(model, preset)
+    spans = {
+        "LayerNorm inputs": ("layer.0.output.layer_norm", "variance"),
+        "scores": ("layer.0.softmax", "score"),
+        "values": ("layer.0.value", "output"),
+    }
+    for start, at in spans.items():
+        assert not name.startswith(start) or ranges.range(*at).high > reached
+    assert_right_or_refused(model, functions, ranges, refused=preset == "fast" and name.startswith("scores"))
+
+
+def assert_right_or_refused(model: Checkpoint, functions, ranges: Calibration, refused: bool) -> None:
+    """In one line, before anything is shared."""
+    if refused:
+        with pytest.raises(UserError) as caught:
+            PrivateModel(model, functions, "1pc_ref2k", calibration=ranges)
+        assert "\n" not in str(caught.value) and "layer.0" in str(caught.value)
+        return
+    with PrivateModel(model, functions, "1pc_ref2k", calibration=ranges) as private:
+        answer = private(TEXTS).logits
+    expected = Plaintext(model, functions, calibration=ranges)(TEXTS)
+    assert np.ptp(expected, axis=0).min() > 0.05
+    assert np.abs(answer - expected).max() <= 0.005
+
+
+@pytest.mark.parametrize("preset", ["fast", "drop-in"])
+def test_queries_of_1000_with_small_keys(preset):
+    """Their scores are ordinary: what queries have fewer in fraction bits keys have more."""
+    model = larger(MODEL, {"self/query": 4000.0, "self/key": 1 / 4000})
+    ranges = calibrate(model, preset)
+    assert ranges.range("layer.0.query", "output").high > 1000 > 1e5 * ranges.range("layer.0.key", "output").high
+    assert_right_or_refused(model, presets.preset(preset), ranges, refused=False)
+
+
+@pytest.mark.parametrize("preset", ["fast", "drop-in"])
+@pytest.mark.parametrize(
+    "factors", [{"self/query": 4000.0}, {"self/value": 15000.0}], ids=["scores 7500", "values 1e5"]
+)
+def test_what_is_too_large_is_refused(factors, preset):
+    model = larger(MODEL, factors)
+    assert_right_or_refused(model, presets.preset(preset), calibrate(model, preset), refused=True)
+
+
+def test_texts_unlike_the_calibrations_stay_in_their_range_of_answers():
+    """Three tokens over and over: no logit is wild, and the check names what is left, if anything."""
+    functions, ranges = presets.preset("fast"), calibrate(MODEL, "fast")
+    ids = np.tile(np.array([[5, 5, 5, 5], [7, 7, 9, 9], [1, 1, 1, 2], [30, 30, 30, 31]], np.int32), (1, 4))
+    texts = dataclasses.replace(
+        TEXTS, input_ids=ids, token_type_ids=np.zeros_like(ids), attention_mask=np.ones(ids.shape, np.float32)
+    )
+    with RangeCheck(MODEL, functions, ranges) as check:
+        logits = check(texts)
+        error = np.abs(logits - Plaintext(MODEL, functions, calibration=ranges)(texts)).max()
+        assert error <= 0.005 or check.violations

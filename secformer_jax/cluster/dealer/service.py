@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from aiohttp import web
 
 from secformer_jax.cluster import store
@@ -20,13 +18,13 @@ from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MA
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.deployment import Deployment, RequestShape
-from secformer_jax.cluster.requirements import mask_shapes, material_nodes, requirements, serving
+from secformer_jax.cluster.requirements import mask_shapes, requirements, serving
 from secformer_jax.cluster.wire.http import peer_of
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
-from secformer_jax.mpc.material import MaterialReusedError, Randomness
-from secformer_jax.mpc.runtime.shares import SEED_BYTES, Share, deal, expand, join
+from secformer_jax.mpc.material import MaterialReusedError, Randomness, WeightMasks, deal_nodes, material_nodes
+from secformer_jax.mpc.runtime.shares import SEED_BYTES, Share, deal, sent_bytes
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +42,14 @@ class Published:
     deployment: Deployment
     seeds: dict[str, list[bytes]]
     shapes: dict[str, tuple[int, ...]]
-    resident: dict[str, np.ndarray] = field(default_factory=dict)
+    resident: list[WeightMasks] = field(default_factory=list)
     nodes: dict[RequestShape, list[Any]] = field(default_factory=dict)
 
-    def masks(self) -> dict[str, np.ndarray]:
+    def masks(self) -> WeightMasks:
         """The masks themselves, for their products."""
         if not self.resident:
-            self.resident.update(
-                {name: join([expand(seed, self.shapes[name]) for seed in seeds]) for name, seeds in self.seeds.items()}
-            )
-        return self.resident
+            self.resident.append(WeightMasks(self.seeds, self.shapes))
+        return self.resident[0]
 
 
 class MaterialService:
@@ -162,13 +158,11 @@ class MaterialService:
             needed = requirements(serving(published.deployment, self._fraction_bits), shape)
             published.nodes[shape] = material_nodes(needed.material)
         parties = len(self._cluster.parties)
-        randomness = Randomness(parties)
         pieces: Pieces = [[] for _ in range(parties)]
-        for node in published.nodes[shape]:
-            for leaf in jax.tree.leaves(node.deal(randomness, published.masks())):
-                components = randomness.components(leaf)
-                for own, share in zip(pieces, deal(components, "int64", leaf.shape, self._protocol), strict=True):
-                    own.append(share)
+        for array in deal_nodes(published.nodes[shape], Randomness(parties), published.masks()):
+            shares = deal(array.components, "int64", array.shape, self._protocol, array.bits)
+            for own, share in zip(pieces, shares, strict=True):
+                own.append(share)
         return pieces
 
     def _publish(self, deployment: Deployment) -> None:
@@ -234,7 +228,7 @@ def _batches(shares: list[Share]) -> Iterator[Bytes]:
     size = 0
     for index, share in enumerate(shares):
         batch[f"material{index}"] = share
-        size += sum(len(c) if isinstance(c, bytes) else c.nbytes for c in share.components)
+        size += sent_bytes(share)
         if size >= BATCH_BYTES:
             yield from with_shares("material", {}, batch).pack()
             batch, size = {}, 0

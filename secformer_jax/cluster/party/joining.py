@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
-from secformer_jax.mpc.runtime.shares import Share
+from secformer_jax.mpc.runtime.shares import Share, pack
 
 
 def joined(messages: Sequence[Message], fields: Mapping[str, Any]) -> Message:
@@ -23,7 +23,9 @@ def joined(messages: Sequence[Message], fields: Mapping[str, Any]) -> Message:
     together = {}
     for name, first in all_of_them[0].items():
         rings = np.concatenate([shares[name].stacked() for shares in all_of_them], axis=1)
-        together[name] = Share(first.dtype, rings.shape[1:], tuple(rings))
+        together[name] = Share(
+            first.dtype, rings.shape[1:], tuple(pack(ring, first.bits) for ring in rings), first.bits
+        )
     return with_shares("request", fields, together)
 
 

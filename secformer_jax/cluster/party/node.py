@@ -67,7 +67,7 @@ class Node:
         self.inputs: dict[str, Arrived] = {}
         self._running: dict[str, Arrived] = {}
         self._results: dict[str, Message] = {}
-        self._takes: dict[RequestShape, dict[str, tuple[str, tuple[int, ...]]]] = {}
+        self._inputs_of: dict[RequestShape, dict[str, tuple[str, tuple[int, ...], int]]] = {}
         self.worker: WorkerProcess | None = None
         self._watch: asyncio.Task | None = None
         self.commands: dict[str, Callable[[Fields], Awaitable[Fields]]] = {
@@ -167,9 +167,9 @@ class Node:
     async def _compile(self, fields: Fields) -> Fields:
         """Compile for a shape."""
         answer = await self._call(Message("compile", fields))
-        takes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in answer.fields["takes"].items()}
-        self._takes[_shape(fields)] = takes
-        return {"needs_material": any(name.startswith("material") for name in takes)}
+        inputs = {name: (dtype, tuple(shape), bits) for name, (dtype, shape, bits) in answer.fields["inputs"].items()}
+        self._inputs_of[_shape(fields)] = inputs
+        return {"needs_material": answer.fields["needs_material"]}
 
     async def _claim(self, fields: Fields) -> Fields:
         """Take a client's input out of those that wait; it has to be this client's, and what the program takes."""
@@ -181,13 +181,12 @@ class Node:
         compiled = RequestShape(int(fields["compiled_rows"]), arrived.shape.length)
         # Every input has the texts as its first axis; the program that was compiled may be for several requests.
         takes = {
-            name: (dtype, (arrived.shape.rows, *shape[1:]))
-            for name, (dtype, shape) in self._takes[compiled].items()
-            if name.startswith("input")
+            name: (dtype, (arrived.shape.rows, *shape[1:]), bits)
+            for name, (dtype, shape, bits) in self._inputs_of[compiled].items()
         }
         held = len(HELD[str(self.cluster.runtime["protocol"])](self.cluster.rank(self.name)))
         shares = shares_of(arrived.message)
-        listed = {name: (share.dtype, share.shape) for name, share in shares.items()}
+        listed = {name: (share.dtype, share.shape, share.bits) for name, share in shares.items()}
         if listed != takes or any(len(share.components) != held for share in shares.values()):
             raise RefusedError(f"{self.name} was sent another input than this model takes")
         self._running[fields["request"]] = self.inputs.pop(fields["request"])
@@ -253,7 +252,7 @@ class Node:
         worker, self.worker = self.worker, None
         if self._watch is not None:
             self._watch.cancel()
-        self._takes.clear()
+        self._inputs_of.clear()
         for request in [*self._running, *self.inputs]:
             self.fail(request, f"{text}: nothing was answered, send it again")
         if worker is not None:

@@ -24,7 +24,7 @@ from secformer_jax.cluster import store
 from secformer_jax.cluster.config import TlsFiles
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
-from secformer_jax.cluster.requirements import MASKS, OPENED, part_of, requirements, serving
+from secformer_jax.cluster.requirements import MASKS, OPENED, WEIGHTS, part_of, requirements, serving
 from secformer_jax.cluster.wire.frames import Channel
 from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
 from secformer_jax.mpc.runtime import config as mpc_config
@@ -43,7 +43,7 @@ class Compiled:
     program: Program
     specs: dict[str, jax.ShapeDtypeStruct]
     names: dict[str, str]
-    local_only: set[str]
+    bits: dict[str, int]
 
 
 class Worker:
@@ -91,23 +91,22 @@ class Worker:
 
     def _load(self, records: Iterator[Message]) -> None:
         """Weights from the owner, masks from the dealer; where a weight has a mask, their difference is opened."""
-        masked: dict[str, Share] = {}
+        party, masked = self.party, set()
         for record in records:
             for path, share in shares_of(record).items():
                 collection, _, name = path.partition("/")
                 if collection == OPENED:
-                    masked[name] = share
+                    masked.add(name)
+                    party.put(_variable(f"{WEIGHTS}/{name}"), share)
+                elif collection == MASKS:
+                    masked.remove(name)
+                    party.put("mask", share)
+                    party.open_difference(_variable(f"{WEIGHTS}/{name}"), "mask", _variable(f"{OPENED}/{name}"))
+                    party.free(["mask"])
                 else:
-                    self.party.put(_variable(path), share)
-                    if collection == MASKS:
-                        self._open(name, masked.pop(name))
+                    party.put(_variable(path), share)
         if masked:
             raise RuntimeError("the dealer's masks of the weights are missing: publish again")
-
-    def _open(self, name: str, weight: Share) -> None:
-        self.party.put("weight", weight)
-        self.party.open_difference("weight", _variable(f"{MASKS}/{name}"), _variable(f"{OPENED}/{name}"), weight.shape)
-        self.party.free(["weight"])
 
     def compile(self, message: Message) -> Message:
         """Compile for a shape, compare the program with the other parties', and run what needs no request."""
@@ -131,11 +130,16 @@ class Worker:
             party.run(own, SETUP)
             request = [*jax.tree.leaves(needed.material), *needed.inputs]
             specs = {v.name: spec for v, spec in zip(variables[len(leaves) :], request, strict=True)}
+            bits = {f"input{i}": width for i, width in enumerate(needed.input_bits)}
             names = dict(zip(program.input_names, own.input_names, strict=True))
-            self._programs[shape] = Compiled(own, specs, names, own.local_only())
+            self._programs[shape] = Compiled(own, specs, names, bits)
         compiled = self._programs[shape]
-        takes = {name: [str(spec.dtype), list(spec.shape)] for name, spec in compiled.specs.items()}
-        return Message("compiled", {"takes": takes})
+        inputs = {
+            name: [str(spec.dtype), list(spec.shape), compiled.bits[name]]
+            for name, spec in compiled.specs.items()
+            if name in compiled.bits
+        }
+        return Message("compiled", {"inputs": inputs, "needs_material": len(inputs) < len(compiled.specs)})
 
     def material(self, message: Message) -> Message | None:
         """Take some of the dealer's material for the next request of a shape."""
@@ -179,11 +183,11 @@ class Worker:
         used = self._read(compiled)
         for name, share in shares.items():
             spec = compiled.specs.get(name) if name.startswith(kind) else None
-            if spec is None or spec.shape != share.shape or str(spec.dtype) != share.dtype:
+            fits = spec is not None and (str(spec.dtype), spec.shape) == (share.dtype, share.shape)
+            if not fits or share.bits != compiled.bits.get(name, share.bits):
                 raise ValueError(f"{name} {share.dtype} {share.shape} is nothing that this program takes")
             if name in used:
-                own = compiled.names[name]
-                self.party.put(own, share, local_only=own in compiled.local_only)
+                self.party.put(compiled.names[name], share)
             self._pending.setdefault(shape, set()).add(name)
 
 

@@ -3,7 +3,7 @@
 A message is the magic b"SFJX", the version (uint16), the header's length (uint32) and the payload's (uint64), all
 little-endian; then the header, a JSON object {"kind", "fields", "sizes"}; then the payload, cut into chunks of `sizes`
 bytes. Shares are listed in the field "shares" and their components are chunks: 32 bytes of a generator's key, or ring
-elements of 8 bytes.
+elements in whole bytes (`shares.pack`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from secformer_jax.mpc.runtime.shares import DTYPES, SEED_BYTES, Component, Share
+from secformer_jax.mpc.runtime.shares import DTYPES, RING_BITS, SEED_BYTES, Component, Share, packed_bytes
 
 Bytes = bytes | bytearray | memoryview
 
-MAGIC, VERSION = b"SFJX", 1
+MAGIC, VERSION = b"SFJX", 2
 PREFIX = struct.Struct("<4sHIQ")
 MAX_HEADER = 1 << 24
 MAX_PAYLOAD = 1 << 34
@@ -111,14 +111,21 @@ def with_shares(kind: str, fields: Mapping[str, Any], shares: Mapping[str, Share
     listed, chunks = [], []
     for name, share in shares.items():
         parts = ["seed" if isinstance(component, bytes) else "ring" for component in share.components]
-        listed.append({"name": name, "dtype": share.dtype, "shape": list(share.shape), "components": parts})
+        entry = {
+            "name": name,
+            "dtype": share.dtype,
+            "shape": list(share.shape),
+            "bits": share.bits,
+            "components": parts,
+        }
+        listed.append(entry)
         chunks += [c if isinstance(c, bytes) else _flat(c) for c in share.components]
     return Message(kind, {**fields, "shares": listed}, chunks)
 
 
 def _flat(ring: np.ndarray) -> memoryview:
     """The bytes of an array, one after the other: a transport that sends a part of a buffer goes on by bytes."""
-    return np.ascontiguousarray(ring, "<i8").reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(ring).reshape(-1).view(np.uint8).data
 
 
 def shares_of(message: Message) -> dict[str, Share]:
@@ -130,22 +137,24 @@ def shares_of(message: Message) -> dict[str, Share]:
     shares, chunks = {}, iter(message.chunks)
     try:
         for entry in message.fields["shares"]:
-            name, dtype, shape = entry["name"], entry["dtype"], tuple(entry["shape"])
+            name, dtype, shape, bits = entry["name"], entry["dtype"], tuple(entry["shape"]), entry["bits"]
             if not isinstance(name, str) or name in shares or dtype not in DTYPES:
                 raise MessageError(f"{message.kind}: a share with a bad name or dtype")
             if not all(type(size) is int and size >= 0 for size in shape):
                 raise MessageError(f"{message.kind}: share {name} has a bad shape")
-            components = tuple([_component(kind, next(chunks), shape) for kind in entry["components"]])
-            shares[name] = Share(dtype, shape, components)
+            if type(bits) is not int or not 1 <= bits <= RING_BITS:
+                raise MessageError(f"{message.kind}: share {name} has a bad number of bits")
+            components = tuple([_component(kind, next(chunks), shape, bits) for kind in entry["components"]])
+            shares[name] = Share(dtype, shape, components, bits)
     except (KeyError, TypeError, StopIteration):
         raise MessageError(f"{message.kind}: shares are not described as expected") from None
     return shares
 
 
-def _component(kind: str, chunk: Bytes, shape: tuple[int, ...]) -> Component:
+def _component(kind: str, chunk: Bytes, shape: tuple[int, ...], bits: int) -> Component:
     size = memoryview(chunk).nbytes
     if kind == "seed" and size == SEED_BYTES:
         return bytes(chunk)
-    if kind == "ring" and size == 8 * math.prod(shape):
-        return np.frombuffer(chunk, "<i8").reshape(shape)
-    raise MessageError(f"a component {kind!r} of {size} bytes for shape {shape}")
+    if kind == "ring" and size == packed_bytes(math.prod(shape), bits):
+        return np.frombuffer(chunk, np.uint8)
+    raise MessageError(f"a component {kind!r} of {size} bytes for shape {shape} and {bits} bits")

@@ -1,31 +1,40 @@
-"""Secret fixed-point numbers with an explicit scale, and the few operations that cost messages.
+"""Secret fixed-point numbers with an explicit scale and ring, and the few operations that cost messages.
 
-SPU's own fixed point keeps every value at one scale and truncates after every product. Here a value carries its own
-number of fraction bits, so that a product is truncated only where a later one would overflow, several values share an
-opening, and the scale of a weight is chosen so that a truncation by the runtime's own bits lands where it should.
+SPU's own fixed point keeps every value at one scale, in one ring, and truncates after every product. Here a value
+carries its own number of fraction bits and the width of its ring. So a product is truncated only where a later one
+would overflow, several values share an opening, and an opening sends the bits that there are.
+
+Elements are int64 whatever their ring: sums and products modulo 2^64 are right modulo 2^width too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from spu import experimental
 
-from secformer_jax.mpc.material import Material, Randomness
+from secformer_jax.mpc.material import Leaf, Material, Randomness
+from secformer_jax.mpc.runtime.operations import dropped, opened
+from secformer_jax.mpc.runtime.shares import RING_BITS
 
-RING_BITS = 64
+
+class Masked(NamedTuple):
+    """A secret minus a mask, about to be opened modulo 2^width."""
+
+    ring: jax.Array
+    width: int
 
 
 class Fixed(flax.struct.PyTreeNode):
-    """Secret (or public) values ring / 2^bits; ring is int64, an element of Z_2^64."""
+    """Secret (or public) values ring / 2^bits; ring is int64, an element of Z_2^width."""
 
     ring: jax.Array
     bits: int = flax.struct.field(pytree_node=False)
+    width: int = flax.struct.field(pytree_node=False, default=RING_BITS)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,41 +45,37 @@ class Fixed(flax.struct.PyTreeNode):
         """The same values with more fraction bits: a shift, no message."""
         if bits < self.bits:
             raise ValueError(f"from {self.bits} to {bits} fraction bits is a truncation")
-        return self if bits == self.bits else Fixed(self.ring << (bits - self.bits), bits)
+        return self if bits == self.bits else self.replace(ring=self.ring << (bits - self.bits), bits=bits)
 
     def __add__(self, other: Fixed) -> Fixed:
         bits = max(self.bits, other.bits)
-        return Fixed(self.at(bits).ring + other.at(bits).ring, bits)
+        return Fixed(self.at(bits).ring + other.at(bits).ring, bits, min(self.width, other.width))
 
     def reshape(self, *shape: int) -> Fixed:
         """The values in another shape."""
-        return Fixed(self.ring.reshape(*shape), self.bits)
+        return self.replace(ring=self.ring.reshape(*shape))
+
+    def rounded(self, bits: int) -> Fixed:
+        """The same values with no more fraction bits than these: no message, but the ring loses as many bits."""
+        count = max(0, self.bits - bits)
+        return Fixed(dropped(self.ring, self.width, count), self.bits - count, self.width - count)
+
+    def masked(self, mask: jax.Array, width: int) -> Masked:
+        """What to open: the values minus a mask that is uniform modulo 2^width, their own ring."""
+        if self.width != width:
+            raise ValueError(f"a mask modulo 2^{width} for values modulo 2^{self.width}")
+        return Masked(self.ring - mask, width)
 
     def real(self, fraction_bits: int) -> jax.Array:
-        """As an ordinary float32 of the runtime; needs at most its fraction bits."""
+        """As an ordinary float32 of the runtime, from the ring of 64 bits; needs at most its fraction bits."""
+        if self.width < RING_BITS:
+            raise ValueError(f"a value modulo 2^{self.width} is none of the runtime's")
         return real(self.at(fraction_bits).ring).astype(jnp.float32)
 
 
 def fixed(x: jax.Array, fraction_bits: int) -> Fixed:
     """An ordinary value of the runtime as Fixed."""
     return Fixed(ring(x), fraction_bits)
-
-
-def truncated(values: Sequence[Fixed], fraction_bits: int) -> list[Fixed]:
-    """Drop fraction_bits bits of each by SPU's truncation: one message for all (SEMI2K: 4 bytes a value)."""
-    pieces = split(truncate(join([v.ring for v in values])), [v.shape for v in values])
-    return [Fixed(piece, v.bits - fraction_bits) for piece, v in zip(pieces, values, strict=True)]
-
-
-def truncate(x: jax.Array) -> jax.Array:
-    """Ring elements divided by 2^fraction_bits, within one unit: SPU's own truncation, for abs(x) < 2^62.
-
-    That is a multiplication by the smallest fixed-point number, which has ring element 1. As a literal it would be
-    caught by an optimisation of SPU that first multiplies by 2^17: that overflows from 2^45 on and costs twice as much.
-    Never truncate a truncated value at once: the compiler would multiply the two numbers, to 0.
-    """
-    unit = real(lax.iota(jnp.int64, 2)[1:])
-    return ring(real(x) * unit.reshape((1,) * x.ndim))
 
 
 def ring(x: jax.Array) -> jax.Array:
@@ -83,68 +88,71 @@ def real(x: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(x, jnp.float64)
 
 
-def open_together(values: Sequence[jax.Array]) -> list[jax.Array]:
-    """Reveal several masked ring arrays in one message, 8 bytes a value; each must be masked by fresh uniform masks."""
-    return split(experimental.reveal(join(values)), [v.shape for v in values])
+def open_together(values: Sequence[Masked]) -> list[jax.Array]:
+    """Open several masked arrays in one message; each is then a public number in [-2^(width-1), 2^(width-1))."""
+    return opened([value.ring for value in values], [value.width for value in values])
 
 
-def opened_modulo(x: jax.Array, bits: int) -> jax.Array:
-    """What `opened` needs to reveal x modulo 2^bits alone: the high bits are shifted out."""
-    return x << (RING_BITS - bits)
-
-
-def signed_modulo(x: jax.Array, bits: int) -> jax.Array:
-    """The revealed value of `opened_modulo`, in [-2^(bits-1), 2^(bits-1))."""
-    return x >> (RING_BITS - bits)
-
-
-def join(arrays: Sequence[jax.Array]) -> jax.Array:
-    """Arrays flattened into one."""
-    return arrays[0] if len(arrays) == 1 else jnp.concatenate([a.reshape(-1) for a in arrays])
-
-
-def split(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
-    """The inverse of `join`."""
-    if len(shapes) == 1:
-        return [flat]
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    return [flat[end - int(np.prod(shape)) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)]
+def ring_of_multiples(bits: int, shift: int) -> int:
+    """Bits of a ring for what is only read times 2^shift, modulo 2^bits."""
+    return max(1, bits - shift)
 
 
 class TruncationPair(Material):
-    """r uniform in the ring, its bits dropped..62 as a number, and its bit 63: for a truncation by any number of bits.
+    """r uniform modulo 2^width, its bits dropped..width-2 as a number, and its top bit: for a truncation.
+
+    With abs(y) < 2^(width-2), c = y + 2^(width-2) + r opened modulo 2^width, its top bit c_top and the rest c_low,
+
+        y / 2^dropped = floor(c_low / 2^dropped) - high + 2^(width-1-dropped) (c_top xor msb) - 2^(width-2-dropped)
+
+    within one unit, and c_top xor msb = c_top + (1 - 2 c_top) msb is linear in the shares of msb. High and msb are
+    shared in the ring of the result, so a value comes into a wider ring by its truncation.
 
     Source: Escudero et al. (CRYPTO 2020, ePrint 2020/338), section 5.1; the pair comes from the dealer.
     """
 
-    r: jax.Array
-    high: jax.Array
-    msb: jax.Array
+    r: Leaf
+    high: Leaf
+    msb: Leaf
     dropped: int = flax.struct.field(pytree_node=False)
+    width: int = flax.struct.field(pytree_node=False)
+    result: int = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def abstract(cls, shape: tuple[int, ...], dropped: int) -> TruncationPair:
-        """Shapes for values of this shape."""
+    def abstract(
+        cls, shape: tuple[int, ...], dropped: int, width: int = RING_BITS, result: int = RING_BITS
+    ) -> TruncationPair:
+        """Shapes for values of this shape; width is their ring's, result that of what comes out."""
         zeros = jnp.zeros(shape, jnp.int64)
-        return cls(zeros, zeros, zeros, dropped)
+        return cls(zeros, zeros, zeros, dropped, width, result)
 
-    def deal(self, randomness: Randomness, resident) -> TruncationPair:
+    def deal(self, randomness: Randomness, masks) -> TruncationPair:
         """Fresh masks; see Material."""
-        r = randomness.bits(self.r.shape)
-        unsigned = r.view(np.uint64)
-        high = (unsigned << np.uint64(1)) >> np.uint64(1 + self.dropped)
-        return self.replace(r=r, high=high.view(np.int64), msb=(unsigned >> np.uint64(63)).view(np.int64))
+        r = randomness.uniform(self.r.shape, self.width)
+        high = (r.ring & ((1 << (self.width - 1)) - 1)) >> self.dropped
+        msb = (r.ring >> (self.width - 1)) & 1
+        msb_ring = ring_of_multiples(self.result, self.turn_bits)
+        return self.replace(r=r, high=randomness.derived(high, self.result), msb=randomness.derived(msb, msb_ring))
 
-    def masked(self, x: Fixed) -> jax.Array:
-        """What to open: x + 2^62 + r, for abs(x) < 2^62; uniform."""
-        return x.ring + (1 << (RING_BITS - 2)) + self.r
+    @property
+    def turn_bits(self) -> int:
+        """The logarithm of q's size: only multiples of so much of msb are ever read, and its ring is narrower."""
+        return self.width - 1 - self.dropped
+
+    def masked(self, x: Fixed) -> Masked:
+        """What to open: x + 2^(width-2) + r, for abs(x) < 2^(width-2); uniform."""
+        if x.width != self.width:
+            raise ValueError(f"a pair for {self.width} bits, and a value of {x.width}")
+        return Masked(x.ring + (1 << (self.width - 2)) + self.r, self.width)
 
     def finish(self, opening: jax.Array, x: Fixed) -> Fixed:
         """x with `dropped` fewer fraction bits, within one unit, from the opened value; no message."""
-        low = lax.shift_right_logical(opening << 1, jnp.int64(1 + self.dropped))
-        # The low 63 bits of the sum x + 2^62 + r carried into the top bit exactly where the top bits differ.
-        top = lax.shift_right_logical(opening, jnp.int64(RING_BITS - 1))
-        carried = top + (1 - 2 * top) * self.msb
-        offset = 1 << (RING_BITS - 2 - self.dropped)
-        ring_ = low - self.high + (carried << (RING_BITS - 1 - self.dropped)) - offset
-        return Fixed(ring_, x.bits - self.dropped)
+        known, sign = self.public(opening)
+        return Fixed(known - self.high + sign * self.msb, x.bits - self.dropped, self.result)
+
+    def public(self, opening: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """P and q, public, of the result P - high + q msb."""
+        low = (opening & ((1 << (self.width - 1)) - 1)) >> self.dropped
+        top = (opening >> (self.width - 1)) & 1
+        known = low + (top << self.turn_bits) - (1 << (self.width - 2 - self.dropped))
+        return known, (1 - 2 * top) << self.turn_bits

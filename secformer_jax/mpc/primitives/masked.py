@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 from secformer_jax.functions.series import Series
-from secformer_jax.mpc.primitives.fixed import fixed, open_together, truncated
+from secformer_jax.mpc.primitives.fixed import Fixed, fixed, open_together, real, ring
 from secformer_jax.mpc.primitives.series import OpenedSeries
 
 Shape = tuple[int, ...]
@@ -46,7 +48,17 @@ class MaskedSeries:
 
 
 def open_series(u: jax.Array, masks: OpenedSeries, fraction_bits: int) -> jax.Array:
-    """The masks' series at a secret u of the runtime: one opening of 8 bytes a value, then its truncation."""
+    """The masks' series at a secret u of the runtime: one opening, then the runtime's truncation."""
     [opening] = open_together([masks.masked(fixed(u, fraction_bits))])
-    [result] = truncated([masks.finish(opening)], fraction_bits)
-    return result.real(fraction_bits).astype(u.dtype)
+    return truncated(masks.finish(opening), fraction_bits).real(fraction_bits).astype(u.dtype)
+
+
+def truncated(x: Fixed, fraction_bits: int) -> Fixed:
+    """x / 2^fraction_bits, within one unit: SPU's own truncation, for abs(x) < 2^62 (SEMI2K: 4 bytes a value).
+
+    That is a multiplication by the smallest fixed-point number, which has ring element 1. As a literal it would be
+    caught by an optimisation of SPU that first multiplies by 2^17: that overflows from 2^45 on and costs twice as much.
+    Never truncate a truncated value at once: the compiler would multiply the two numbers, to 0.
+    """
+    unit = real(lax.iota(jnp.int64, 2)[1:])
+    return Fixed(ring(real(x.ring) * unit.reshape((1,) * x.ring.ndim)), x.bits - fraction_bits)

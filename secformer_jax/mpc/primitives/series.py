@@ -8,175 +8,255 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+from collections.abc import Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.experimental import enable_x64
 
 from secformer_jax.functions.series import Series
-from secformer_jax.mpc.material import Material, Randomness
-from secformer_jax.mpc.primitives.fixed import Fixed, opened_modulo, signed_modulo
-from secformer_jax.mpc.runtime.local import local
+from secformer_jax.mpc.material import Array, Leaf, Material, Randomness
+from secformer_jax.mpc.primitives.fixed import Fixed, Masked
+from secformer_jax.mpc.runtime.pieces import cut_pieces, joined
+from secformer_jax.mpc.runtime.shares import RING_BITS, SEED_BYTES, expand_packed, packed_bytes, pieces
 
-FINE_BITS = 28
-"""Fraction bits that public sines and cosines can have: their products stay below 2^63."""
-
-_DEALT_TOGETHER = 1 << 15
+_DEALT_TOGETHER = 1 << 14
 """Values whose masks the dealer computes at a time: they fit a core's cache."""
 
-_MOST_BY_RECURRENCE = 64
-"""The recurrence's rounding grows with the square of the harmonic: with more, each sine has its own polynomial."""
+_UNROLLED = 32
+"""So many harmonics are computed one from the other; of more, each on its own."""
+
+_ROUND = 1.5 * 2.0**52
+"""Added to a number below 2^51 it leaves the nearest integer in the low bits."""
+
+
+class HarmonicMasks(flax.struct.PyTreeNode):
+    """What multiplies the public cosine and sine of some harmonics of delta: (harmonics, *shape) each.
+
+    Attributes:
+        with_cos, with_sin: ring elements modulo 2^width.
+        first: which of the series' harmonics is the first here.
+        dropped: low bits that the public factors lack, and the ring of the masks with them.
+        width: of that ring.
+    """
+
+    with_cos: Leaf
+    with_sin: Leaf
+    first: int = flax.struct.field(pytree_node=False)
+    dropped: int = flax.struct.field(pytree_node=False)
+    width: int = flax.struct.field(pytree_node=False)
 
 
 class OpenedSeries(Material):
-    """Masks for one evaluation: t, and for each harmonic what multiplies the public cosine and sine of delta."""
+    """Masks for one evaluation: t, and those of the harmonics, in one ring or two.
 
-    t: jax.Array
-    with_cos: jax.Array
-    with_sin: jax.Array
+    Coefficients fall with the square of the harmonic, or faster: so the factors of the higher ones may be coarser, and
+    whole bytes of their masks are not needed.
+    """
+
+    t: Leaf
+    parts: tuple[HarmonicMasks, ...]
     series: Series = flax.struct.field(pytree_node=False)
     bits: int = flax.struct.field(pytree_node=False)
     mask_bits: int = flax.struct.field(pytree_node=False)
     public_bits: int = flax.struct.field(pytree_node=False)
-    trigonometry_bits: int = flax.struct.field(pytree_node=False)
+    width: int = flax.struct.field(pytree_node=False)
 
     @classmethod
     def abstract(
-        cls, series: Series, shape, *, bits: int, mask_bits: int, public_bits: int, trigonometry_bits: int = FINE_BITS
+        cls,
+        series: Series,
+        shape: tuple[int, ...],
+        *,
+        bits: int,
+        mask_bits: int,
+        public_bits: int,
+        width: int = RING_BITS,
+        coarse: bool = False,
     ) -> OpenedSeries:
         """Shapes for secrets of this shape; the result has mask_bits + public_bits fraction bits.
 
         Args:
             series: what to evaluate.
             shape: of the secrets.
-            bits: their fraction bits.
-            mask_bits: those of the masks.
+            bits: of their fraction bits, those that are opened; the secrets may have more.
+            mask_bits: fraction bits of the masks.
             public_bits: those of the public factors.
-            trigonometry_bits: those that the public factors are computed with; the recurrence loses some for each
-                harmonic. Where it is public_bits, a shift of every factor is saved.
+            width: of the result's ring.
+            coarse: coarser factors for harmonics h from which 1/h^2 is small enough to save a byte.
         """
-        zeros = jnp.zeros((len(series.harmonics), *shape), jnp.int64)
-        t = jnp.zeros(shape, jnp.int64)
-        return cls(t, zeros, zeros, series, bits, mask_bits, public_bits, trigonometry_bits)
+        dropped = (width - 1) % 8 + 1
+        ends = [sum(2 * math.log2(harmonic) < dropped for harmonic in series.harmonics) if coarse else None, None]
+        parts, first = [], 0
+        for end, fewer in zip(ends, (0, dropped), strict=True):
+            count = len(series.harmonics[first:end])
+            if count:
+                zeros = jnp.zeros((count, *shape), jnp.int64)
+                parts.append(HarmonicMasks(zeros, zeros, first, fewer, width - fewer))
+            first += count
+        return cls(jnp.zeros(shape, jnp.int64), tuple(parts), series, bits, mask_bits, public_bits, width)
 
     @property
-    def _modulus_bits(self) -> int:
+    def modulus_bits(self) -> int:
+        """Bits that are opened: the period, in units of the secrets' last opened bit."""
         period_bits = math.log2(self.series.period)
         if not period_bits.is_integer():
             raise ValueError(f"masked opening needs a period that is a power of two, got {self.series.period}")
         return self.bits + int(period_bits)
 
-    def deal(self, randomness: Randomness, resident) -> OpenedSeries:
+    def deal(self, randomness: Randomness, masks) -> OpenedSeries:
         """Fresh masks; see Material."""
-        # Uniform over the whole ring, and so modulo the period, which is all that its users look at.
-        t = randomness.bits(self.t.shape)
-        masks = np.empty((2, *self.with_cos.shape), np.int64)
-        flat = masks.reshape(2, len(self.series.harmonics), -1)
-        for start in range(0, t.size, _DEALT_TOGETHER):
-            part = np.s_[start : start + _DEALT_TOGETHER]
-            self._fill(flat[:, :, part], t.reshape(-1)[part])
-        return self.replace(t=t, with_cos=masks[0], with_sin=masks[1])
+        t = randomness.uniform(self.t.shape, self.modulus_bits)
+        turns = (t.ring & ((1 << self.modulus_bits) - 1)) * 2.0**-self.modulus_bits
+        return self.replace(t=t, parts=tuple(self._dealt(part, turns.reshape(-1), randomness) for part in self.parts))
 
-    def _fill(self, masks: np.ndarray, t: np.ndarray) -> None:
-        """Write a cos + b sin and b cos - a sin of each harmonic of t: the parts of (a - ib) e^(i h w t).
+    def _dealt(self, part: HarmonicMasks, turns: np.ndarray, randomness: Randomness) -> HarmonicMasks:
+        """The masks for t, in periods; in blocks that fit a core's cache."""
+        shape, width = part.with_cos.shape, part.width
+        chosen = np.s_[part.first : part.first + shape[0]]
+        harmonics = np.asarray(self.series.harmonics[chosen])
+        factors = np.stack([self.series.cos[chosen], self.series.sin[chosen]], axis=-1) * 2.0**self.mask_bits
+        steps, size = tuple(np.diff(harmonics, prepend=0).tolist()), shape[0] * turns.size
 
-        Harmonic by harmonic from the last one: float64 loses less than 2^-40 over hundreds of them.
-        """
-        angle = (t & ((1 << self._modulus_bits) - 1)) * (2j * math.pi / 2.0**self._modulus_bits)
-        wave, last, turns = np.ones(t.shape, complex), 0, {}
-        for k, (h, a, b) in enumerate(zip(self.series.harmonics, self.series.cos, self.series.sin, strict=True)):
-            if h - last not in turns:
-                turns[h - last] = np.exp((h - last) * angle)
-            wave, last = wave * turns[h - last], h
-            term = wave * (complex(a, -b) * 2.0**self.mask_bits)
-            masks[0, k], masks[1, k] = np.rint(term.real), np.rint(-term.imag)
+        def by_harmonic(packed: np.ndarray) -> tuple[np.ndarray, ...]:
+            return tuple(piece.reshape(shape[0], -1) for piece in pieces(packed, width))
 
-    def masked(self, x: Fixed) -> jax.Array:
+        keys = [[os.urandom(SEED_BYTES) for _ in range(randomness.parties - 1)] for _ in range(2)]
+        drawn = [[by_harmonic(expand_packed(key, size, width)) for key in own] for own in keys]
+        left = [np.empty(packed_bytes(size, width), np.uint8) for _ in range(2)]
+        pieces_left = [by_harmonic(each) for each in left]
+        with enable_x64():
+            for start in range(0, turns.size, _DEALT_TOGETHER):
+                block = np.s_[:, start : start + _DEALT_TOGETHER]
+                taken = [[tuple(piece[block] for piece in own) for own in each] for each in drawn]
+                found = _dealt_series(turns[block[1]], factors, taken, steps=steps, bits=width)
+                for rest, values in zip(pieces_left, found, strict=True):
+                    for piece, value in zip(rest, values, strict=True):
+                        piece[block] = value
+        with_cos, with_sin = (Array(shape, width, (*own, rest)) for own, rest in zip(keys, left, strict=True))
+        return part.replace(with_cos=with_cos, with_sin=with_sin)
+
+    def masked(self, x: Fixed) -> Masked:
         """What to open: x - t modulo the period, uniform whatever x is."""
-        return opened_modulo(x.ring - self.t, self._modulus_bits)
-
-    def delta(self, opening: jax.Array) -> jax.Array:
-        """x - t modulo the period, from the opened value: a public integer with `bits` fraction bits."""
-        return signed_modulo(opening, self._modulus_bits)
+        if x.width - x.bits < self.modulus_bits - self.bits:
+            raise ValueError(f"a period of {self.series.period} doesn't fit a ring of {x.width - x.bits} integer bits")
+        x = x.rounded(self.bits).at(self.bits)
+        return Masked(x.ring - self.t, self.modulus_bits)
 
     def finish(self, opening: jax.Array) -> Fixed:
         """The series at x, from the opened value; no message, untruncated."""
-        delta = self.delta(opening)
-        many = delta.size > 1 << 13 and len(self.series.harmonics) <= _MOST_BY_RECURRENCE
-        total = local(self._by_recurrence)(delta, self.with_cos, self.with_sin) if many else self._directly(delta)
+        turn = opening.astype(jnp.float64) * 2.0 ** (1 - self.modulus_bits)
+        few = len(self.series.harmonics) <= _UNROLLED
+        waves = (_one_from_the_other if few else _each_on_its_own)(turn, self.series.harmonics)
+        total = functools.reduce(jnp.add, [self._sum(part, *waves) for part in self.parts])
         bits = self.mask_bits + self.public_bits
-        constant = round(self.series.constant * 2.0**bits)
-        return Fixed(total + np.int64((constant + 2**63) % 2**64 - 2**63), bits)
+        return Fixed(total + round(self.series.constant * 2**bits), bits, self.width)
 
-    def _directly(self, delta: jax.Array) -> jax.Array:
-        """Every harmonic's sine from its own polynomial: no error that grows with the harmonic."""
-        harmonic = jnp.asarray(self.series.harmonics, jnp.int64).reshape(-1, *[1] * delta.ndim)
-        drop = 64 - self._modulus_bits
-        turn = ((harmonic * delta) << drop) >> drop
-        cosine, sine = _cos_sin(_unit(turn, self._modulus_bits - 1, FINE_BITS), FINE_BITS)
-        shift = FINE_BITS - self.public_bits
-        return jnp.sum((cosine >> shift) * self.with_cos + (sine >> shift) * self.with_sin, axis=0)
-
-    def _by_recurrence(self, delta: jax.Array, with_cos: jax.Array, with_sin: jax.Array) -> jax.Array:
-        """Chebyshev's recurrence over evenly spaced harmonics: two products each, for large arrays."""
-        first, step = self.series.harmonics[0], 2 if self.series.harmonics[1:2] == (3,) else 1
-        if self.series.harmonics != tuple(range(first, first + step * len(self.series.harmonics), step)) or first != 1:
-            raise ValueError(f"harmonics {self.series.harmonics} are not 1, 2, 3, ... or 1, 3, 5, ...")
-        bits = self.trigonometry_bits
-        cosine, sine = _cos_sin(_unit(delta, self._modulus_bits - 1, bits), bits)
-        double = (4 * _times(cosine, cosine, bits) - (2 << bits)) if step == 2 else 2 * cosine
-        # c(h + step) = double c(h) - c(h - step). For u = +-c with the signs + + - - in turn, that is +-double u + u:
-        # an addition, where a subtraction costs SPU two passes. The terms with a minus are summed apart.
-        doubles = double, -double
-        before = (-cosine, sine) if step == 2 else (jnp.full_like(cosine, -(1 << bits)), jnp.zeros_like(sine))
-        now, shift = (cosine, sine), bits - self.public_bits
-        sums: tuple[list[jax.Array], list[jax.Array]] = ([], [])
-        for k in range(len(self.series.harmonics)):
-            negative = k % 4 in (2, 3)
-            factors = [factor >> shift if shift else factor for factor in now]
-            sums[negative].append(factors[0] * with_cos[k] + factors[1] * with_sin[k])
-            sign = doubles[k % 2]
-            now, before = (_times(sign, now[0], bits) + before[0], _times(sign, now[1], bits) + before[1]), now
-        total = functools.reduce(jnp.add, sums[0])
-        return total - functools.reduce(jnp.add, sums[1]) if sums[1] else total
+    def _sum(self, part: HarmonicMasks, cosines: Waves, sines: Waves) -> jax.Array:
+        """The terms of some harmonics, from the cosines and sines of delta."""
+        own = np.s_[part.first : part.first + part.with_cos.shape[0]]
+        scale = 2.0 ** (self.public_bits - part.dropped)
+        if isinstance(cosines, list):
+            both = zip(cosines[own], sines[own], strict=True)
+            integers = [(_integer(cosine * scale), _integer(sine * scale)) for cosine, sine in both]
+            terms = [c * part.with_cos[k] + s * part.with_sin[k] for k, (c, s) in enumerate(integers)]
+            total = functools.reduce(jnp.add, terms)
+        else:
+            assert not isinstance(sines, list)
+            total = _integer(cosines[own] * scale) * part.with_cos + _integer(sines[own] * scale) * part.with_sin
+            total = jnp.sum(total, axis=0)
+        return total << part.dropped
 
 
-def _unit(turn: jax.Array, turn_bits: int, bits: int) -> jax.Array:
-    """An integer in [-2^turn_bits, 2^turn_bits) as a number in [-1, 1) with `bits` fraction bits."""
-    return turn >> (turn_bits - bits) if turn_bits >= bits else turn << (bits - turn_bits)
+Waves = list[jax.Array] | jax.Array
+"""Of every harmonic: a list, or one array with the harmonics first."""
 
 
-def _times(x: jax.Array, y: jax.Array, bits: int) -> jax.Array:
-    return (x * y) >> bits
+def _each_on_its_own(turn: jax.Array, harmonics: Sequence[int]) -> tuple[Waves, Waves]:
+    """Cosines and sines of each harmonic of an angle, in half turns."""
+    harmonic = jnp.asarray(harmonics, jnp.float64).reshape(-1, *[1] * turn.ndim)
+    angle = math.pi * ((harmonic * turn + 1) % 2 - 1)
+    return jnp.cos(angle), jnp.sin(angle)
 
 
-def _cos_sin(z: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
-    """cos(pi z) and sin(pi z) for public z in [-1, 1): polynomials in z^2, within 2^-22."""
-    square = _times(z, z, bits)
-    cosine, sine = (_polynomial(square, c, bits) for c in (_cosine_coefficients(), _sine_coefficients()))
-    return cosine, _times(z, sine, bits)
+def _one_from_the_other(turn: jax.Array, harmonics: Sequence[int]) -> tuple[Waves, Waves]:
+    """The same by e^(i (h + step) angle) = e^(i h angle) e^(i step angle)."""
+    square = turn * turn
+    first = _polynomial(square, _cosine_coefficients()), turn * _polynomial(square, _sine_coefficients())
+    powers, last = {1: first}, 0
+    found: list[tuple[jax.Array, jax.Array]] = []
+    for harmonic in harmonics:
+        step = harmonic - last
+        for n in range(2, step + 1):
+            powers.setdefault(n, _rotated(powers[n - 1], first))
+        found.append(_rotated(found[-1], powers[step]) if found else powers[step])
+        last = harmonic
+    return [cosine for cosine, _ in found], [sine for _, sine in found]
 
 
-def _polynomial(x: jax.Array, coefficients: tuple[float, ...], bits: int) -> jax.Array:
-    integers = [round(c * (1 << bits)) for c in coefficients]
-    total = integers[-1] * x >> bits
-    for coefficient in integers[-2:0:-1]:
-        total = _times(total + coefficient, x, bits)
-    return total + integers[0]
+@functools.partial(jax.jit, static_argnames=("steps", "bits"))
+def _dealt_series(turns: jax.Array, factors: jax.Array, taken: list, *, steps: tuple[int, ...], bits: int) -> list:
+    """a cos + b sin and b cos - a sin of each harmonic of t, the parts of (a - ib) e^(i h w t), less what was drawn.
+
+    Harmonic by harmonic, each from the last one: float64 loses less than 2^-40 over hundreds of them.
+
+    Args:
+        turns: t in periods.
+        factors: (harmonics, 2): a and b.
+        taken: for each of the two, for each other party, pieces (harmonics, values) of what it draws.
+        steps: from harmonic to harmonic.
+        bits: of the ring of the result, which comes in pieces too.
+    """
+    kinds = sorted(set(steps))
+    rotations = [(jnp.cos(2 * math.pi * step * turns), jnp.sin(2 * math.pi * step * turns)) for step in kinds]
+
+    def following(wave: tuple[jax.Array, jax.Array], harmonic: tuple) -> tuple[tuple, list]:
+        kind, (a, b), drawn = harmonic
+        cosines, sines = zip(*rotations, strict=True)
+        cosine, sine = wave = _rotated(wave, (lax.select_n(kind, *cosines), lax.select_n(kind, *sines)))
+        masks = _integer(a * cosine + b * sine), _integer(b * cosine - a * sine)
+        rests = (functools.reduce(jnp.subtract, map(joined, own), mask) for mask, own in zip(masks, drawn, strict=True))
+        return wave, [tuple(cut_pieces(rest, bits)) for rest in rests]
+
+    start = jnp.ones_like(turns), jnp.zeros_like(turns)
+    chosen = jnp.asarray([kinds.index(step) for step in steps], jnp.int32)
+    return lax.scan(following, start, (chosen, (factors[:, 0], factors[:, 1]), taken))[1]
+
+
+def _rotated(x: tuple[jax.Array, jax.Array], y: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The product of two complex numbers."""
+    return x[0] * y[0] - x[1] * y[1], x[0] * y[1] + x[1] * y[0]
+
+
+def _integer(x: jax.Array) -> jax.Array:
+    """The nearest integers to numbers below 2^51: one addition, where a conversion is many operations."""
+    return lax.bitcast_convert_type(x + _ROUND, jnp.int64) - int(np.float64(_ROUND).view(np.int64))
+
+
+def _polynomial(x: jax.Array, coefficients: tuple[float, ...]) -> jax.Array:
+    total = jnp.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = total * x + coefficient
+    return total
 
 
 @functools.cache
 def _sine_coefficients() -> tuple[float, ...]:
-    return _even_fit(lambda z: math.pi * np.sinc(z), 7)
+    """sin(pi z) / z in z^2."""
+    return _even_fit(lambda z: math.pi * np.sinc(z), 10)
 
 
 @functools.cache
 def _cosine_coefficients() -> tuple[float, ...]:
-    return _even_fit(lambda z: np.cos(math.pi * z), 7)
+    """cos(pi z) in z^2."""
+    return _even_fit(lambda z: np.cos(math.pi * z), 10)
 
 
 def _even_fit(function, terms: int) -> tuple[float, ...]:
-    """Coefficients in z^2 of a polynomial through the function at Chebyshev's nodes."""
+    """Coefficients in z^2, z in [-1, 1], of a polynomial through the function at Chebyshev's nodes."""
     nodes = (np.cos(math.pi * (np.arange(terms) + 0.5) / terms) + 1) / 2
     return tuple(np.linalg.solve(np.vander(nodes, terms, increasing=True), function(np.sqrt(nodes))).tolist())

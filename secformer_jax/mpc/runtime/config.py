@@ -16,7 +16,7 @@ from secformer_jax.mpc.runtime.layout import names as names
 
 # Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
 PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
-# Masked openings drop the high bits of a 64-bit ring: in a wider one they would open more than a masked value.
+# Elements are int64 outside SPU, whatever their own ring is.
 FIELDS = ("FM64",)
 FRACTION_BITS = range(8, 27)
 

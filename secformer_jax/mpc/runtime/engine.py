@@ -7,36 +7,27 @@ inside the parties' runtimes; what a program returns is the only thing that is r
 from __future__ import annotations
 
 import itertools
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import spu
 from spu import libspu
+from threadpoolctl import ThreadpoolController
 
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.material import Dealt
 from secformer_jax.mpc.runtime.compiler import compile_program
 from secformer_jax.mpc.runtime.config import MpcConfig
-from secformer_jax.mpc.runtime.own_shares import OwnShares
-from secformer_jax.mpc.runtime.profile import LogReader, Profile, parse
-from secformer_jax.mpc.runtime.program import (
-    OFFLINE,
-    ONLINE,
-    SETUP,
-    Input,
-    LocalStage,
-    Program,
-    Stage,
-    request_inputs,
-    weight_input,
-)
-from secformer_jax.mpc.runtime.shares import Component, deal
-from secformer_jax.mpc.runtime.values import to_spu
+from secformer_jax.mpc.runtime.party import Party
+from secformer_jax.mpc.runtime.profile import Profile
+from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Input, Program, Step, request_inputs, weight_input
+from secformer_jax.mpc.runtime.shares import RING_BITS, Share, deal, decode, encode, join, sent_bytes, share
 
 _session = itertools.count()
 
@@ -47,23 +38,35 @@ class Result:
 
     Attributes:
         value: the function's result, revealed to the client.
-        profile: bytes, messages and seconds inside SPU, in total, by part and by operation.
-        seconds: wall time from the shared input to the revealed result, the dealer's own time left out.
-        offline_bytes: what the party with most has from the dealer for this request, and what it sent ahead of it.
-        dealing_seconds: time for making it, and for handing it to the parties.
+        profile: bytes, messages and seconds online, in total, by part and by operation.
+        ahead: the same ahead of the input.
+        seconds: wall time from the input to the revealed result.
+        dealing_seconds: time for making the material, as shares.
         preparing_seconds: time for the parties' work ahead of the input.
+        dealt_bytes: by rank, what a party has from the dealer for this request.
+        client_bytes: by rank, what the client sent it.
         setup: cost of what runs once, before the program's first request; empty afterwards.
-        input_bytes: share of the input that the client sent to one party.
     """
 
     value: Any
     profile: Profile
+    ahead: Profile
     seconds: float
-    offline_bytes: int
     dealing_seconds: float
     preparing_seconds: float
-    input_bytes: int
+    dealt_bytes: tuple[int, ...]
+    client_bytes: tuple[int, ...]
     setup: Profile
+
+    @property
+    def offline_bytes(self) -> int:
+        """What the party that has most from the dealer has, and what the profiled one sent ahead of the input."""
+        return max(self.dealt_bytes) + self.ahead.total.send_bytes
+
+    @property
+    def input_bytes(self) -> int:
+        """What the party that has most from the client has."""
+        return max(self.client_bytes)
 
     @property
     def offline_seconds(self) -> float:
@@ -74,15 +77,6 @@ class Result:
     def whole_seconds(self) -> float:
         """Everything that a request needs, ahead of its input and after it."""
         return self.offline_seconds + self.seconds
-
-
-@dataclass
-class _Phase:
-    """What a phase cost one party: in it, and for the material dealt to it (bytes, and the dealer's seconds)."""
-
-    profile: Profile = field(default_factory=Profile)
-    dealt_bytes: int = 0
-    dealing_seconds: float = 0.0
 
 
 class _Clock:
@@ -107,69 +101,64 @@ class Parties:
         self._pool = ThreadPoolExecutor(config.world_size)
         self._config, self._profiled_rank = config, profiled_rank
         self._io = spu.Io(config.world_size, config.runtime_config())
-        self._runtimes: list[spu.Runtime] = []
+        self._libraries, self._cores = ThreadpoolController(), len(os.sched_getaffinity(0))
 
-        def start(rank: int) -> spu.Runtime:
-            link = libspu.link.create_mem(description, rank)
-            return spu.Runtime(link, config.runtime_config(profile=rank == profiled_rank))
+        def start(rank: int) -> Party:
+            return Party(config, libspu.link.create_mem(description, rank), profiled=rank == profiled_rank)
 
-        self._runtimes = list(self._pool.map(start, range(config.world_size)))
-        self._own = [OwnShares(config, runtime) for runtime in self._runtimes]
+        self._parties = list(self._pool.map(start, range(config.world_size)))
 
-    def each(self, action: Callable[[spu.Runtime], Any]) -> list:
-        """Run an action on every party at once and return the results by rank."""
-        return list(self._pool.map(action, self._runtimes))
+    def nothing(self) -> tuple[int, ...]:
+        """No byte for any party."""
+        return (0,) * self._config.world_size
 
-    def share(self, name: str, array: np.ndarray, *, secret: bool = True) -> int:
-        """Give the parties an array under a variable name, as shares or in clear; returns the bytes for one party."""
-        visibility = libspu.Visibility.VIS_SECRET if secret else libspu.Visibility.VIS_PUBLIC
-        shares = self._io.make_shares(np.ascontiguousarray(array), visibility)
-        for runtime, piece in zip(self._runtimes, shares, strict=True):
-            runtime.set_var(name, piece)
-        return sum(len(chunk) for chunk in shares[0].share_chunks)
+    def share(self, name: str, array: np.ndarray, counted: tuple[int, ...], bits: int = RING_BITS) -> tuple[int, ...]:
+        """Give the parties shares of an array; returns the counted bytes of each, and these."""
+        ring = encode(array, self._config.fraction_bits)
+        shares = share(ring, str(array.dtype), self._config.protocol, self._config.world_size, bits)
+        return self.give(name, shares, counted)
 
-    def give(self, name: str, shape: tuple[int, ...], components: list[Component], *, local_only: bool) -> int:
-        """Give the parties their components of ring elements; returns the bytes of the party that gets most.
+    def give(self, name: str, shares: list[Share], counted: tuple[int, ...]) -> tuple[int, ...]:
+        """Give the parties their shares; returns the counted bytes of each, and these."""
+        for party, own in zip(self._parties, shares, strict=True):
+            party.put(name, own)
+        return tuple(before + sent_bytes(own) for before, own in zip(counted, shares, strict=True))
 
-        With `local_only` SPU never reads them, and local stages alone do.
+    def publish(self, name: str, array: np.ndarray) -> None:
+        """Give the parties ring elements in clear."""
+        for party in self._parties:
+            party.put_public(name, array)
+
+    def run(self, stage: Step) -> None:
+        """Run one stage on every party at once, each with its part of this machine.
+
+        Raises:
+            RuntimeError: the parties have ended.
         """
+        if not self._parties:
+            raise RuntimeError("the engine is closed")
+        with self._libraries.limit(limits=max(1, self._cores // self._config.world_size)):
+            list(self._pool.map(lambda party: party.step(stage), self._parties))
 
-        def hold(rank: int) -> int:
-            ring, protocol = pieces[rank].stacked(), self._config.protocol
-            if local_only:
-                self._own[rank].keep(name, ring)
-            else:
-                self._runtimes[rank].set_var(name, to_spu(ring, protocol))
-            return sum(len(c) if isinstance(c, bytes) else c.nbytes for c in pieces[rank].components)
-
-        pieces = deal(components, "int64", shape, self._config.protocol)
-        return max(self._pool.map(hold, range(len(pieces))))
-
-    def run(self, stage: Stage | LocalStage) -> float:
-        """Run one stage on every party at once; returns the seconds that SPU did not see."""
-        clock, seconds = _Clock(), 0.0
-        if isinstance(stage, Stage):
-            executable = stage.executable()
-            self.each(lambda runtime: runtime.run(executable))
-        else:
-            list(self._pool.map(lambda own: own.run(stage), self._own))
-            seconds = clock.seconds()
-        self.free(stage.frees)
-        return seconds
+    def costs(self) -> Profile:
+        """What the stages since the last call cost the profiled party."""
+        return [party.costs() for party in self._parties][self._profiled_rank]
 
     def free(self, names: Iterable[str]) -> None:
         """Forget variables."""
-        for own in self._own:
-            own.free(names)
+        for party in self._parties:
+            party.free(names)
 
     def reconstruct(self, name: str) -> np.ndarray:
         """Reveal a variable to the client: every party sends it its share."""
-        return self._io.reconstruct([runtime.get_var(name) for runtime in self._runtimes])
+        if all(party.in_runtime(name) for party in self._parties):
+            return self._io.reconstruct([party.runtime_share(name) for party in self._parties])
+        dtypes, components = zip(*(party.get(name) for party in self._parties), strict=True)
+        return decode(join(components), dtypes[0], self._config.fraction_bits)
 
     def close(self) -> None:
         """End the parties and forget their shares."""
-        self._own.clear()
-        self._runtimes.clear()
+        self._parties.clear()
         self._pool.shutdown()
 
 
@@ -192,7 +181,6 @@ class Engine:
         profiled_rank: int = 0,
     ) -> None:
         self.config = config
-        self._log = LogReader()
         self._part_of, self._keep_weights = part_of, keep_weights
         self._parties = Parties(config, profiled_rank)
         self._weights: list[tuple[Input, jax.ShapeDtypeStruct]] = []
@@ -218,12 +206,16 @@ class Engine:
                 are already masked.
         """
         leaves, self._weights_tree = jax.tree_util.tree_flatten_with_path(weights)
-        sent = 0
+        shared, in_clear = self._parties.nothing(), 0
         for path, leaf in leaves:
             variable = weight_input(path, public=public, keep=self._keep_weights)
             self._weights.append((variable, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)))
-            sent += self._parties.share(variable.name, np.asarray(leaf), secret=variable.secret)
-        return sent
+            if variable.secret:
+                shared = self._parties.share(variable.name, np.asarray(leaf), shared)
+            else:
+                self._parties.publish(variable.name, np.asarray(leaf))
+                in_clear += leaf.nbytes
+        return max(shared) + in_clear
 
     def compile(self, function: Callable, material: Any, *inputs: Any) -> Program:
         """Compile function(weights, material, *inputs) for the published weights and the shapes of the rest.
@@ -237,64 +229,60 @@ class Engine:
         variables = [variable for variable, _ in self._weights] + request_inputs(material, inputs)
         return compile_program(function, (weights, material, *inputs), variables, self.config, part_of=self._part_of)
 
-    def run(self, program: Program, material: Dealt, *inputs: Any) -> Result:
+    def run(self, program: Program, material: Dealt, *inputs: Any, bits: Sequence[int] | None = None) -> Result:
         """Serve one request; the material is used up.
+
+        Args:
+            program: compiled for inputs of these shapes.
+            material: dealt for it.
+            inputs: the client's.
+            bits: of the ring that each leaf of them is shared in; by default all 64.
 
         Raises:
             MaterialReusedError: the material has served before.
         """
-        self._log.lines()
+        self._parties.costs()
         setup = Profile()
         if not any(program is done for done in self._set_up):
             self._set_up.append(program)
-            setup = self._run_phase(program, SETUP).profile
-        clock = _Clock()
-        undealt, local_only = {f"material{i}": i for i in range(len(material))}, program.local_only()
-
-        def fill(stage: Stage | LocalStage) -> int:
-            dealt_bytes = 0
-            for name in sorted(undealt.keys() & set(stage.inputs)):
-                dealt = material.components(undealt.pop(name), self.config.world_size)
-                dealt_bytes += self._parties.give(name, *dealt, local_only=name in local_only)
-            return dealt_bytes
-
-        ahead = self._run_phase(program, OFFLINE, fill)
-        ahead_seconds = clock.seconds()
-
+            setup = self._run_phase(program, SETUP)
         clock = _Clock()
         read = {name for stage in program.stages for name in stage.inputs} | set(program.output_names)
-        input_bytes = sum(
-            self._parties.share(f"input{i}", np.asarray(leaf))
-            for i, leaf in enumerate(jax.tree.leaves(inputs))
-            if f"input{i}" in read
-        )
-        # Material that serves online directly is dealt just before its stage, to bound memory; its time is offline's.
-        online = self._run_phase(program, ONLINE, fill)
+        dealt_bytes = self._parties.nothing()
+        for i, array in enumerate(material.take(self.config.world_size)):
+            if f"material{i}" in read:
+                shares = deal(array.components, "int64", array.shape, self.config.protocol, array.bits)
+                dealt_bytes = self._parties.give(f"material{i}", shares, dealt_bytes)
+        dealing_seconds = clock.seconds()
+
+        clock = _Clock()
+        ahead = self._run_phase(program, OFFLINE)
+        preparing_seconds = clock.seconds()
+
+        clock = _Clock()
+        client_bytes = self._parties.nothing()
+        leaves = jax.tree.leaves(inputs)
+        for i, (leaf, width) in enumerate(zip(leaves, bits or [RING_BITS] * len(leaves), strict=True)):
+            if f"input{i}" in read:
+                client_bytes = self._parties.share(f"input{i}", np.asarray(leaf), client_bytes, width)
+        online = self._run_phase(program, ONLINE)
         flat = [self._parties.reconstruct(name) for name in program.output_names]
         self._parties.free(set(program.output_names) - {variable.name for variable, _ in self._weights})
         return Result(
             value=jax.tree.unflatten(program.output_tree, flat),
-            profile=online.profile,
-            seconds=clock.seconds() - online.dealing_seconds,
-            offline_bytes=ahead.dealt_bytes + online.dealt_bytes + ahead.profile.total.send_bytes,
-            dealing_seconds=ahead.dealing_seconds + online.dealing_seconds,
-            preparing_seconds=ahead_seconds - ahead.dealing_seconds,
-            input_bytes=input_bytes,
+            profile=online,
+            ahead=ahead,
+            seconds=clock.seconds(),
+            dealing_seconds=dealing_seconds,
+            preparing_seconds=preparing_seconds,
+            dealt_bytes=dealt_bytes,
+            client_bytes=client_bytes,
             setup=setup,
         )
 
-    def _run_phase(
-        self, program: Program, phase: int, deal: Callable[[Stage | LocalStage], int] = lambda stage: 0
-    ) -> _Phase:
-        """Run a phase's stages, each after its material was dealt."""
-        done, local = _Phase(), []
+    def _run_phase(self, program: Program, phase: int) -> Profile:
+        """Run a phase's stages; returns what they cost the profiled party."""
         for stage in program.stages:
             if stage.phase == phase:
-                clock = _Clock()
-                done.dealt_bytes += deal(stage)
-                done.dealing_seconds += clock.seconds()
-                local.append((stage.part, self._parties.run(stage)))
-        done.profile = parse(self._log.lines())
-        for part, seconds in local:
-            done.profile.add_local(part, seconds)
-        return done
+                self._parties.run(stage)
+        return self._parties.costs()

@@ -1,93 +1,91 @@
-"""One computing party in a process of its own: SPU's runtime, and this party's shares and no others'."""
+"""One computing party: SPU's runtime at its end of the link, this party's shares, and no others'.
+
+Values are here as plain arrays until SPU reads them, and in SPU's runtime from then on: what SPU writes stays there.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import singledispatchmethod
+from typing import Any
 
 import numpy as np
 import spu
-from jax.experimental import enable_x64
-from spu import experimental, libspu
+from spu import libspu
 
-from secformer_jax.mpc.runtime.compiler import compile_program
+from secformer_jax.mpc.ring import cut, ring_matmul
 from secformer_jax.mpc.runtime.config import MpcConfig
-from secformer_jax.mpc.runtime.own_shares import OwnShares
-from secformer_jax.mpc.runtime.profile import LogReader, Profile, parse
-from secformer_jax.mpc.runtime.program import SETUP, Input, Program, Stage
-from secformer_jax.mpc.runtime.shares import HELD, Share
+from secformer_jax.mpc.runtime.exchange import open_shares
+from secformer_jax.mpc.runtime.profile import Cost, LogReader, Profile, parse
+from secformer_jax.mpc.runtime.program import LocalStage, OpeningStage, ProductStage, Program, Stage, Step
+from secformer_jax.mpc.runtime.shares import HELD, RING_BITS, Share, pieces
 from secformer_jax.mpc.runtime.values import from_spu, to_spu
 
 
+@dataclass
+class _Held:
+    """A value outside SPU's runtime.
+
+    Attributes:
+        array: ring elements, (components, *shape) if they are shares; a share that nobody has read yet; or digits of
+            a matrix, of each component.
+        secret: whether it is shared.
+        dtype: of the plaintext.
+    """
+
+    array: Any
+    secret: bool
+    dtype: str = "int64"
+
+
 class Party:
-    """SPU's runtime at one end of the link.
+    """SPU's runtime at one end of the link, and what is beside it.
 
     Args:
         config: protocol and ring.
         link: to the other parties; its rank is this party's.
+        profiled: have SPU log its costs.
     """
 
-    def __init__(self, config: MpcConfig, link: libspu.link.Context) -> None:
+    def __init__(self, config: MpcConfig, link: libspu.link.Context, *, profiled: bool = True) -> None:
         self._config, self._link = config, link
-        self._log = LogReader()
-        self._runtime = spu.Runtime(link, config.runtime_config(profile=True))
-        self._own = OwnShares(config, self._runtime)
-        self._openings: dict[tuple[int, ...], Program] = {}
+        self._runtime = spu.Runtime(link, config.runtime_config(profile=profiled))
+        self._log = LogReader() if profiled else None
+        self._held: dict[str, _Held] = {}
+        self._own = Profile()
+        self._components = HELD[config.protocol](link.rank)
+        self._first = np.array([component == 0 for component in self._components], np.int64)
 
-    def put(self, name: str, share: Share, *, local_only: bool = False) -> None:
-        """Keep a share: in the runtime, or beside it for local stages alone (see `Program.local_only`).
+    def put(self, name: str, share: Share) -> None:
+        """Keep a share.
 
         Raises:
             ValueError: a share with another number of components than this protocol's.
         """
-        held = HELD[self._config.protocol](self._link.rank)
-        if len(share.components) != len(held):
-            raise ValueError(f"{name}: {len(share.components)} components, and {len(held)} were expected")
-        ring = share.stacked()
-        if local_only:
-            self._own.keep(name, ring)
-        else:
-            self._runtime.set_var(name, to_spu(ring, self._config.protocol, dtype=share.dtype))
+        if len(share.components) != len(self._components):
+            raise ValueError(f"{name}: {len(share.components)} components, and {len(self._components)} were expected")
+        self._held[name] = _Held(share, True, share.dtype)
+
+    def put_public(self, name: str, array: np.ndarray) -> None:
+        """Keep a public array of ring elements."""
+        self._held[name] = _Held(array, False)
 
     def get(self, name: str) -> tuple[str, np.ndarray]:
-        """The dtype of a secret variable, and the ring elements of this party's own component."""
+        """The dtype of a variable, and this party's component of its ring elements; of what is public, all or none."""
+        held = self._held.get(name)
+        if held is not None:
+            ring = np.asarray(self._read(name, held.secret))
+            return held.dtype, ring[0] if held.secret else ring * self._first[0]
         dtype, ring = from_spu(self._runtime.get_var(name), self._config.protocol)
         return dtype, ring[0]
 
-    def free(self, names: Iterable[str]) -> None:
-        """Forget variables."""
-        self._own.free(names)
-
-    def run(self, program: Program, phase: int) -> Profile:
-        """Run a phase of a program together with the other parties; returns what it cost this one."""
-        self._log.lines()
-        for stage in program.stages:
-            if stage.phase == phase:
-                if isinstance(stage, Stage):
-                    self._runtime.run(stage.executable())
-                else:
-                    self._own.run(stage)
-                self.free(stage.frees)
-        return parse(self._log.lines())
-
-    def open_difference(self, secret: str, mask: str, result: str, shape: tuple[int, ...]) -> None:
-        """Open secret - mask, two shared int64 variables of this shape, as the public variable `result`."""
-        if shape not in self._openings:
-            specs = [np.broadcast_to(np.int64(0), shape)] * 2
-            inputs = [Input("secret", SETUP), Input("mask", SETUP)]
-            self._openings[shape] = compile_program(
-                _opened_difference, specs, inputs, self._config, part_of=lambda stack: "publish"
-            )
-        program = self._openings[shape]
-        [stage] = program.stages
-        names = {"secret": secret, "mask": mask}
-        self._runtime.run(
-            libspu.Executable(
-                name=stage.part,
-                input_names=[names[name] for name in stage.inputs],
-                output_names=[result],
-                code=stage.code,
-            )
-        )
+    def open_difference(self, secret: str, mask: str, result: str) -> None:
+        """Open secret - mask, two shared int64 variables, as the public variable `result`."""
+        share = np.asarray(self._read(secret, True)) - np.asarray(self._read(mask, True))
+        [found], _, _ = open_shares(self._link, self._config.protocol, [share], [RING_BITS])
+        self.put_public(result, found)
 
     def agree(self, digest: str) -> None:
         """Compare a digest with the other parties'.
@@ -106,7 +104,116 @@ class Party:
         """Leave the link."""
         self._link.stop_link()
 
+    def in_runtime(self, name: str) -> bool:
+        """Whether a variable is SPU's, in whatever form."""
+        return name not in self._held
 
-def _opened_difference(secret, mask):
-    with enable_x64():
-        return experimental.reveal(secret - mask)
+    def runtime_share(self, name: str) -> libspu.Share:
+        """What SPU holds of a variable."""
+        return self._runtime.get_var(name)
+
+    def free(self, names: Iterable[str]) -> None:
+        """Forget variables."""
+        for name in names:
+            if self._held.pop(name, None) is None:
+                self._runtime.del_var(name)
+
+    def run(self, program: Program, phase: int) -> Profile:
+        """Run a phase of a program together with the other parties; returns what it cost this one."""
+        self.costs()
+        for stage in program.stages:
+            if stage.phase == phase:
+                self.step(stage)
+        return self.costs()
+
+    def step(self, stage: Step) -> None:
+        """Run one stage together with the other parties."""
+        self._run(stage)
+        self.free(stage.frees)
+
+    def costs(self) -> Profile:
+        """What the stages since the last call cost this party; of SPU's only if it is profiled."""
+        profile, self._own = self._own, Profile()
+        if self._log is not None:
+            profile.add(parse(self._log.lines()))
+        return profile
+
+    @singledispatchmethod
+    def _run(self, stage: Step) -> None:
+        raise TypeError(f"{type(stage).__name__} is no stage")
+
+    @_run.register
+    def _(self, stage: Stage) -> None:
+        for name in stage.inputs:
+            if name in self._held:
+                held = self._held[name]
+                if isinstance(held.array, Share) and held.array.bits < RING_BITS:
+                    raise RuntimeError(f"{name} is a value modulo 2^{held.array.bits}: SPU's ring has {RING_BITS} bits")
+                array = np.asarray(self._read(name, held.secret))
+                del self._held[name]
+                share = to_spu(array, self._config.protocol, secret=held.secret, dtype=held.dtype)
+                self._runtime.set_var(name, share)
+        self._runtime.run(stage.executable())
+
+    @_run.register
+    def _(self, stage: LocalStage) -> None:
+        started = time.perf_counter()
+        arguments = [self._read_for_xla(*each) for each in zip(stage.inputs, stage.secret, strict=True)]
+        results = stage.function(self._first, arguments)
+        for name, array, secret in zip(stage.outputs, results, stage.function.secret_outputs, strict=True):
+            self._held[name] = _Held(array.block_until_ready(), secret)
+        self._own.add_own(stage.part, "local", Cost(time.perf_counter() - started))
+
+    @_run.register
+    def _(self, stage: ProductStage) -> None:
+        started = time.perf_counter()
+        left, right = (
+            self._factor(name, secret, stage.bits, kept)
+            for name, secret, kept in zip(stage.inputs, stage.secret, stage.kept, strict=True)
+        )
+        # A public factor meets every component of the secret one.
+        products = [ring_matmul(x, y, stage.bits) for x in left for y in right]
+        result = (
+            products[0] if not any(stage.secret) else products[0][None] if len(products) == 1 else np.stack(products)
+        )
+        self._held[stage.outputs[0]] = _Held(result, any(stage.secret))
+        self._own.add_own(stage.part, "product", Cost(time.perf_counter() - started))
+
+    @_run.register
+    def _(self, stage: OpeningStage) -> None:
+        started = time.perf_counter()
+        shares = [np.asarray(self._read(name, True)) for name in stage.inputs]
+        found, sent, messages = open_shares(self._link, self._config.protocol, shares, stage.bits)
+        for name, array in zip(stage.outputs, found, strict=True):
+            self._held[name] = _Held(array, False)
+        self._own.add_own(stage.part, "opening", Cost(time.perf_counter() - started, sent, messages))
+
+    def _read(self, name: str, secret: bool) -> Any:
+        """Ring elements, (components, *shape) of a secret."""
+        held = self._held.get(name)
+        if held is None:
+            return from_spu(self._runtime.get_var(name), self._config.protocol, secret=secret)[1]
+        if isinstance(held.array, list):
+            raise RuntimeError(f"{name} is held as digits, for products of matrices alone")
+        if isinstance(held.array, Share):
+            held.array = held.array.stacked()
+        return held.array
+
+    def _read_for_xla(self, name: str, secret: bool) -> Any:
+        """The same, or the pieces of a packed share of one component."""
+        held = self._held.get(name)
+        if held is None or not isinstance(held.array, Share) or len(self._components) > 1:
+            return self._read(name, secret)
+        held.array = held.array.expanded()
+        return pieces(held.array.components[0], held.array.bits)
+
+    def _factor(self, name: str, secret: bool, bits: int, kept: bool) -> list[Any]:
+        """A factor of a product: one matrix, or one for each component. What stays is held as digits from then on."""
+        held = self._held.get(name)
+        if held is not None and isinstance(held.array, list):
+            return held.array
+        array = np.asarray(self._read(name, secret))
+        factors = [cut(each, bits) if kept else each for each in (array if secret else [array])]
+        if kept and held is not None:
+            held.array = factors
+        return factors

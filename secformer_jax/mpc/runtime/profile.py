@@ -47,16 +47,21 @@ class Profile:
     by_part: dict[str, Cost] = field(default_factory=dict)
     by_operation: dict[str, Cost] = field(default_factory=dict)
 
-    def add_local(self, part: str, seconds: float) -> None:
-        """Add a party's own work outside SPU, which sends nothing."""
-        if seconds:
-            cost = Cost(seconds)
-            for total in (
-                self.total,
-                self.by_part.setdefault(part, Cost()),
-                self.by_operation.setdefault("local", Cost()),
-            ):
-                total.add(cost)
+    def add(self, other: Profile) -> None:
+        """Add another profile to this one."""
+        self.total.add(other.total)
+        for own, others in ((self.by_part, other.by_part), (self.by_operation, other.by_operation)):
+            for name, cost in others.items():
+                own.setdefault(name, Cost()).add(cost)
+
+    def add_own(self, part: str, operation: str, cost: Cost) -> None:
+        """Add what a party did outside SPU."""
+        for total in (
+            self.total,
+            self.by_part.setdefault(part, Cost()),
+            self.by_operation.setdefault(operation, Cost()),
+        ):
+            total.add(cost)
 
 
 @functools.cache

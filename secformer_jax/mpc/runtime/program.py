@@ -1,4 +1,4 @@
-"""What a compiled function is: a sequence of stages, chained through variables that stay in every party's runtime."""
+"""What a compiled function is: a sequence of stages, chained through variables that stay with every party."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def request_inputs(material: Any, inputs: Any) -> list[Input]:
 
 @dataclass(frozen=True)
 class Step:
-    """Part of a program: its code, and the runtime variables that it reads, writes and is the last to use."""
+    """Part of a program: its code, and the variables that it reads, writes and is the last to use."""
 
     part: str
     phase: int
@@ -71,9 +71,37 @@ class Stage(Step):
 
 @dataclass(frozen=True)
 class LocalStage(Step):
-    """What every party does to its own shares, outside SPU: see `local`. The code is its printed form."""
+    """What every party does to its own shares, outside SPU: see `local`. The code is its printed form.
+
+    Attributes:
+        function: what.
+        secret: of its inputs.
+    """
 
     function: LocalFunction
+    secret: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class ProductStage(Step):
+    """A product of two matrices, one of them public or both: see `operations.product`.
+
+    Attributes:
+        bits: of the ring.
+        secret: of the two factors.
+        kept: whether a factor stays between requests.
+    """
+
+    bits: int
+    secret: tuple[bool, bool]
+    kept: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class OpeningStage(Step):
+    """One message to open values modulo 2^bits: see `operations.opened`."""
+
+    bits: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +111,7 @@ class Program:
     The set-up stages run once; what they leave in the runtime serves every request.
     """
 
-    stages: tuple[Stage | LocalStage, ...]
+    stages: tuple[Step, ...]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     output_tree: Any
@@ -95,11 +123,6 @@ class Program:
             sha.update(repr((stage.part, stage.phase, stage.inputs, stage.outputs, stage.frees)).encode())
             sha.update(stage.code)
         return sha.hexdigest()
-
-    def local_only(self) -> set[str]:
-        """Inputs that SPU never reads: only local stages do."""
-        read = {name for stage in self.stages if isinstance(stage, Stage) for name in stage.inputs}
-        return set(self.input_names) - read - set(self.output_names)
 
     def variables(self) -> set[str]:
         """Every variable that a stage reads or writes."""

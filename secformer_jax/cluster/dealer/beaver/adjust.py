@@ -19,7 +19,7 @@ import numpy as np
 
 from secformer_jax.cluster.dealer.beaver.prg import BLOCK, blocks, permutation, ring_bytes
 from secformer_jax.cluster.dealer.beaver.request import Array, Request
-from secformer_jax.mpc.primitives.ring import ring_matmul
+from secformer_jax.mpc.ring import ring_matmul
 
 # Work on pieces that stay in a core's cache.
 PIECE = 1 << 17

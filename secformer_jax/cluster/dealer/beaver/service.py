@@ -24,7 +24,8 @@ from secformer_jax.cluster.dealer.beaver.sessions import ReplayError, Sessions
 from secformer_jax.cluster.dealer.budget import Budget, BusyError
 from secformer_jax.cluster.dealer.metrics import DealerMetrics
 from secformer_jax.cluster.wire.http import peer_of
-from secformer_jax.mpc.primitives.ring import TERMS
+from secformer_jax.mpc.ring import layout
+from secformer_jax.mpc.runtime.shares import RING_BITS
 
 PATH = "/spu.mpc.semi2k.beaver.ttp_server.BeaverService"
 # What SPU's client takes as one piece, and its error codes.
@@ -130,7 +131,7 @@ def _memory(name: str, request: Request) -> int:
         return 8 * arrays
     if name == "AdjustDot":
         # Both parties' streams; digits of as many terms as are multiplied at once; four results while they add up.
-        digits = 5 * min(1.0, TERMS / request.dimensions[2])
+        digits = 5 * min(1.0, layout(RING_BITS)[2] / request.dimensions[2])
         return int((2 + digits) * arrays) + 4 * request.arrays[-1].size
     return arrays
 
