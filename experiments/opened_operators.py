@@ -245,7 +245,7 @@ def on_minilm(softmax: Callable, norm: Callable) -> Iterator[tuple[str, Operator
 
 def _norms(plan: Plan, bert: Mapping[str, Any]) -> Iterator[tuple[str, NormPlan, int, int, Mapping[str, Any]]]:
     """Every LayerNorm: its place, its constants, ring and fraction bits of its input, and its parameters."""
-    yield "embeddings", plan.embeddings_norm, plan.table_width, scales.TABLE, bert["embeddings"]
+    yield "embeddings", plan.embeddings_norm, plan.table_width, plan.table_bits, bert["embeddings"]
     for i, layer in enumerate(plan.layers):
         own = bert["encoder"]["layer"][str(i)]
         attention = own["attention"]["output"]

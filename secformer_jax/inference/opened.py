@@ -23,7 +23,7 @@ from secformer_jax.openings.attention import two_quad
 from secformer_jax.openings.constants import Plan
 from secformer_jax.openings.fold import prepare
 from secformer_jax.openings.model import LayerNorm, OpenedModel
-from secformer_jax.openings.plan import gelu_tail, make_plan
+from secformer_jax.openings.plan import balance, gelu_tail, make_plan, table
 from secformer_jax.openings.softmax_exact import exact_softmax
 
 FRACTION_BITS = 18
@@ -75,7 +75,9 @@ class OpenedServing:
 
     def _prepared(self) -> Iterator[tuple[str, np.ndarray]]:
         layers = range(self._config.num_hidden_layers)
-        return prepare(self._params, self._config, [gelu_tail(self._config, self._calibration, i)[1] for i in layers])
+        stretches = [gelu_tail(self._config, self._calibration, i)[1] for i in layers]
+        balances, (bits, _) = [balance(self._calibration, i) for i in layers], table(self._config, self._calibration)
+        return prepare(self._params, self._config, bits, stretches, balances)
 
     def is_public(self, path: str) -> bool:
         """Whether a published leaf is given in clear: weights minus uniform masks."""

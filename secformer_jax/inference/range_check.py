@@ -226,6 +226,9 @@ def _watch(
         factor = 1 / variance_ratio(config.embedding_width if place.startswith("embeddings") else config.hidden_size)
     elif quantity == "row_mean":
         factor = 2.0 ** plan.layers[int(place.split(".")[1])].softmax.sum_bits / length
+    elif place.endswith((".query", ".key")):
+        balance = plan.layers[int(place.split(".")[1])].balance
+        factor = balance if place.endswith(".query") else 1 / balance
     elif place.endswith(".gelu") and place.startswith("layer"):
         factor = 1 / plan.layers[int(place.split(".")[1])].gelu_stretch
     if isinstance(node, TruncationPair):

@@ -27,7 +27,7 @@ class Digits:
 
 
 def layout(bits: int) -> tuple[int, int, int]:
-    """(bits of a digit, digits, longest sum) for products modulo 2^bits: sums of products reach 2^53 at most, exactly."""
+    """(bits of a digit, digits, longest sum) for products modulo 2^bits: sums reach 2^53 at most, exactly."""
     if bits <= 24:
         return 24, 1, 1 << 7
     return 22, 2 if bits <= 44 else 3, 1 << 10

@@ -51,7 +51,6 @@ class SoftmaxPlan:
     """Constants of softmax up to its division, and the rings of its values.
 
     Attributes:
-        query_bits, key_bits: fraction bits of queries and keys: those that are large have fewer.
         reciprocal: 1/x for x the row sum divided by 2^sum_bits.
         sum_bits: so that this is at most 1.
         reciprocal_bits: fraction bits of the result.
@@ -61,8 +60,6 @@ class SoftmaxPlan:
         exact: what the exact softmax has besides; None for 2Quad.
     """
 
-    query_bits: int
-    key_bits: int
     reciprocal: Series
     sum_bits: int
     reciprocal_bits: int
@@ -78,6 +75,7 @@ class LayerPlan:
 
     Attributes:
         width: ring of the attention's products with weights.
+        balance: what keys are multiplied with, and queries divided by; their weights have it.
         softmax: see SoftmaxPlan.
         attention_norm, output_norm: see NormPlan.
         gelu: gelu(x) - x/2 of x times gelu_stretch, so that its period is a power of two and no longer than needed.
@@ -86,6 +84,7 @@ class LayerPlan:
     """
 
     width: int
+    balance: float
     softmax: SoftmaxPlan
     attention_norm: NormPlan
     gelu: Series
@@ -99,11 +98,13 @@ class Plan:
     """Public constants of a model at one padded length; they reveal the calibrated ranges.
 
     Attributes:
-        table_width: ring of the embeddings.
+        table_bits: fraction bits of the embeddings: as many as their ring holds.
+        table_width: that ring.
         embeddings_norm: see NormPlan.
         layers: from the first.
     """
 
+    table_bits: int
     table_width: int
     embeddings_norm: NormPlan
     layers: tuple[LayerPlan, ...]

@@ -19,21 +19,25 @@ from secformer_jax.openings import scales
 Tree = Mapping[str, Any]
 
 
-def prepare(params: Tree, config: Architecture, stretches: Sequence[float]) -> Iterator[tuple[str, np.ndarray]]:
+def prepare(
+    params: Tree, config: Architecture, table_bits: int, stretches: Sequence[float], balances: Sequence[float]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Ring elements of all weights, one after the other, with the names that the opened model declares.
 
     Args:
         params: the parameters of the BERT and its head, as `checkpoint.load` gives them.
         config: the model's shape.
+        table_bits: fraction bits of the embeddings (`plan.table`).
         stretches: what GeLU's inputs are multiplied with, layer by layer (`plan.gelu_tail`).
+        balances: what keys are multiplied with, and queries divided by (`plan.balance`).
     """
     bert = params["bert"]
     embeddings, layers = bert["embeddings"], bert["encoder"]["layer"]
     words = _double(embeddings["word_embeddings"]["embedding"])
     types = _double(embeddings["token_type_embeddings"]["embedding"])
-    yield "embeddings/table", _ring(_centred(np.concatenate([words, types])), scales.TABLE)
+    yield "embeddings/table", _ring(_centred(np.concatenate([words, types])), table_bits)
     del words, types
-    yield "embeddings/positions", _ring(_centred(_double(embeddings["position_embeddings"]["embedding"])), scales.TABLE)
+    yield "embeddings/positions", _ring(_centred(_double(embeddings["position_embeddings"]["embedding"])), table_bits)
     if config.relative_buckets:
         table = _double(bert["encoder"]["relative_attention_bias"]["embedding"])
         yield "relative_bias", _ring(table, scales.QUERY + scales.KEY)
@@ -42,7 +46,7 @@ def prepare(params: Tree, config: Architecture, stretches: Sequence[float]) -> I
     for i in range(config.num_hidden_layers):
         layer = layers[str(i)]
         attention, own = layer["attention"], f"layer_{i}"
-        factors = {"query": 1 / math.sqrt(config.head_dim), "key": 1.0, "value": 1.0}
+        factors = {"query": 1 / math.sqrt(config.head_dim) / balances[i], "key": balances[i], "value": 1.0}
         folded = [_fold(attention["self"][name], reader, factor) for name, factor in factors.items()]
         kernel, bias = (np.concatenate([part[k] for part in folded], axis=-1) for k in (0, 1))
         yield f"{own}_attention/qkv_kernel", _ring(kernel, scales.SUM - scales.HIDDEN)

@@ -78,7 +78,7 @@ class Attention(Block):
         summed = residual(e, masks)
         raw = masks.times("qkv", e, qkv) + qkv_bias.ring
         softmax = self.plan.softmax
-        parts = {"query": softmax.query_bits, "key": softmax.key_bits, "value": scales.VALUE}
+        parts = {"query": scales.QUERY, "key": scales.KEY, "value": scales.VALUE}
         rings = dict.fromkeys(parts, softmax.score_width) | {"value": softmax.sums_width}
         before, pairs = {}, {}
         for index, (name, bits) in enumerate(parts.items()):
@@ -195,6 +195,7 @@ class Embeddings(Block):
     """Rows of the word and token type tables, and positions, without their mean, untruncated. 1 message."""
 
     config: Architecture
+    bits: int
     width: int
 
     @nn.compact
@@ -213,7 +214,7 @@ class Embeddings(Block):
         )
         [e] = open_together([Fixed(one_hot, 0, self.width).masked(masks.a, masks.width)])
         read = slice(c.position_offset, c.position_offset + one_hot.shape[1])
-        return Fixed(masks.times("table", e, table) + positions.ring[read], scales.TABLE, self.width)
+        return Fixed(masks.times("table", e, table) + positions.ring[read], self.bits, self.width)
 
 
 class OpenedModel(Block):
@@ -238,7 +239,7 @@ class OpenedModel(Block):
         """
         c, plan = self.config, self.plan
         with jax.named_scope("embeddings"):
-            x = Embeddings(c, plan.table_width, name="embeddings")(one_hot)
+            x = Embeddings(c, plan.table_bits, plan.table_width, name="embeddings")(one_hot)
             x = LayerNorm(plan.embeddings_norm, plan.layers[0].width, name="embeddings_norm")(x)
         keys, bias = Keys(key_weights, key_means), None
         if c.relative_buckets:

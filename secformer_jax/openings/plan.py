@@ -36,8 +36,8 @@ USE_ANOTHER = "use the preset puma"
 LEAST_RECIPROCAL = 8
 """Fraction bits below which an inverse row sum is not worth having."""
 
-MOST_SHIFTED = 8
-"""Bits that queries can have fewer and keys more, or the other way, than usual."""
+TABLE_WIDTH, MOST_TABLE = 24, 22
+"""Bits of the embeddings' ring, which one digit holds, and of its fraction bits the most."""
 
 NORM_BITS = 29
 """Fraction bits of a LayerNorm's product of values and inverse deviation."""
@@ -96,20 +96,21 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
         return NormPlan(_good(series, place, "variance").scaled(math.sqrt(ratio)), centred, max(8, NORM_BITS - centred))
 
     def largest(place: str, width: int = config.hidden_size) -> float:
-        """A bound of what goes into a LayerNorm: no value is beyond the root of the sum of all squares."""
-        return math.sqrt(width * calibration.range(place, "variance").high * SERIES_MARGIN)
+        return _largest_input(calibration, place, width)
 
     layers = []
     for i in range(config.num_hidden_layers):
         place, softmax = f"layer.{i}.", _exact_softmax if exact else _two_quad
         gelu, stretch = gelu_tail(config, calibration, i)
         attention_norm, output_norm = (f"{place}{name}.layer_norm" for name in ("attention", "output"))
-        projected = max(_largest(calibration, f"{place}{name}") for name in ("query", "key", "value"))
+        balanced = {"query": 1 / balance(calibration, i), "key": balance(calibration, i), "value": 1.0}
+        projected = max(_largest(calibration, f"{place}{name}") * factor for name, factor in balanced.items())
         rounded = NORM_BITS - scales.HIDDEN
         width = ring(place, scales.SUM, max(projected, largest(attention_norm)), later=rounded)
         layers.append(
             LayerPlan(
                 width,
+                balanced["key"],
                 softmax(calibration, place, length, width),
                 norm(attention_norm),
                 gelu,
@@ -121,10 +122,21 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
                 norm(output_norm),
             )
         )
-    place, width = "embeddings.layer_norm", config.embedding_width
-    return Plan(
-        max(24, ring(place, scales.TABLE, largest(place, width))), norm(place, width, scales.TABLE), tuple(layers)
-    )
+    bits, width = table(config, calibration)
+    return Plan(bits, width, norm("embeddings.layer_norm", config.embedding_width, bits), tuple(layers))
+
+
+def table(config: Architecture, calibration: Calibration) -> tuple[int, int]:
+    """Fraction bits of the embeddings, and the bits of their ring: 24 unless that leaves too few fraction bits."""
+    place = "embeddings.layer_norm"
+    largest = _largest_input(calibration, place, config.embedding_width)
+    bits = max(scales.TABLE, min(MOST_TABLE, TABLE_WIDTH - ring(place, 0, largest)))
+    return bits, max(TABLE_WIDTH, ring(place, bits, largest))
+
+
+def _largest_input(calibration: Calibration, place: str, width: int) -> float:
+    """A bound of what goes into a LayerNorm: no value is beyond the root of the sum of all squares."""
+    return math.sqrt(width * calibration.range(place, "variance").high * SERIES_MARGIN)
 
 
 def gelu_tail(config: Architecture, calibration: Calibration, layer: int) -> tuple[Series, float]:
@@ -135,6 +147,12 @@ def gelu_tail(config: Architecture, calibration: Calibration, layer: int) -> tup
     stretch = power_of_two(period) / period
     series = fit_gelu_tail(reach, activation=config.hidden_act, period=period).stretched(stretch)
     return replace(series, period=power_of_two(period)), stretch
+
+
+def balance(calibration: Calibration, layer: int) -> float:
+    """What keys are multiplied with, and queries divided by, so that both are of one size: a power of two."""
+    queries, keys = (_largest(calibration, f"layer.{layer}.{name}") for name in ("query", "key"))
+    return 2.0 ** round(math.log2(queries / keys) / 2) if queries and keys else 1.0
 
 
 def _largest(calibration: Calibration, place: str, quantity: str = "output") -> float:
@@ -201,11 +219,7 @@ def _division(calibration: Calibration, place: str, low: float, high: float, wid
     reciprocal_bits = min(scales.RECIPROCAL, RING_BITS + scales.CONTEXT - width - sum_bits - sums_bits)
     if reciprocal_bits < LEAST_RECIPROCAL:
         raise UserError(f"{place}softmax: row sums up to {high:,.0f} are too large for a ring: {USE_ANOTHER}")
-    queries, keys = (_largest(calibration, f"{place}{name}") for name in ("query", "key"))
-    shift = max(-MOST_SHIFTED, min(MOST_SHIFTED, round(math.log2(queries / keys) / 2)))
     return SoftmaxPlan(
-        query_bits=scales.QUERY - shift,
-        key_bits=scales.KEY + shift,
         reciprocal=fit_reciprocal(low / 2**sum_bits, high / 2**sum_bits),
         sum_bits=sum_bits,
         reciprocal_bits=reciprocal_bits,

@@ -11,10 +11,10 @@ SUM = 28
 """What goes into a truncation after a product with weights: the sum of a block's output and the residual, too."""
 
 QUERY = 14
-"""Queries after their truncation, as a rule (see `SoftmaxPlan`); scores come from them times keys."""
+"""Queries after their truncation; scores come from them times keys."""
 
 KEY = 13
-"""Keys after their truncation, likewise; what the one has more the other has less."""
+"""Keys after their truncation."""
 
 VALUE = 12
 """Values after their truncation."""
@@ -32,7 +32,7 @@ FEED = 12
 """GeLU's tail where it meets the output weights."""
 
 TABLE = 17
-"""Embeddings."""
+"""Embeddings, at the least."""
 
 GELU_PUBLIC = 14
 """The public factors of GeLU's series."""
