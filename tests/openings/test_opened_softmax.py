@@ -42,7 +42,6 @@ class Attending(Block):
     @nn.compact
     def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array, weights: jax.Array, means: jax.Array):
         keys, plan = Keys(weights, means), self.plan.softmax
-        # Their ranges are alike here, and so none has more bits than the other.
         q, k = Fixed(query, scales.QUERY, plan.score_width), Fixed(key, scales.KEY, plan.score_width)
         v = Fixed(value, scales.VALUE, plan.sums_width)
         context = attend(self.softmax, self, q, k, v, None, keys, plan, self.plan.width)
