@@ -67,6 +67,7 @@ class Place:
     calibration: Calibration | None
     masking: Masking
     activation: str = "gelu"
+    openings: bool = False
 
     def range(self, quantity: str) -> calibrate.Range:
         """The calibrated range of a quantity here."""
@@ -134,9 +135,15 @@ def _same(shape: Shape, *_: Shape) -> Shape:
     return shape
 
 
+def calibrated_gelu_tail(inputs: calibrate.Range, activation: str, *, any_period: bool) -> fourier.Series:
+    """gelu(x) - x/2 for the inputs of one layer; see `series.fit_gelu_tail`."""
+    reach = max(-inputs.low, inputs.high) * GELU_MARGIN
+    return fourier.fit_gelu_tail(reach, activation=activation, any_period=any_period)
+
+
 def _gelu_fourier(place: Place) -> Gelu:
-    inputs = place.range("input")
-    tail = fourier.fit_gelu_tail(max(-inputs.low, inputs.high) * GELU_MARGIN, activation=place.activation)
+    # SPU reduces modulo a power of two; the opened model scales the input until the shortest period is one.
+    tail = calibrated_gelu_tail(place.range("input"), place.activation, any_period=place.openings)
     return place.masking(partial(gelu.gelu_fourier, tail=tail), tail, _same)
 
 
@@ -254,7 +261,7 @@ def build(
         calibration.check(family(approximations), length)
 
     def at(variant: Variant, name: str) -> Callable:
-        return variant.build(Place(name, length, epsilon, calibration, masking, activation))
+        return variant.build(Place(name, length, epsilon, calibration, masking, activation, approximations.openings))
 
     return ModelFunctions(
         embeddings_layer_norm=at(approximations.layer_norm, "embeddings.layer_norm"),

@@ -25,7 +25,7 @@ class Series:
     """constant + sum_k cos[k] cos(h_k w x) + sin[k] sin(h_k w x), w = 2 pi/period, h_k = harmonics[k].
 
     Attributes:
-        period: a power of two (possibly below 1), so that a masked opening is reduced by a shift.
+        period: where the series is opened a power of two (possibly below 1), so that it is reduced by a shift.
         low, high: the domain that it was fitted on.
         error: largest error there, absolute, or relative where the fit was relative.
     """
@@ -110,7 +110,7 @@ def fit(
     Args:
         function: vectorised, float64.
         low, high: the domain; its width must be below the period.
-        period: a power of two.
+        period: see Series.
         harmonics: multiples of 2 pi/period to use.
         even: cosines alone.
         odd: sines alone, and no constant; the domain is one half of the function's.
@@ -186,21 +186,19 @@ def fit_exponential(low: float, high: float, tolerance: float = 4e-5) -> Series:
     return _fewest(np.exp, low, high, tolerance, least=6, ridge=1e-6)
 
 
-GELU_CORNERS = 3.5
-"""Half of what GeLU's period has beyond its domain."""
-
-
 @functools.lru_cache(maxsize=256)
 def fit_gelu_tail(
-    reach: float, tolerance: float = 1e-3, *, activation: str = "gelu", period: float | None = None
+    reach: float, tolerance: float = 1e-3, *, activation: str = "gelu", any_period: bool = False
 ) -> Series:
     """h(x) = gelu(x) - x/2 = x/2 erf(x/sqrt 2) on abs(x) <= reach: odd cosines alone; likewise for "gelu_new".
 
     The periodic extension of h is a smoothed triangle wave, which is odd about a quarter of its period: so even
     harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends.
-    The period is the next power of two by default, for `GELU_CORNERS` at the least; harmonics grow with it.
+    That is the least period; without `any_period` it is the next power of two. Harmonics grow with it.
     """
-    period = period or power_of_two(2 * (reach + GELU_CORNERS))
+    period = 2 * (reach + 3.5)
+    if not any_period:
+        period = power_of_two(period)
     for count in range(max(2, int(period / 5)), int(period / 3) + 4):
         harmonics = range(1, 2 * count, 2)
         half = fit(_GELU_TAILS[activation], 0.0, reach, period=period, harmonics=harmonics, even=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from secformer_jax.functions.softmax import SHIFT
 from secformer_jax.mpc.material import Leaf, Material, Randomness
-from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, open_together
+from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, open_together, ring_of_multiples
 from secformer_jax.mpc.primitives.products import ProductMasks
 from secformer_jax.mpc.primitives.scaled import ScaledPair
 from secformer_jax.openings import scales
@@ -46,7 +46,7 @@ class MaskedSquare(Material):
             a=a,
             square=randomness.derived(square, self.width),
             b=b,
-            ab=randomness.derived(a.ring * b.ring, self.width),
+            ab=randomness.derived(a.ring * b.ring, ring_of_multiples(self.width, 1)),
             square_b=randomness.derived(square * b.ring, self.width),
         )
 
@@ -100,7 +100,7 @@ def attend(
         sum_bits = numerators.bits + plan.sum_bits
         series = block.material("series", lambda: row_series(plan.reciprocal, row, sum_bits, plan.reciprocal_bits))
         total = Fixed(jnp.sum(numerators.ring, axis=-1, keepdims=True), sum_bits, numerators.width)
-        numerators = numerators.rounded(scales.NUMERATOR)
+        numerators = numerators.rounded(plan.numerator_bits)
         numerators_e, total_opening = open_together([numerators.masked(context.a, context.width), series.masked(total)])
     sums = Fixed(context.times(numerators_e, value.ring, value_e), numerators.bits + value.bits, plan.sums_width)
     # What the division drops at its end, the ring has until then.
@@ -127,7 +127,7 @@ def two_quad(
     """w (s + c)^2 for the scores s: 3 messages; see `Softmax`."""
     shape, weights = (*query.shape[:-1], key.shape[-2]), keys.weights[:, None, None, :]
     scores = block.material("scores", lambda: ProductMasks.abstract("scores", query.shape, key.shape, plan.score_width))
-    width = plan.sums_width + 2 * scales.SCORE - scales.NUMERATOR
+    width = plan.sums_width + 2 * scales.SCORE - plan.numerator_bits
     square = block.material("square", lambda: MaskedSquare.abstract(shape, weights.shape, width))
     query_e, key_e, extra_e = open_together(
         [query.masked(scores.a, scores.width), key.masked(scores.b, scores.width), extra]

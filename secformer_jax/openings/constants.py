@@ -54,6 +54,7 @@ class SoftmaxPlan:
         reciprocal: 1/x for x the row sum divided by 2^sum_bits.
         sum_bits: so that this is at most 1.
         reciprocal_bits: fraction bits of the result.
+        numerator_bits: fraction bits of the numerators where values are weighed with them.
         sums_bits: fraction bits of the sums of values that the numerators weigh, before the division.
         score_width: ring of queries, keys and scores, before these are truncated or go into the exponential.
         sums_width: ring of these sums.
@@ -63,6 +64,7 @@ class SoftmaxPlan:
     reciprocal: Series
     sum_bits: int
     reciprocal_bits: int
+    numerator_bits: int
     sums_bits: int
     score_width: int
     sums_width: int

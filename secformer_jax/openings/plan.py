@@ -7,12 +7,10 @@ from dataclasses import replace
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import MARGIN, Calibration
-from secformer_jax.functions.presets import GELU_MARGIN, SERIES_MARGIN
+from secformer_jax.functions.presets import SERIES_MARGIN, calibrated_gelu_tail
 from secformer_jax.functions.series import (
-    GELU_CORNERS,
     Series,
     fit_exponential,
-    fit_gelu_tail,
     fit_reciprocal,
     fit_rsqrt,
     power_of_two,
@@ -141,12 +139,10 @@ def _largest_input(calibration: Calibration, place: str, width: int) -> float:
 
 def gelu_tail(config: Architecture, calibration: Calibration, layer: int) -> tuple[Series, float]:
     """A layer's series for gelu(x) - x/2, and what its inputs have to be multiplied with: see LayerPlan."""
-    inputs = calibration.range(f"layer.{layer}.gelu", "input")
-    reach = max(-inputs.low, inputs.high) * GELU_MARGIN
-    period = 2 * (reach + GELU_CORNERS)
-    stretch = power_of_two(period) / period
-    series = fit_gelu_tail(reach, activation=config.hidden_act, period=period).stretched(stretch)
-    return replace(series, period=power_of_two(period)), stretch
+    tail = calibrated_gelu_tail(calibration.range(f"layer.{layer}.gelu", "input"), config.hidden_act, any_period=True)
+    period = power_of_two(tail.period)
+    stretch = period / tail.period
+    return replace(tail.stretched(stretch), period=period), stretch
 
 
 def balance(calibration: Calibration, layer: int) -> float:
@@ -164,7 +160,7 @@ def _two_quad(calibration: Calibration, place: str, length: int, width: int) -> 
     at = f"{place}softmax"
     means = calibration.range(at, "two_quad_mean").widened(SERIES_MARGIN)
     low, high = (length * x for x in _with_weights(means.low, means.high))
-    plan = _division(calibration, place, low, high, width)
+    plan = _division(calibration, place, low, high, width, scales.NUMERATOR, 2 * scales.SCORE)
     _good(plan.reciprocal, at, "two_quad_mean", f"distil the model for 2Quad, or {USE_ANOTHER}")
     largest = _largest(calibration, at, "score")
     return replace(plan, score_width=ring(at, scales.QUERY + scales.KEY, largest))
@@ -204,18 +200,24 @@ def _exact_softmax(calibration: Calibration, place: str, length: int, width: int
         ring(at, 2 * scales.EXPONENTIAL + scales.ROUGH, 1.5 * length),
     )
     # The last square comes normalised but for that error.
-    division = _division(calibration, place, 0.8 * length, 1.2 * length, width)
+    bits = scales.EXACT_NUMERATOR
+    division = _division(calibration, place, 0.8 * length, 1.2 * length, width, bits, bits)
     period = round(math.log2(exponential.period))
     return replace(division, exact=exact, score_width=scales.QUERY + scales.KEY + scales.MEAN + period)
 
 
-def _division(calibration: Calibration, place: str, low: float, high: float, width: int) -> SoftmaxPlan:
-    """For row sums in this range, and a context that products modulo 2^width read."""
+def _division(
+    calibration: Calibration, place: str, low: float, high: float, width: int, bits: int, given: int
+) -> SoftmaxPlan:
+    """For row sums in this range, and a context that products modulo 2^width read.
+
+    Numerators come with `given` fraction bits, of which `bits` are kept.
+    """
     sum_bits = math.ceil(math.log2(high))
     # Sums of values are as accurate, compared with the smallest row sum, as the context will be.
     sums_bits = max(2, scales.CONTEXT - math.floor(math.log2(low)))
-    values, later = max(1.0, _largest(calibration, f"{place}value")), 2 * scales.SCORE - scales.NUMERATOR
-    sums = ring(f"{place}value", scales.NUMERATOR + scales.VALUE, high * values, later=later)
+    values = max(1.0, _largest(calibration, f"{place}value"))
+    sums = ring(f"{place}value", bits + scales.VALUE, high * values, later=given - bits)
     reciprocal_bits = min(scales.RECIPROCAL, RING_BITS + scales.CONTEXT - width - sum_bits - sums_bits)
     if reciprocal_bits < LEAST_RECIPROCAL:
         raise UserError(f"{place}softmax: row sums up to {high:,.0f} are too large for a ring: {USE_ANOTHER}")
@@ -223,6 +225,7 @@ def _division(calibration: Calibration, place: str, low: float, high: float, wid
         reciprocal=fit_reciprocal(low / 2**sum_bits, high / 2**sum_bits),
         sum_bits=sum_bits,
         reciprocal_bits=reciprocal_bits,
+        numerator_bits=bits,
         sums_bits=sums_bits,
         score_width=RING_BITS,
         sums_width=sums,

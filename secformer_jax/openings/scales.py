@@ -19,11 +19,14 @@ KEY = 13
 VALUE = 12
 """Values after their truncation."""
 
-SCORE = 8
+SCORE = 9
 """Attention scores after their truncation."""
 
 NUMERATOR = 8
 """2Quad's numerators, the squares of scores, rounded: their sums are large."""
+
+EXACT_NUMERATOR = 12
+"""The exact softmax's, whose sums are near the number of keys."""
 
 CONTEXT = 12
 """The normalised context."""
@@ -43,10 +46,10 @@ GELU_MASK = 12
 GELU_OPENED = 24
 """Bits that GeLU's opening sends: the period and as many fraction bits as there is room for."""
 
-ROW_PUBLIC = 23
+ROW_PUBLIC = 20
 """Public factors of series with one value a row, where there are few and precision is free."""
 
-ROW_TRUNCATION = 30
+ROW_TRUNCATION = 24
 """Bits that such a series' result loses to a dealer's pair."""
 
 RECIPROCAL = 12

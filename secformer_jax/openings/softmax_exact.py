@@ -256,7 +256,7 @@ def exact_softmax(
             later = block.material(f"square_{step}", make)
             [opening] = open_together([later.pair.masked(v)])
             v = _normalised(block, f"mean_{step}", later.squares(opening), later.c, constants.later_mean, width)
-        return narrowed(block, "numerators_pair", v, scales.NUMERATOR, plan.sums_width), extra_e
+        return narrowed(block, "numerators_pair", v, plan.numerator_bits, plan.sums_width), extra_e
 
 
 def _normalised(

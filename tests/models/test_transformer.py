@@ -127,6 +127,7 @@ def test_intermediates(tiny):
         expected |= {f"hidden_states.{i + 1}": hidden, f"layer.{i}.softmax": scores}
         expected |= {f"layer.{i}.gelu": wide, f"layer.{i}.attention.layer_norm": hidden}
         expected |= {f"layer.{i}.output.layer_norm": hidden}
+        expected |= {f"layer.{i}.{name}": (2, 16, 2, 16) for name in ("query", "key", "value")}
     assert {name: value.shape for name, value in kept.items()} == expected
 
 

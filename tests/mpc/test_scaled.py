@@ -1,5 +1,7 @@
 """Products that the opening of a truncation serves: of the very number T that the truncation gives, in every ring."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,73 +53,85 @@ def check_sent(engine: Engine, result, *messages: tuple[int, int]) -> None:
     assert (total.send_bytes, total.send_actions) == ((0, 0) if engine.config.world_size == 1 else sent)
 
 
-@pytest.mark.parametrize(("width", "dropped", "result"), [*RINGS, (48, 12, 48)])
-def test_scaled_pair(engine, width, dropped, result):
+def check_pair(engine: Engine, make, ring: tuple[int, int, int], outputs) -> tuple[np.ndarray, np.ndarray, list]:
+    """Truncate values by their pair; return the results T, a number for each row, and `outputs`.
+
+    Args:
+        engine: of the protocol.
+        make: (shape) -> material.
+        ring: (width, dropped, result).
+        outputs: (masks, opening, x, open_row) -> arrays; `open_row(mask)` gives the row's number and what is opened of
+            it.
+    """
+    width, dropped, result = ring
     x, row = values(width)
-    material = abstract(lambda: ScaledPair.abstract(x.shape, dropped, width, result))
 
     def function(masks, x, row):
         x, row = Fixed(x, 50, width), Fixed(row, 9, result)
-        [opening] = open_together([masks.pair.masked(x)])
-        [row_e] = open_together([row.masked(masks.b, result)])
-        scaled = masks.times(opening, x, row, row_e)
-        assert (scaled.bits, scaled.width) == (50 - dropped + 9, result)
-        return masks.pair.finish(opening, x).ring, scaled.ring
+        pair = getattr(masks, "scaled", masks).pair
+        [opening] = open_together([pair.masked(x)])
+        arrays = outputs(masks, opening, x, lambda mask: (row, *open_together([row.masked(mask, result)])))
+        return pair.finish(opening, x).ring, *arrays
 
-    found = run(engine, function, material, above(x, width), row)
-    truncated, scaled = found.value
+    found = run(engine, function, abstract(lambda: make(x.shape)), above(x, width), row)
+    truncated, *others = found.value
     check_truncated(truncated, x, dropped, result)
-    np.testing.assert_array_equal(signed(scaled, result), signed(truncated * row, result))
     check_sent(engine, found, (x.size, width), (row.size, result))
+    return truncated, row, others
+
+
+def assert_equal(found: np.ndarray, expected: np.ndarray, width: int) -> None:
+    """Modulo 2^width."""
+    np.testing.assert_array_equal(signed(found, width), signed(expected, width))
+
+
+@pytest.mark.parametrize("ring", [*RINGS, FEW_DROPPED])
+def test_scaled_pair(engine, ring):
+    width, dropped, result = ring
+
+    def outputs(masks, opening, x, open_row):
+        scaled = masks.times(opening, x, *open_row(masks.b))
+        assert (scaled.bits, scaled.width) == (50 - dropped + 9, result)
+        return [scaled.ring]
+
+    make = functools.partial(ScaledPair.abstract, dropped=dropped, width=width, result=result)
+    truncated, row, [scaled] = check_pair(engine, make, ring, outputs)
+    assert_equal(scaled, truncated * row, result)
 
 
 @pytest.mark.parametrize("squares", ["whole", "narrow"])
-@pytest.mark.parametrize(("width", "dropped", "result"), [*RINGS, FEW_DROPPED])
-def test_norm_pair(engine, width, dropped, result, squares):
+@pytest.mark.parametrize("ring", [*RINGS, FEW_DROPPED])
+def test_norm_pair(engine, ring, squares):
     """The sum of squares too, modulo a ring of its own."""
-    x, row = values(width)
+    width, dropped, result = ring
     squares = result if squares == "whole" else result - 11
-    material = abstract(lambda: NormPair.abstract(x.shape, dropped, width, result, squares))
 
-    def function(masks, x, row):
-        x, row = Fixed(x, 50, width), Fixed(row, 9, result)
-        [opening] = open_together([masks.scaled.pair.masked(x)])
+    def outputs(masks, opening, x, open_row):
         total = masks.square_sum(opening, 37)
         assert (total.bits, total.width) == (37, squares)
-        [row_e] = open_together([row.masked(masks.scaled.b, result)])
-        truncated = masks.scaled.pair.finish(opening, x)
-        return truncated.ring, masks.scaled.times(opening, x, row, row_e).ring, total.ring
+        return masks.scaled.times(opening, x, *open_row(masks.scaled.b)).ring, total.ring
 
-    found = run(engine, function, material, above(x, width), row)
-    truncated, scaled, total = found.value
-    check_truncated(truncated, x, dropped, result)
-    np.testing.assert_array_equal(signed(scaled, result), signed(truncated * row, result))
-    expected = np.sum(truncated * truncated, axis=-1, keepdims=True)
-    np.testing.assert_array_equal(signed(total, squares), signed(expected, squares))
-    check_sent(engine, found, (x.size, width), (row.size, result))
+    make = functools.partial(NormPair.abstract, dropped=dropped, width=width, result=result, squares=squares)
+    truncated, row, [scaled, total] = check_pair(engine, make, ring, outputs)
+    assert_equal(scaled, truncated * row, result)
+    assert_equal(total, np.sum(truncated * truncated, axis=-1, keepdims=True), squares)
 
 
-@pytest.mark.parametrize(("width", "dropped", "result"), [*RINGS, FEW_DROPPED])
-def test_squared_pair(engine, width, dropped, result):
+@pytest.mark.parametrize("ring", [*RINGS, FEW_DROPPED])
+def test_squared_pair(engine, ring):
     """T^2, and T^2 r with r opened after it."""
-    x, row = values(width)
-    material = abstract(lambda: SquaredPair.abstract(x.shape, dropped, width, result))
+    width, dropped, result = ring
 
-    def function(masks, x, row):
-        x, row = Fixed(x, 50, width), Fixed(row, 9, result)
-        [opening] = open_together([masks.pair.masked(x)])
+    def outputs(masks, opening, x, open_row):
         square, with_c = masks.squares(opening)
-        [row_e] = open_together([row.masked(masks.c, result)])
-        return masks.pair.finish(opening, x).ring, square, row_e * square + with_c, jnp.sum(square, axis=-1)
+        _, row_e = open_row(masks.c)
+        return square, row_e * square + with_c, jnp.sum(square, axis=-1)
 
-    found = run(engine, function, material, above(x, width), row)
-    truncated, square, scaled, total = found.value
-    check_truncated(truncated, x, dropped, result)
-    expected = truncated * truncated
-    np.testing.assert_array_equal(signed(square, result), signed(expected, result))
-    np.testing.assert_array_equal(signed(scaled, result), signed(expected * row, result))
-    np.testing.assert_array_equal(signed(total, result), signed(expected.sum(axis=-1), result))
-    check_sent(engine, found, (x.size, width), (row.size, result))
+    make = functools.partial(SquaredPair.abstract, dropped=dropped, width=width, result=result)
+    truncated, row, [square, scaled, total] = check_pair(engine, make, ring, outputs)
+    assert_equal(square, truncated * truncated, result)
+    assert_equal(scaled, truncated * truncated * row, result)
+    assert_equal(total, np.sum(truncated * truncated, axis=-1), result)
 
 
 def test_squares_in_a_wider_ring_are_refused():

@@ -1,35 +1,29 @@
-"""What the opened model opens: a fixed list, each value uniform whatever the secret; and only the logits come out."""
+"""Every kind of opening is uniform whatever the secret, in all its bits, and two of one place together."""
 
 import contextlib
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+import operator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from opened_bert import LENGTH, TINY, calibrate, opened_checkpoint, request
-from scipy.stats import chisquare
-from uniformity import OPENINGS, accepted, alike, jointly, three_bits, uniform
-
-from secformer_jax.functions import presets
+from uniformity import OPENINGS, accepted, alike, jointly, uniform
 
 pytest.importorskip("spu")
 
+from noted import noted
 from programs import abstract
 
-from secformer_jax.functions.series import fit_gelu_tail, fit_rsqrt
-from secformer_jax.inference.private import PrivateModel
-from secformer_jax.mpc.material import Dealer, Randomness
+from secformer_jax.functions.series import Series, fit_gelu_tail, fit_rsqrt
+from secformer_jax.mpc.material import Dealer, Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, open_together
 from secformer_jax.mpc.primitives.products import ProductMasks, WeightProducts
 from secformer_jax.mpc.primitives.scaled import NormPair, ScaledPair
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine, Parties
-from secformer_jax.mpc.runtime.party import Party
-from secformer_jax.mpc.runtime.program import ONLINE, OpeningStage, Stage
 from secformer_jax.mpc.runtime.shares import packed_bytes, unpack
 from secformer_jax.openings.attention import MaskedSquare
 from secformer_jax.openings.softmax_exact import CentredScores, Squared, SquaredPair, WeightedSquared
@@ -37,37 +31,6 @@ from secformer_jax.openings.softmax_exact import CentredScores, Squared, Squared
 GELU, RSQRT = fit_gelu_tail(12.5), fit_rsqrt(0.003, 0.04)
 MANY = (OPENINGS, 1)
 EACH = (OPENINGS, 1, 1, 1)
-
-
-class Opening(NamedTuple):
-    """One array that a party learns: by which part of the model, when, its values and their bits."""
-
-    part: str
-    phase: int
-    values: np.ndarray
-    bits: int
-
-
-@contextlib.contextmanager
-def noted() -> Iterator[list[list[list[Opening]]]]:
-    """What every party learns from openings while it runs, message by message; a list for each party."""
-    found: dict[int, list[list[Opening]]] = {}
-
-    def step(party: Party, stage) -> None:
-        party._run(stage)
-        if isinstance(stage, OpeningStage):
-            values = [party._held[name].array.ravel() for name in stage.outputs]
-            message = [Opening(stage.part, stage.phase, *each) for each in zip(values, stage.bits, strict=True)]
-            found.setdefault(id(party), []).append(message)
-        else:
-            # Nobody learns anything but by an opening.
-            assert not isinstance(stage, Stage) or b"spu.reveal" not in stage.code
-        party.free(stage.frees)
-
-    parties: list[list[list[Opening]]] = []
-    with mock.patch.object(Party, "step", step):
-        yield parties
-    parties.extend(found.values())
 
 
 class Link:
@@ -97,15 +60,22 @@ def overheard(parties: Parties) -> Iterator[list[list[bytes]]]:
             party._link = link
 
 
-def series(fitted, bits: int, more: int, width: int):
-    """Material for a series of a value with `more` fraction bits than are opened, and what is opened of it."""
+def same_ring(make: Callable[[], Material], width: int, *masks: str):
+    """Values of one ring, each less one of the material's masks."""
+    find = [operator.attrgetter(mask) for mask in masks]
+    return make, lambda m, x: [Masked(x - mask(m), width) for mask in find], [width] * len(masks)
+
+
+def and_factor(make: Callable[[], Material], bits: int, width: int, pair: str, factor: str, result: int):
+    """A truncation, and a number for each row that multiplies the result."""
+    of, mask = operator.attrgetter(pair), operator.attrgetter(factor)
+    return make, lambda m, x: [of(m).masked(Fixed(x, bits, width)), Masked(x - mask(m), result)], [width, result]
+
+
+def series(fitted: Series, bits: int, more: int, width: int):
+    """A series of a value with `more` fraction bits than are opened."""
     make = lambda: OpenedSeries.abstract(fitted, MANY, bits=bits, mask_bits=14, public_bits=14)  # noqa: E731
     return make, lambda m, x: [m.masked(Fixed(x, bits + more, width))], [bits + int(np.log2(fitted.period))]
-
-
-def weighted(width: int):
-    make = lambda: WeightProducts.abstract(MANY, width)  # noqa: E731
-    return make, lambda m, x: [Fixed(x, 12, width).masked(m.a, m.width)], [width]
 
 
 def truncation(dropped: int, width: int, result: int):
@@ -113,56 +83,27 @@ def truncation(dropped: int, width: int, result: int):
     return make, lambda m, x: [m.masked(Fixed(x, dropped, width))], [width]
 
 
+# Material, what is opened of it, and the bits of each array.
 KINDS = {
     # A linear layer's input, at a ring of whole bytes and at others.
-    "input": weighted(40),
-    "narrow input": weighted(35),
-    "product": (
-        lambda: ProductMasks.abstract("elementwise", MANY, MANY, 31),
-        lambda m, x: [Masked(x - m.a, m.width), Masked(x - m.b, m.width)],
-        [31, 31],
+    "input": same_ring(lambda: WeightProducts.abstract(MANY, 40), 40, "a"),
+    "narrow input": same_ring(lambda: WeightProducts.abstract(MANY, 35), 35, "a"),
+    "product": same_ring(lambda: ProductMasks.abstract("elementwise", MANY, MANY, 31), 31, "a", "b"),
+    "scores": same_ring(lambda: ProductMasks.abstract("scores", EACH, EACH, 36), 36, "a", "b"),
+    "square of a score, key weight": same_ring(lambda: MaskedSquare.abstract(MANY, MANY, 44), 44, "a", "b"),
+    "context and its inverse sum": and_factor(lambda: ScaledPair.abstract(MANY, 12, 36, 54), 20, 36, "pair", "b", 54),
+    "LayerNorm's input and inverse deviation": and_factor(
+        lambda: NormPair.abstract(MANY, 15, 35, 51, 36), 28, 35, "scaled.pair", "scaled.b", 51
     ),
-    "scores": (
-        lambda: ProductMasks.abstract("scores", EACH, EACH, 36),
-        lambda m, x: [Masked(x - m.a, m.width), Masked(x - m.b, m.width)],
-        [36, 36],
+    "first square of the exponential, key weight, inverse mean": same_ring(
+        lambda: WeightedSquared.abstract(MANY, MANY, 51), 51, "plain.a", "b", "plain.c"
     ),
-    "square of a score, key weight": (
-        lambda: MaskedSquare.abstract(MANY, MANY, 44),
-        lambda m, x: [Masked(x - m.a, m.width), Masked(x - m.b, m.width)],
-        [44, 44],
-    ),
-    "context and its inverse sum": (
-        lambda: ScaledPair.abstract(MANY, 12, 36, 54),
-        lambda m, x: [m.pair.masked(Fixed(x, 20, 36)), Masked(x - m.b, m.pair.result)],
-        [36, 54],
-    ),
-    "LayerNorm's input and inverse deviation": (
-        lambda: NormPair.abstract(MANY, 15, 35, 51, 36),
-        lambda m, x: [m.scaled.pair.masked(Fixed(x, 28, 35)), Masked(x - m.scaled.b, m.scaled.pair.result)],
-        [35, 51],
-    ),
-    "first square of the exponential, key weight, inverse mean": (
-        lambda: WeightedSquared.abstract(MANY, MANY, 51),
-        lambda m, x: [Masked(x - mask, m.plain.width) for mask in (m.plain.a, m.b, m.plain.c)],
-        [51, 51, 51],
-    ),
-    "squared and inverse mean": (
-        lambda: Squared.abstract(MANY, 50),
-        lambda m, x: [Masked(x - m.a, m.width), Masked(x - m.c, m.width)],
-        [50, 50],
-    ),
-    "later square and inverse mean": (
-        lambda: SquaredPair.abstract(MANY, 28, 51, 50),
-        lambda m, x: [m.pair.masked(Fixed(x, 44, 51)), Masked(x - m.c, m.pair.result)],
-        [51, 50],
+    "squared and inverse mean": same_ring(lambda: Squared.abstract(MANY, 50), 50, "a", "c"),
+    "later square and inverse mean": and_factor(
+        lambda: SquaredPair.abstract(MANY, 28, 51, 50), 44, 51, "pair", "c", 50
     ),
     # Queries, keys, the weights of the mean, the mean key.
-    "centred scores": (
-        lambda: CentredScores.abstract(EACH, EACH, 41),
-        lambda m, x: [Masked(x - mask, m.width) for mask in (m.a, m.b, m.u, m.c)],
-        [41] * 4,
-    ),
+    "centred scores": same_ring(lambda: CentredScores.abstract(EACH, EACH, 41), 41, "a", "b", "u", "c"),
     # GeLU's input modulo the period, whole and without its low bits; a variance, of which the period is below 1.
     "series": series(GELU, 19, 0, 64),
     "rounded series": series(GELU, 19, 9, 35),
@@ -266,135 +207,6 @@ def test_a_mask_that_is_narrower_than_its_ring_would_be_noticed(engine):
     open_constant, [width] = opener(engine, "input")
     with mock.patch.object(Randomness, "uniform", narrower):
         assert not accepted(lambda: uniform(open_constant(SECRETS[1])[0], width))
-
-
-TEXTS = request(TINY, 0)
-ROWS = TEXTS.input_ids.size
-REQUESTS = 8
-
-
-@pytest.fixture(scope="module", params=["fast", "drop-in"])
-def emulated(request):
-    """Each opening's values over some requests, every one with fresh masks; draws them anew on each call."""
-    model = opened_checkpoint(TINY)
-    ranges = calibrate(model, request.param)
-    with PrivateModel(model, presets.preset(request.param), "1pc_ref2k", calibration=ranges) as private:
-
-        def openings() -> list[Opening]:
-            with noted() as parties:
-                for _ in range(REQUESTS):
-                    private(TEXTS)
-            [messages] = parties
-            flat = list(itertools.chain(*messages))
-            count = len(flat) // REQUESTS
-            return [
-                each._replace(values=np.concatenate([again.values for again in flat[i::count]]))
-                for i, each in enumerate(flat[:count])
-            ]
-
-        yield openings
-
-
-def test_every_opening_of_the_program_is_uniform(emulated):
-    """All values that requests reveal, taken out of the real program: the highest three bits and the lowest."""
-
-    def p_values() -> list[float]:
-        found = emulated()
-        assert len(found) > 30 and min(each.values.size for each in found) >= 64 * REQUESTS
-        return [
-            chisquare(np.bincount(three_bits(each.values, shift), minlength=8)).pvalue
-            for each in found
-            for shift in (each.bits - 3, 0)
-        ]
-
-    # Some eighty of them: each is asked for p > 0.00001, on a second draw if not on the first.
-    assert any(min(p_values()) > 1e-5 for _ in range(2))
-
-
-def test_no_two_openings_of_the_program_have_to_do_with_each_other(emulated):
-    """A mask that serves twice would show in the difference of what it masks."""
-
-    def p_values() -> list[float]:
-        pairs = [
-            (one, other) for one, other in itertools.combinations(emulated(), 2) if one.values.size == other.values.size
-        ]
-        assert len(pairs) > 100
-        return [p for one, other in pairs for p in jointly((one.values, other.values), (one.bits, other.bits))]
-
-    assert any(min(p_values()) > 1e-6 for _ in range(2))
-
-
-def expected_openings(preset: str) -> list[tuple[str, list[tuple[int, int]]]]:
-    """By message: the part of the model, and the number of values and bits of each array."""
-    c, batch, length = TINY, len(TEXTS.input_ids), LENGTH
-    width, inner, heads = c.hidden_size, c.intermediate_size, c.num_attention_heads
-    hidden, rows, scores = ROWS * width, ROWS * heads, ROWS * heads * length
-    one_hot, columns = ROWS * (c.vocab_size + c.type_vocab_size), ROWS
-
-    def layer_norm(values: int, squares: int, result: int, inverse: int) -> list:
-        # The values; and of each row: what its variance's series is of, the truncation of the result, the product.
-        return [("layer_norm", [each]) for each in ((hidden, values), (ROWS, squares), (ROWS, result), (ROWS, inverse))]
-
-    # Rows of one-hot token ids and types; hidden states into a product with weights.
-    found = [("embedding", [(one_hot, 24)]), *layer_norm(24, 37, 48, 52), ("attention", [(hidden, 35)])]
-    found += [("attention", [(hidden, 35)] * 3)]  # queries, keys and values before their truncation
-    if preset == "fast":
-        found += [
-            ("attention", [(hidden, 31), (hidden, 31), (hidden, 36)]),
-            ("softmax", [(scores, 31)]),
-            ("softmax", [(scores, 44), (columns, 44)]),  # scores + c, and the weights of the keys
-            ("softmax", [(scores, 36), (rows, 26)]),  # the numerators and their sum
-            ("attention", [(hidden, 36), (rows, 49)]),  # the context, and the inverse sum before its truncation
-            ("attention", [(rows, 51)]),
-        ]
-        norms, feed = ((35, 38, 49, 52), (35, 36, 49, 63)), 35
-    else:
-        found += [
-            ("attention", [(hidden, 41), (hidden, 41), (columns, 41), (hidden, 30)]),  # with the mean's weights
-            ("attention", [(batch * width, 41)]),  # the mean key
-            ("softmax", [(scores, 24)]),  # into the exponential
-            ("softmax", [(scores, 42)]),
-            ("softmax", [(scores, 51), (columns, 51)]),
-        ]
-        # The rows' mean, the truncation of its inverse, the product with it, the truncation of that: of each squaring.
-        for mean in (39, 41):
-            found += [("softmax", [each]) for each in ((rows, mean), (rows, 46), (rows, 51), (scores, 51))]
-        found += [
-            ("softmax", [(scores, 30), (rows, 11)]),
-            ("attention", [(hidden, 30), (rows, 47)]),
-            ("attention", [(rows, 49)]),
-        ]
-        norms, feed = ((35, 38, 49, 53), (36, 37, 49, 63)), 36
-    found += [("attention", [(hidden, 35)]), *layer_norm(*norms[0])]  # the context into the output
-    found += [
-        ("feed_forward", [(hidden, feed)]),
-        ("gelu", [(ROWS * inner, 24)]),
-        ("feed_forward", [(ROWS * inner, feed)]),
-    ]
-    found += layer_norm(*norms[1])
-    # The first token's last hidden state, and its truncation; tanh's argument, and the truncation of its result.
-    return [*found, *(("head", [(batch * width, bits)]) for bits in (46, 46, 24, 48))]
-
-
-@pytest.mark.parametrize("preset", ["fast", "drop-in"])
-def test_nothing_else_is_opened_and_only_the_logits_come_out(preset):
-    model = opened_checkpoint(TINY)
-    with PrivateModel(model, presets.preset(preset), calibration=calibrate(model, preset)) as private:
-        parties = private._engine._parties
-        with (
-            mock.patch.object(parties, "reconstruct", wraps=parties.reconstruct) as reconstructed,
-            mock.patch.object(parties, "run", wraps=parties.run) as ran,
-            noted() as learnt,
-        ):
-            answer = private(TEXTS)
-    assert len(learnt) == 2
-    for messages in learnt:
-        assert {each.phase for message in messages for each in message} == {ONLINE}
-        found = [(message[0].part, [(each.values.size, each.bits) for each in message]) for message in messages]
-        assert found == expected_openings(preset)
-    assert reconstructed.call_count == 1
-    assert ran.call_args.args[0].outputs == reconstructed.call_args.args
-    assert answer.logits.shape == (len(TEXTS.input_ids), 2)
 
 
 def test_jnp_is_64_bit_only_while_tracing():
