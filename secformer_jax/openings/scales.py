@@ -49,7 +49,7 @@ GELU_OPENED = 24
 ROW_PUBLIC = 20
 """Public factors of series with one value a row, where there are few and precision is free."""
 
-ROW_TRUNCATION = 24
+ROW_TRUNCATION = 23
 """Bits that such a series' result loses to a dealer's pair."""
 
 RECIPROCAL = 12
