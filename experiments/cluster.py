@@ -6,7 +6,7 @@ requests: 50 requests from 4 clients at once, of MiniLM on SEMI2K with the deale
 with three servers; then one request by turns with the simulation on this machine, both under the same load.
 thousand: 1,000 requests of a tiny model one after the other; memory of each process after the first 100 and in the end.
 capture: every byte on the loopback while a tiny model is published and asked; no token row and no weight may be in it.
-clients: requests a minute of one client alone and of eight at once (cluster_clients.py).
+clients: requests a minute of one client alone and of eight at once, on the loopback and on a WAN (cluster_clients.py).
 faults: each role killed at random moments (cluster_faults.py). Writes results/cluster.json and .md.
 """
 
@@ -62,7 +62,8 @@ def main(
             for name in case or CASES:
                 results.cell(f"requests: {name}", functools.partial(requests, *CASES[name], count))
         elif each == "clients":
-            results.cell("clients", functools.partial(cluster_clients.clients, 3))
+            for link in cluster_clients.TIMES:
+                results.cell(f"clients: {link}", functools.partial(cluster_clients.clients, link, 3))
         elif each == "thousand":
             results.cell("thousand", functools.partial(thousand, many))
         elif each == "capture":
@@ -269,8 +270,7 @@ def tables(cells: dict[str, Entry]) -> list:
             for role, used in c["memory"].items()
         ]
         shown.append(table("Megabytes in memory", ("", "process", "now", "peak"), rows, text_columns=2))
-    if "clients" in cells:
-        shown.append(cluster_clients.shown(cells["clients"]))
+    shown += [cluster_clients.shown(cell) for name, cell in cells.items() if name.startswith("clients: ")]
     if "thousand" in cells:
         c = cells["thousand"]
         rows = [(name, f"{c['early'][name]:,.0f}", f"{c['late'][name]:,.0f}") for name in c["early"]]
@@ -295,7 +295,7 @@ def checks(cells: dict[str, Entry]) -> list[Check]:
             # SPU's count of ABY3's bytes differs by some percent from run to run, in simulation as well.
             varying = (c["most_link_bytes"] - c["least_link_bytes"]) / max(c["publish_bytes"])
             found.append(Check(f"{name}: bytes that vary between requests, of the weights'", varying, 0.05))
-        elif name == "clients":
+        elif name.startswith("clients: "):
             found += cluster_clients.checks(c)
         elif name == "thousand":
             found.append(Check("thousand: greatest growth of a process", max(c["growth"].values()), GROWTH))

@@ -27,7 +27,7 @@ from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 
 from secformer_jax.cli.commands.compare import random_sentences
-from secformer_jax.cli.report import costs, restart_peak_memory
+from secformer_jax.cli.report import WHOLE, costs, restart_peak_memory, whole_cells
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations, Variant
@@ -218,15 +218,10 @@ def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
 
 def whole_table(case: Case, entries: dict[str, Entry]) -> Any:
     """Everything that a request needs, by who does it and by link: seconds on this machine, megabytes by server."""
-    links = ("server to server MB", "dealer to servers MB", "client to servers MB")
-    columns = ("side", "online s", "dealing s", "servers ahead s", "whole s", "of puma's", *links)
     puma, rows = entries.get("puma", {}).get("whole_seconds"), []
     for side, e in entries.items():
-        seconds = (e["seconds"], e["dealing_seconds"], e["preparing_seconds"], e["whole_seconds"])
-        share = f"{e['whole_seconds'] / puma:.2f}" if puma else ""
-        dealt_and_sent = [" + ".join(f"{x / 1e6:,.2f}" for x in e[name]) for name in ("dealt_bytes", "client_bytes")]
-        rows.append([side, *(f"{x:.1f}" for x in seconds), share, f"{e['send_bytes'] / 1e6:,.1f}", *dealt_and_sent])
-    return table(f"whole: {case.key('').rstrip(', ')}", columns, rows)
+        rows.append([side, *whole_cells(e), f"{e['whole_seconds'] / puma:.2f}" if puma else ""])
+    return table(f"whole: {case.key('').rstrip(', ')}", ("side", *WHOLE, "of puma's"), rows)
 
 
 def plot(case: Case, entries: dict[str, Entry], path: Path) -> None:

@@ -1,15 +1,17 @@
 """Two network namespaces joined by a link of limited rate, with a relay at each end that delays bytes: for network.py.
 
-    python experiments/rate_limited.py LISTEN_PORT HOST PORT SECONDS      # one relay
+    python experiments/rate_limited.py LISTEN_PORT HOST PORT SECONDS [BITS_PER_SECOND]     # one relay
 
 Each party speaks to the other through the relay in its own namespace; the relay holds every byte, either way, for the
-one-way latency. The rate is limited by the kernel (tc tbf), each direction by itself. Needs root and iproute2.
+one-way latency. The rate is limited by the kernel (tc tbf), each direction by itself. Needs root and iproute2; where
+there is no kernel to limit it (cluster_clients.py), the relay does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import subprocess
@@ -98,22 +100,22 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-async def _serve(port: int, host: str, to_port: int, seconds: float) -> None:
+async def _serve(port: int, host: str, to_port: int, seconds: float, rate: float = math.inf) -> None:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             other_reader, other_writer = await asyncio.open_connection(host, to_port)
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_delay(reader, other_writer, seconds), _delay(other_reader, writer, seconds))
+        await asyncio.gather(_delay(reader, other_writer, seconds, rate), _delay(other_reader, writer, seconds, rate))
 
     server = await asyncio.start_server(accept, "127.0.0.1", port)
     async with server:
         await server.serve_forever()
 
 
-async def _delay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
-    """Pass bytes on, each piece `seconds` after it came."""
+async def _delay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float, rate: float) -> None:
+    """Pass bytes on, each piece `seconds` after it came and after the bits before it have gone."""
     pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
     async def read() -> None:
@@ -123,10 +125,13 @@ async def _delay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sec
         pieces.put_nowait((time.monotonic() + seconds, b""))
 
     async def write() -> None:
+        free = 0.0
         with contextlib.suppress(OSError):
             while True:
                 due, piece = await pieces.get()
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                # The link is busy with a piece for as long as its bits take; latency comes on top.
+                free = max(free, due - seconds) + 8 * len(piece) / rate
+                await asyncio.sleep(max(0.0, free + seconds - time.monotonic()))
                 if not piece:
                     break
                 writer.write(piece)
@@ -137,4 +142,4 @@ async def _delay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sec
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:])))

@@ -133,6 +133,22 @@ def _by_name(by_name: Mapping[str, Cost]) -> dict[str, Entry]:
     }
 
 
+WHOLE = (
+    *("online s", "dealer s", "servers ahead s", "whole s"),
+    *("server to server MB", "dealer to servers MB", "client to servers MB"),
+)
+"""Everything that a request needs: seconds by role, megabytes by link (of the servers, what rank 0 sends)."""
+
+
+def whole_cells(cost: Mapping[str, Any]) -> tuple[str, ...]:
+    """The figures under `WHOLE`, as table cells; those of several servers stand side by side."""
+    seconds = (f"{cost[name]:.2f}" for name in ("seconds", "dealing_seconds", "preparing_seconds", "whole_seconds"))
+    to_servers = (
+        " + ".join(f"{each / MEGABYTE:,.2f}" for each in cost[name]) for name in ("dealt_bytes", "client_bytes")
+    )
+    return (*seconds, f"{cost['send_bytes'] / MEGABYTE:,.1f}", *to_servers)
+
+
 def cost_cells(cost: Mapping[str, Any], prefix: str = "") -> tuple[str, str, str]:
     """Seconds, MB sent and sends of an entry or of one of its parts, as table cells."""
     megabytes = cost[f"{prefix}send_bytes"] / MEGABYTE

@@ -85,11 +85,15 @@ class LocalCluster:
         """Where a server's standard error goes."""
         return self.folder / f"{name}.log"
 
+    def file_of(self, name: str) -> Path:
+        """The cluster file that a server reads; one that others can't reach directly may have another than they."""
+        return self.path
+
     def start(self, name: str) -> None:
         """Start one server."""
         role = ["dealer"] if name == DEALER else ["party", "--name", name]
         flags = [INSECURE_FLAG] if self._insecure and name != DEALER else []
-        command = [*self._python, "-m", "secformer_jax", *role, "--cluster", str(self.path), *flags]
+        command = [*self._python, "-m", "secformer_jax", *role, "--cluster", str(self.file_of(name)), *flags]
         with self.log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command,

@@ -26,7 +26,16 @@ from secformer_jax.cli.options import (
     Texts,
     Truncate,
 )
-from secformer_jax.cli.report import NOTHING, Entry, Reporter, cost_cells, costs, restart_peak_memory
+from secformer_jax.cli.report import (
+    NOTHING,
+    WHOLE,
+    Entry,
+    Reporter,
+    cost_cells,
+    costs,
+    restart_peak_memory,
+    whole_cells,
+)
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import family, needs_calibration, preset
@@ -160,10 +169,6 @@ def _print(reporter: Reporter, subject: str, choices: Sequence[Choice], entries:
             "seconds",
             "MB sent",
             "sends",
-            "dealing s",
-            "ahead s",
-            "whole s",
-            "dealt MB",
             "error",
             "first s",
             "first MB",
@@ -174,8 +179,6 @@ def _print(reporter: Reporter, subject: str, choices: Sequence[Choice], entries:
             (
                 str(choice),
                 *cost_cells(entry),
-                *(f"{entry[f'{name}_seconds']:.2f}" for name in ("dealing", "preparing", "whole")),
-                f"{entry['offline_bytes'] / 1e6:,.1f}",
                 f"{entry['same_functions_max_abs_error']:.4f}",
                 *cost_cells(entry, "first_")[:2],
                 f"{entry['compile_seconds']:.1f}",
@@ -183,6 +186,11 @@ def _print(reporter: Reporter, subject: str, choices: Sequence[Choice], entries:
             )
             for choice, entry in zip(choices, entries, strict=True)
         ],
+    )
+    reporter.table(
+        "Everything that a request needs, ahead of it included: seconds by role, MB by link",
+        ("preset", *WHOLE),
+        [(str(choice), *whole_cells(entry)) for choice, entry in zip(choices, entries, strict=True)],
     )
     parts = dict.fromkeys(part for entry in entries for part in entry["by_part"])
     reporter.table(
@@ -193,7 +201,7 @@ def _print(reporter: Reporter, subject: str, choices: Sequence[Choice], entries:
     where = "by the client" if one["one_hot"] == "client" else "inside the protocol"
     reporter.say(
         f"Bytes and sends are those of rank 0; the embedding's one-hot is made {where}; error is the greatest "
-        "difference of a logit from plaintext with the same functions; dealt: dealer material, for each server."
+        "difference of a logit from plaintext with the same functions."
     )
 
 
