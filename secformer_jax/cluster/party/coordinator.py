@@ -19,6 +19,7 @@ from secformer_jax.cluster.party.dealer_watch import until_gone, until_there
 from secformer_jax.cluster.party.node import Fields, Node, RefusedError
 from secformer_jax.cluster.party.peers import LocalMember, LostError, Member, RemoteMember
 from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.party.stock import Stock
 from secformer_jax.cluster.wire import tls
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Coordinator:
         self._members = [by_name.get(name) or LocalMember(node) for name in self._cluster.parties]
         self._turns, self._arriving = Turns(), dict[str, Request]()
         self._compiled: dict[RequestShape, bool] = {}
-        self._stock: dict[RequestShape, str] = {}
+        self._stock = Stock(self._all)
         self._lost: asyncio.Future[str] | None = None
         self._ready = asyncio.Event()
         self._stopping = False
@@ -226,7 +227,7 @@ class Coordinator:
                     await self._all("fail", {"request": request.id, "text": str(error)})
                 continue
             if self._compiled[shape] and not claimed and not len(self._turns):
-                await self._prepare(shape)
+                await self._stock.prepare(shape)
 
     async def _compiled_for(self, shape: RequestShape, count: int) -> RequestShape:
         """The size of the greatest run that so many requests of a shape fill: a power of two of them, compiled.
@@ -245,9 +246,8 @@ class Coordinator:
         """One run for requests that are claimed."""
         started, named = time.perf_counter(), {"requests": [request.id for request in requests]}
         named |= dataclasses.asdict(shape)
-        if self._compiled[shape] and shape not in self._stock:
-            await self._prepare(shape)
-        self._stock.pop(shape, None)
+        if self._compiled[shape]:
+            await self._stock.take(shape)
         await self._all("run", named)
         await self._all("release", named)
         seconds = time.perf_counter() - started
@@ -264,13 +264,6 @@ class Coordinator:
             answers = await self._all("compile", dataclasses.asdict(shape))
             self._compiled[shape] = answers[0]["needs_material"]
             log.info("compiled", extra={"seconds": round(time.perf_counter() - started, 3)})
-
-    async def _prepare(self, shape: RequestShape) -> None:
-        """Material is numbered, and a number serves one request, whatever becomes of it."""
-        started = time.perf_counter()
-        self._stock[shape] = secrets.token_hex(16)
-        await self._all("prepare", {**dataclasses.asdict(shape), "piece": self._stock[shape]})
-        log.info("material", extra={"seconds": round(time.perf_counter() - started, 3)})
 
     async def _watch_dealer(self, http: aiohttp.ClientSession) -> None:
         await until_gone(http, self._cluster)

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
-from secformer_jax.cluster.wire.message import Message, shares_of
+from secformer_jax.cluster.wire.message import Bytes, Message, shares_of
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.runtime.shares import HELD
 
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 Fields = dict[str, Any]
 START_SECONDS = 180
+COMMANDS = ("has", "open", "start", "compile", "claim", "fetch", "prepare", "run", "release", "fail", "close")
 
 
 class RefusedError(RuntimeError):
@@ -67,12 +68,12 @@ class Node:
         self.inputs: dict[str, Arrived] = {}
         self._running: dict[str, Arrived] = {}
         self._results: dict[str, Message] = {}
+        self._fetched: tuple[str, list[list[Bytes]]] | None = None
         self._inputs_of: dict[RequestShape, dict[str, tuple[str, tuple[int, ...], int]]] = {}
         self.worker: WorkerProcess | None = None
         self._watch: asyncio.Task | None = None
         self.commands: dict[str, Callable[[Fields], Awaitable[Fields]]] = {
-            name: getattr(self, f"_{name}")
-            for name in ("has", "open", "start", "compile", "claim", "prepare", "run", "release", "fail", "close")
+            name: getattr(self, f"_{name}") for name in COMMANDS
         }
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -192,17 +193,32 @@ class Node:
         self._running[fields["request"]] = self.inputs.pop(fields["request"])
         return {}
 
-    async def _prepare(self, fields: Fields) -> Fields:
-        """Fetch one piece of material from the dealer and run what needs no input."""
-        assert self.worker is not None and self.deployment is not None
+    async def _pieces(self, fields: Fields) -> AsyncIterator[list[Bytes]]:
+        """One piece of material as it comes from the dealer, in messages for the worker."""
+        assert self.deployment is not None
         if self._material is None:
             raise UserError("this model needs a dealer, and the cluster has none")
-        count = 0
         async for message in self._material.fetch(self.deployment, _shape(fields), fields["piece"]):
             parts = Message("material", {**message.fields, **_plain(_shape(fields))}, message.chunks).pack()
-            count += sum(memoryview(part).nbytes for part in parts)
-            await self.worker.send(parts)
-        self.metrics.received.labels("dealer").inc(count)
+            self.metrics.received.labels("dealer").inc(sum(memoryview(part).nbytes for part in parts))
+            yield parts
+
+    async def _fetch(self, fields: Fields) -> Fields:
+        """Have one piece of material here, instead of any other, while the worker computes with the one before."""
+        self._fetched = None
+        self._fetched = fields["piece"], [parts async for parts in self._pieces(fields)]
+        return {}
+
+    async def _prepare(self, fields: Fields) -> Fields:
+        """Give one piece of material to the worker, which runs what needs no input."""
+        assert self.worker is not None
+        if self._fetched is not None and self._fetched[0] == fields["piece"]:
+            (_, messages), self._fetched = self._fetched, None
+            while messages:
+                await self.worker.send(messages.pop(0))
+        else:
+            async for parts in self._pieces(fields):
+                await self.worker.send(parts)
         answer = await self._call(Message("prepare", _plain(_shape(fields))))
         return self._cost(answer)
 
@@ -253,6 +269,7 @@ class Node:
         if self._watch is not None:
             self._watch.cancel()
         self._inputs_of.clear()
+        self._fetched = None
         for request in [*self._running, *self.inputs]:
             self.fail(request, f"{text}: nothing was answered, send it again")
         if worker is not None:
