@@ -35,9 +35,9 @@ TIMES = {"loopback": 2.0, "WAN 200 Mbit/s": 4.0}
 class FarApart(LocalCluster):
     """A cluster of two parties whose link to each other is a network's."""
 
-    def __init__(self, folder: Path, network: Network, **options) -> None:
-        super().__init__(folder, PROTOCOL, **options)
-        self._network, self._running = network, []
+    def __init__(self, folder: Path, network: Network, options: dict) -> None:
+        super().__init__(folder, PROTOCOL, clients=CLIENTS, options=options)
+        self._network, self._running = network, list[subprocess.Popen]()
         self._relays = dict(zip(self.cluster.parties, free_ports(2), strict=True))
 
     def file_of(self, name: str) -> Path:
@@ -74,10 +74,13 @@ def clients(link: str, each: int) -> Entry:
     """MiniLM with drop-in, pairs of 16 tokens: rates of one client and of eight, batched and not."""
     subject, found = minilm("drop-in"), {}
     for way, wait in WAITS.items():
-        options = {"clients": CLIENTS, "options": {"batch_wait_ms": wait}}
+        options = {"batch_wait_ms": wait}
         with tempfile.TemporaryDirectory(prefix="secformer-cluster-") as folder:
             network, path = NETWORKS.get(link), Path(folder)
-            cluster = FarApart(path, network, **options) if network else LocalCluster(path, PROTOCOL, **options)
+            if network is None:
+                cluster = LocalCluster(path, PROTOCOL, clients=CLIENTS, options=options)
+            else:
+                cluster = FarApart(path, network, options)
             found[way] = _rates(cluster, subject, each)
     return {"link": link, "clients": len(CLIENTS), "each": each, "ways": found}
 

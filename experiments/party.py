@@ -31,7 +31,7 @@ from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.engine import Engine, Result
 from secformer_jax.mpc.runtime.link import PAYLOAD_BYTES
 from secformer_jax.mpc.runtime.local import LocalFunction
-from secformer_jax.mpc.runtime.party import Party
+from secformer_jax.mpc.runtime.party import Held, Party
 from secformer_jax.mpc.runtime.pieces import joined
 from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, LocalStage, Program, weight_input
 from secformer_jax.mpc.runtime.shares import RING_BITS, Share, deal, encode, pack, pieces, share
@@ -183,7 +183,7 @@ def main(job_path: str, rank: int, out: str) -> None:
             if isinstance(value, Share):
                 party.put(name, value)
             else:
-                party.put_public(name, value)
+                party.put_public(name, Held(value, False))
 
     give(job["weights"])
     party.run(program, SETUP)

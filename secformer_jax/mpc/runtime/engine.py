@@ -24,7 +24,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.mpc.material import Dealt
 from secformer_jax.mpc.runtime.compiler import compile_program
 from secformer_jax.mpc.runtime.config import MpcConfig
-from secformer_jax.mpc.runtime.party import Party
+from secformer_jax.mpc.runtime.party import Held, Party
 from secformer_jax.mpc.runtime.profile import Profile
 from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Input, Program, Step, request_inputs, weight_input
 from secformer_jax.mpc.runtime.shares import RING_BITS, Share, deal, decode, encode, join, sent_bytes, share
@@ -126,8 +126,9 @@ class Parties:
 
     def publish(self, name: str, array: np.ndarray) -> None:
         """Give the parties ring elements in clear."""
+        public = Held(array, False)
         for party in self._parties:
-            party.put_public(name, array)
+            party.put_public(name, public)
 
     def run(self, stage: Step) -> None:
         """Run one stage on every party at once, each with its part of this machine.

@@ -5,9 +5,10 @@ Values are here as plain arrays until SPU reads them, and in SPU's runtime from 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import Any
 
@@ -25,7 +26,7 @@ from secformer_jax.mpc.runtime.values import from_spu, to_spu
 
 
 @dataclass
-class _Held:
+class Held:
     """A value outside SPU's runtime.
 
     Attributes:
@@ -33,11 +34,13 @@ class _Held:
             a matrix, of each component.
         secret: whether it is shared.
         dtype: of the plaintext.
+        cutting: held by the party that makes digits.
     """
 
     array: Any
     secret: bool
     dtype: str = "int64"
+    cutting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
 class Party:
@@ -53,7 +56,7 @@ class Party:
         self._config, self._link = config, link
         self._runtime = spu.Runtime(link, config.runtime_config(profile=profiled))
         self._log = LogReader() if profiled else None
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._own = Profile()
         self._components = HELD[config.protocol](link.rank)
         self._first = np.array([component == 0 for component in self._components], np.int64)
@@ -66,11 +69,11 @@ class Party:
         """
         if len(share.components) != len(self._components):
             raise ValueError(f"{name}: {len(share.components)} components, and {len(self._components)} were expected")
-        self._held[name] = _Held(share, True, share.dtype)
+        self._held[name] = Held(share, True, share.dtype)
 
-    def put_public(self, name: str, array: np.ndarray) -> None:
-        """Keep a public array of ring elements."""
-        self._held[name] = _Held(array, False)
+    def put_public(self, name: str, public: Held) -> None:
+        """Keep a public value; parties of one process may hold the same, and the digits that are cut of it, once."""
+        self._held[name] = public
 
     def get(self, name: str) -> tuple[str, np.ndarray]:
         """The dtype of a variable, and this party's component of its ring elements; of what is public, all or none."""
@@ -85,7 +88,7 @@ class Party:
         """Open secret - mask, two shared int64 variables, as the public variable `result`."""
         share = np.asarray(self._read(secret, True)) - np.asarray(self._read(mask, True))
         [found], _, _ = open_shares(self._link, self._config.protocol, [share], [RING_BITS])
-        self.put_public(result, found)
+        self.put_public(result, Held(found, False))
 
     def agree(self, digest: str) -> None:
         """Compare a digest with the other parties'.
@@ -161,7 +164,7 @@ class Party:
         arguments = [self._read_for_xla(*each) for each in zip(stage.inputs, stage.secret, strict=True)]
         results = stage.function(self._first, arguments)
         for name, array, secret in zip(stage.outputs, results, stage.function.secret_outputs, strict=True):
-            self._held[name] = _Held(array.block_until_ready(), secret)
+            self._held[name] = Held(array.block_until_ready(), secret)
         self._own.add_own(stage.part, "local", Cost(time.perf_counter() - started))
 
     @_run.register
@@ -176,7 +179,7 @@ class Party:
         result = (
             products[0] if not any(stage.secret) else products[0][None] if len(products) == 1 else np.stack(products)
         )
-        self._held[stage.outputs[0]] = _Held(result, any(stage.secret))
+        self._held[stage.outputs[0]] = Held(result, any(stage.secret))
         self._own.add_own(stage.part, "product", Cost(time.perf_counter() - started))
 
     @_run.register
@@ -185,7 +188,7 @@ class Party:
         shares = [np.asarray(self._read(name, True)) for name in stage.inputs]
         found, sent, messages = open_shares(self._link, self._config.protocol, shares, stage.bits)
         for name, array in zip(stage.outputs, found, strict=True):
-            self._held[name] = _Held(array, False)
+            self._held[name] = Held(array, False)
         self._own.add_own(stage.part, "opening", Cost(time.perf_counter() - started, sent, messages))
 
     def _read(self, name: str, secret: bool) -> Any:
@@ -209,11 +212,13 @@ class Party:
 
     def _factor(self, name: str, secret: bool, bits: int, kept: bool) -> list[Any]:
         """A factor of a product: one matrix, or one for each component. What stays is held as digits from then on."""
-        held = self._held.get(name)
-        if held is not None and isinstance(held.array, list):
-            return held.array
-        array = np.asarray(self._read(name, secret))
-        factors = [cut(each, bits) if kept else each for each in (array if secret else [array])]
-        if kept and held is not None:
-            held.array = factors
+        held = self._held.get(name) or Held(None, secret)
+        # Another party of this process may be cutting what both hold.
+        with held.cutting:
+            if isinstance(held.array, list):
+                return held.array
+            array = np.asarray(self._read(name, secret))
+            factors = [cut(each, bits) if kept else each for each in (array if secret else [array])]
+            if kept:
+                held.array = factors
         return factors
