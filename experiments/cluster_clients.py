@@ -73,10 +73,11 @@ class FarApart(LocalCluster):
 def clients(link: str, each: int) -> Entry:
     """MiniLM with drop-in, pairs of 16 tokens: rates of one client and of eight, batched and not."""
     subject, found = minilm("drop-in"), {}
-    for way, wait in WAITS.items():
-        options = {"batch_wait_ms": wait}
+    network = NETWORKS.get(link)
+    for way in WAITS if network is None else ("together",):
+        options = {"batch_wait_ms": WAITS[way]}
         with tempfile.TemporaryDirectory(prefix="secformer-cluster-") as folder:
-            network, path = NETWORKS.get(link), Path(folder)
+            path = Path(folder)
             if network is None:
                 cluster = LocalCluster(path, PROTOCOL, clients=CLIENTS, options=options)
             else:
