@@ -89,7 +89,7 @@ def test_shares_are_joined_and_parted_row_by_row(protocol, parties):
 def test_clients_in_one_run_get_their_own_answers(tmp_path):
     """Four of five fit one run, a power of two; one who sends another input than the model takes fails alone."""
     clients, tiny = [f"client{i}" for i in range(5)], Tiny("drop-in")
-    everyone, options = [*clients, "mallory"], {"batch_wait_ms": 1000}
+    everyone, options = [*clients, "mallory"], {"batch_wait_ms": 2500}
     with LocalCluster(tmp_path, "2pc_semi2k_dealer", clients=everyone, options=options) as local:
         tiny.publish(local)
         until_ready(local)
