@@ -55,10 +55,10 @@ class FarApart(LocalCluster):
 
     def __enter__(self) -> FarApart:
         script = Path(rate_limited.__file__).resolve()
-        shape = str(self._network.latency_seconds), str(self._network.bits_per_second)
+        limits = str(self._network.latency_seconds), str(self._network.bits_per_second)
         for party, port in self._relays.items():
             to = self.cluster.links[party]
-            command = [sys.executable, str(script), str(port), to.host, str(to.port), *shape]
+            command = [sys.executable, str(script), str(port), to.host, str(to.port), *limits]
             self._running.append(subprocess.Popen(command))
         super().__enter__()
         return self
@@ -71,7 +71,7 @@ class FarApart(LocalCluster):
 
 
 def clients(link: str, each: int) -> Entry:
-    """MiniLM with drop-in, pairs of 16 tokens: rates of one client and of eight, batched and not."""
+    """MiniLM with drop-in, pairs of 16 tokens: rates of one client and of eight; on the loopback one by one, too."""
     subject, found = minilm("drop-in"), {}
     network = NETWORKS.get(link)
     for way in WAITS if network is None else ("together",):

@@ -3,8 +3,8 @@
     python experiments/rate_limited.py LISTEN_PORT HOST PORT SECONDS [BITS_PER_SECOND]     # one relay
 
 Each party speaks to the other through the relay in its own namespace; the relay holds every byte, either way, for the
-one-way latency. The rate is limited by the kernel (tc tbf), each direction by itself. Needs root and iproute2; where
-there is no kernel to limit it (cluster_clients.py), the relay does.
+one-way latency. The rate is limited by the kernel (tc tbf), each direction by itself. Needs root and iproute2. On
+the loopback (cluster_clients.py) the relay limits the rate itself, and neither is needed.
 """
 
 from __future__ import annotations

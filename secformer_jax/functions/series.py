@@ -193,8 +193,8 @@ def fit_gelu_tail(
     """h(x) = gelu(x) - x/2 = x/2 erf(x/sqrt 2) on abs(x) <= reach: odd cosines alone; likewise for "gelu_new".
 
     The periodic extension of h is a smoothed triangle wave, which is odd about a quarter of its period: so even
-    harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends.
-    That is the least period; without `any_period` it is the next power of two. Harmonics grow with it.
+    harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends, so
+    the period is 2 (reach + 3.5); without `any_period` the next power of two. Harmonics grow with it.
     """
     period = 2 * (reach + 3.5)
     if not any_period:

@@ -24,6 +24,7 @@ from secformer_jax.mpc.material import MaterialReusedError
 from secformer_jax.openings import scales
 from secformer_jax.openings.block import row_series
 from secformer_jax.openings.constants import HEAD_WIDTH
+from secformer_jax.openings.plan import gelu_tail
 
 PRESETS = ("fast", "drop-in")
 CONFIGS = {"tiny": TINY, "wider": WIDER}
@@ -202,6 +203,21 @@ def test_what_the_opened_model_does_not_take():
         short = calibrate(model, preset, 16)
         with pytest.raises(UserError, match="--max-length 32"), PrivateModel(model, functions, calibration=short) as b:
             b(request(TINY, 0, (20,), 32))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_plaintext_has_the_series_that_is_opened(preset):
+    """Of GeLU, whose period is no power of two before its inputs are stretched."""
+    ranges = calibrate(opened_checkpoint(TINY), preset)
+    built = presets.build(
+        presets.preset(preset), num_layers=TINY.num_hidden_layers, epsilon=1e-12, length=LENGTH, calibration=ranges
+    )
+    for i, layer in enumerate(built.layers):
+        opened, stretch = gelu_tail(TINY, ranges, i)
+        tail = layer.gelu.keywords["tail"]
+        x = np.linspace(tail.low, tail.high, 1000, dtype=np.float32)
+        np.testing.assert_allclose(opened(x * stretch), tail(x), atol=1e-5)
+        assert np.log2(opened.period).is_integer() and not np.log2(tail.period).is_integer()
 
 
 def test_scales_leave_room():

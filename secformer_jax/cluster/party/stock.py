@@ -40,12 +40,11 @@ class Stock:
         await self.prepare(shape)
         self._prepared.remove(shape)
         if self._coming is not None:
-            # Each server holds one piece only that its worker has not got.
+            # It is for another size. Each server holds one piece only that its worker has not got.
             await self._coming.there
-        if self._coming is None or self._coming.shape != shape:
-            piece = secrets.token_hex(16)
-            there = asyncio.ensure_future(self._call("fetch", {**dataclasses.asdict(shape), "piece": piece}))
-            self._coming = Coming(shape, piece, there)
+        piece = secrets.token_hex(16)
+        there = asyncio.ensure_future(self._call("fetch", {**dataclasses.asdict(shape), "piece": piece}))
+        self._coming = Coming(shape, piece, there)
 
     async def prepare(self, shape: RequestShape) -> None:
         """Have a piece in the workers, and what needs no input computed."""
