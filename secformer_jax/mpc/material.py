@@ -7,7 +7,7 @@ such nodes, abstract at first (shapes only); the dealer turns each into ring ele
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -148,6 +148,10 @@ class Dealer:
         return Dealt(spec, self._masks, self._randomness)
 
 
+ELEMENTS_AT_ONCE = 1 << 26
+"""Ring elements after which the next ones are made later, when the ones before may be used up."""
+
+
 class Dealt:
     """One request's material, made when it is taken, once."""
 
@@ -161,10 +165,39 @@ class Dealt:
         Raises:
             MaterialReusedError: they have been taken before.
         """
+        made = {place: array for batch in self.batches(parties) for place, array in batch.items()}
+        return [made[place] for place in sorted(made)]
+
+    def batches(self, parties: int, order: Sequence[int] = ()) -> Iterator[dict[int, Array]]:
+        """All leaves by their places in the flattened collection, those of some nodes at a time.
+
+        Args:
+            parties: how many share them.
+            order: places of leaves in the order of their use; the others come last.
+
+        Raises:
+            MaterialReusedError: they have been taken before.
+        """
         if self._taken:
             raise MaterialReusedError("dealer material serves one request only: deal again for the next")
         self._taken = True
-        return deal_nodes(self._nodes, self._randomness(parties), self._masks)
+        ends = np.cumsum([len(jax.tree.leaves(node)) for node in self._nodes])
+        nodes = dict.fromkeys([*np.searchsorted(ends, order, side="right").tolist(), *range(len(ends))])
+        return self._made(self._randomness(parties), list(nodes), ends)
+
+    def _made(self, randomness: Randomness, nodes: Sequence[int], ends: np.ndarray) -> Iterator[dict[int, Array]]:
+        batch: list[int] = []
+        places: list[int] = []
+        elements = 0
+        for node in nodes:
+            leaves = jax.tree.leaves(self._nodes[node])
+            batch.append(node)
+            places += range(int(ends[node]) - len(leaves), int(ends[node]))
+            elements += sum(leaf.size for leaf in leaves)
+            if elements >= ELEMENTS_AT_ONCE or node == nodes[-1]:
+                arrays = deal_nodes([self._nodes[each] for each in batch], randomness, self._masks)
+                yield dict(zip(places, arrays, strict=True))
+                batch, places, elements = [], [], 0
 
 
 def material_nodes(spec: Any) -> list[Material]:

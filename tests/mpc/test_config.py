@@ -116,7 +116,7 @@ def test_unknown_name():
 
 
 def test_a_simulation_refuses_a_config_whose_dealer_is_a_process():
-    from secformer_jax.mpc.runtime.engine import Parties
+    from secformer_jax.mpc.runtime.parties import Parties
 
     with pytest.raises(UserError, match="needs a dealer that runs"):
         Parties(config.load("2pc_semi2k_dealer"))

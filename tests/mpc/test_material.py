@@ -8,6 +8,7 @@ from rings import elements, signed, unsigned, whole
 from scipy.stats import chi2_contingency, chisquare
 from uniformity import OPENINGS, accepted, counts
 
+from secformer_jax.mpc import material
 from secformer_jax.mpc.material import Array, Dealer, Material, MaterialReusedError, Randomness, WeightMasks
 from secformer_jax.mpc.ring import ring_matmul
 from secformer_jax.mpc.runtime.shares import packed_bytes
@@ -57,6 +58,20 @@ def test_a_request_is_taken_whole_and_once():
     for parties in (2, 3):
         with pytest.raises(MaterialReusedError, match="one request only"):
             dealt.take(parties)
+
+
+def test_material_is_made_in_the_order_of_its_use_and_not_all_at_once(monkeypatch):
+    """Leaf 5 is used first, so the last node is made first; what nobody asked for comes last."""
+    monkeypatch.setattr(material, "ELEMENTS_AT_ONCE", 8)
+    spec = {"a": doubled(4), "b": [doubled(3), doubled(1), doubled(2)]}
+    batches = [
+        {place: array.shape for place, array in batch.items()} for batch in Dealer().deal(spec).batches(2, [5, 2])
+    ]
+    assert batches == [
+        {4: (1,), 5: (1,), 2: (3,), 3: (3,)},
+        {0: (4,), 1: (4,)},
+        {6: (2,), 7: (2,)},
+    ]
 
 
 def test_two_deals_differ():

@@ -1,5 +1,7 @@
 """Programs of stages by SPU, by each party and over the link: right on every protocol, whoever computes what."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +12,13 @@ pytest.importorskip("spu")
 
 from programs import abstract
 
+from secformer_jax.mpc import material
 from secformer_jax.mpc.material import Dealer, Material
 from secformer_jax.mpc.primitives.fixed import Masked, TruncationPair, fixed, open_together, real
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.operations import product
+from secformer_jax.mpc.runtime.party import Party
 from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, LocalStage, OpeningStage, ProductStage, Stage
 
 PROTOCOLS = ["1pc_ref2k", "2pc_semi2k", "3pc_aby3", "2pc_cheetah"]
@@ -28,9 +32,9 @@ def engine(request):
         yield engine
 
 
-def compiled_and_run(engine: Engine, function, material, *inputs):
-    program = engine.compile(lambda _, material, *inputs: function(material, *inputs), material, *inputs)
-    return program, engine.run(program, Dealer().deal(material), *inputs)
+def compiled_and_run(engine: Engine, function, spec, *inputs):
+    program = engine.compile(lambda _, material, *inputs: function(material, *inputs), spec, *inputs)
+    return program, engine.run(program, Dealer().deal(spec), *inputs)
 
 
 def kinds(program, phase: int = ONLINE) -> list[type]:
@@ -117,6 +121,45 @@ def test_what_needs_no_input_runs_ahead(engine):
     assert kinds(program, OFFLINE) == [LocalStage]
     assert kinds(program) == [LocalStage, OpeningStage, LocalStage]
     assert result.ahead.by_operation["local"].seconds > 0 == result.ahead.total.send_bytes
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_layer_is_prepared_when_its_turn_comes(protocol, monkeypatch):
+    """What is ahead of the input is the same work in the end, and one layer's material is there at a time."""
+    monkeypatch.setattr(material, "ELEMENTS_AT_ONCE", 1)
+    x = elements(3, 5)
+    spec = abstract(lambda: [Masks(np.zeros(x.shape, np.int64), np.zeros(x.shape, np.int64)) for _ in range(3)])
+
+    def function(layers, x):
+        for i, masks in enumerate(layers):
+            with jax.named_scope(f"layer_{i}"):
+                [e] = open_together([Masked(x - masks.mask, 64)])
+                x = (masks.double + masks.mask) + 3 * e
+        return x
+
+    there, step = [], Party.step
+
+    def watched(party, stage):
+        there.append({name for name in party._held if name.startswith("material")})
+        step(party, stage)
+
+    monkeypatch.setattr(Party, "step", watched)
+    with Engine(config.load(protocol), part_of=lambda stack: stack.rpartition("/")[2] or "rest") as engine:
+        engine.publish({})
+        program, result = compiled_and_run(engine, function, spec, x)
+    np.testing.assert_array_equal(result.value, 27 * x)
+    assert max(map(len, there)) == 2 and set.union(*there) == {f"material{i}" for i in range(6)}
+
+    late = program.just_in_time()
+    assert late.variables() == program.variables()
+    assert sorted(stage.outputs for stage in late.stages) == sorted(stage.outputs for stage in program.stages)
+    alive = {*late.input_names}
+    for stage in late.stages:
+        assert alive.issuperset(stage.inputs)
+        alive = (alive | set(stage.outputs)) - set(stage.frees)
+    assert alive == set(late.output_names)
+    phases = [phase for phase, _ in itertools.groupby(stage.phase for stage in late.stages)]
+    assert phases.count(OFFLINE) == 3
 
 
 @pytest.mark.parametrize("bits", [24, 40, 64])

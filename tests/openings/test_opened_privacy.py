@@ -23,7 +23,8 @@ from secformer_jax.mpc.primitives.products import ProductMasks, WeightProducts
 from secformer_jax.mpc.primitives.scaled import NormPair, ScaledPair
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
-from secformer_jax.mpc.runtime.engine import Engine, Parties
+from secformer_jax.mpc.runtime.engine import Engine
+from secformer_jax.mpc.runtime.parties import Parties
 from secformer_jax.mpc.runtime.shares import packed_bytes, unpack
 from secformer_jax.openings.attention import MaskedSquare
 from secformer_jax.openings.softmax_exact import CentredScores, Squared, SquaredPair, WeightedSquared

@@ -7,29 +7,21 @@ inside the parties' runtimes; what a program returns is the only thing that is r
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-import spu
-from spu import libspu
-from threadpoolctl import ThreadpoolController
 
-from secformer_jax.errors import UserError
-from secformer_jax.mpc.material import Dealt
+from secformer_jax.mpc.material import Array, Dealt
 from secformer_jax.mpc.runtime.compiler import compile_program
 from secformer_jax.mpc.runtime.config import MpcConfig
-from secformer_jax.mpc.runtime.party import Held, Party
+from secformer_jax.mpc.runtime.parties import Parties
 from secformer_jax.mpc.runtime.profile import Profile
-from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Input, Program, Step, request_inputs, weight_input
-from secformer_jax.mpc.runtime.shares import RING_BITS, Share, deal, decode, encode, join, sent_bytes, share
-
-_session = itertools.count()
+from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Input, Program, request_inputs, weight_input
+from secformer_jax.mpc.runtime.shares import RING_BITS, deal
 
 
 @dataclass
@@ -87,80 +79,38 @@ class _Clock:
         return time.perf_counter() - self._started
 
 
-class Parties:
-    """Computing parties in one process: a thread and an SPU runtime each, over the in-memory link."""
+class _Supply:
+    """Gives the parties their material shortly before they use it, so that not all of it is there at once."""
 
-    def __init__(self, config: MpcConfig, profiled_rank: int = 0) -> None:
-        if config.has_third_party and "ttp_beaver_config" not in config.runtime:
-            raise UserError(f"config {config.name} needs a dealer that runs: start a cluster, or simulate 2pc_semi2k")
-        description = libspu.link.Desc()
-        description.id = f"secformer-{next(_session)}"
-        description.recv_timeout_ms = 3_600_000
-        for rank in range(config.world_size):
-            description.add_party(f"party-{rank}", f"memory-{rank}")
-        self._pool = ThreadPoolExecutor(config.world_size)
-        self._config, self._profiled_rank = config, profiled_rank
-        self._io = spu.Io(config.world_size, config.runtime_config())
-        self._libraries, self._cores = ThreadpoolController(), len(os.sched_getaffinity(0))
+    def __init__(self, parties: Parties, config: MpcConfig, program: Program, material: Dealt) -> None:
+        names = [name for name in program.input_names if name.startswith("material")]
+        place = {name: i for i, name in enumerate(names)}
+        self._parties, self._config, self._names = parties, config, names
+        self._missing = {name for name in program.read() if name in place}
+        self._batches = material.batches(config.world_size, [place[name] for name in program.read() if name in place])
+        self.seconds, self.dealt_bytes = 0.0, parties.nothing()
 
-        def start(rank: int) -> Party:
-            return Party(config, libspu.link.create_mem(description, rank), profiled=rank == profiled_rank)
+    def give(self, names: Iterable[str]) -> None:
+        """Have variables there, whichever of them are material."""
+        clock = _Clock()
+        while not self._missing.isdisjoint(names):
+            self._give(next(self._batches))
+        self.seconds += clock.seconds()
 
-        self._parties = list(self._pool.map(start, range(config.world_size)))
+    def rest(self) -> None:
+        """Have all made that the dealer makes."""
+        clock = _Clock()
+        for batch in self._batches:
+            self._give(batch)
+        self.seconds += clock.seconds()
 
-    def nothing(self) -> tuple[int, ...]:
-        """No byte for any party."""
-        return (0,) * self._config.world_size
-
-    def share(self, name: str, array: np.ndarray, counted: tuple[int, ...], bits: int = RING_BITS) -> tuple[int, ...]:
-        """Give the parties shares of an array; returns the counted bytes of each, and these."""
-        ring = encode(array, self._config.fraction_bits)
-        shares = share(ring, str(array.dtype), self._config.protocol, self._config.world_size, bits)
-        return self.give(name, shares, counted)
-
-    def give(self, name: str, shares: list[Share], counted: tuple[int, ...]) -> tuple[int, ...]:
-        """Give the parties their shares; returns the counted bytes of each, and these."""
-        for party, own in zip(self._parties, shares, strict=True):
-            party.put(name, own)
-        return tuple(before + sent_bytes(own) for before, own in zip(counted, shares, strict=True))
-
-    def publish(self, name: str, array: np.ndarray) -> None:
-        """Give the parties ring elements in clear."""
-        public = Held(array, False)
-        for party in self._parties:
-            party.put_public(name, public)
-
-    def run(self, stage: Step) -> None:
-        """Run one stage on every party at once, each with its part of this machine.
-
-        Raises:
-            RuntimeError: the parties have ended.
-        """
-        if not self._parties:
-            raise RuntimeError("the engine is closed")
-        with self._libraries.limit(limits=max(1, self._cores // self._config.world_size)):
-            list(self._pool.map(lambda party: party.step(stage), self._parties))
-
-    def costs(self) -> Profile:
-        """What the stages since the last call cost the profiled party."""
-        return [party.costs() for party in self._parties][self._profiled_rank]
-
-    def free(self, names: Iterable[str]) -> None:
-        """Forget variables."""
-        for party in self._parties:
-            party.free(names)
-
-    def reconstruct(self, name: str) -> np.ndarray:
-        """Reveal a variable to the client: every party sends it its share."""
-        if all(party.in_runtime(name) for party in self._parties):
-            return self._io.reconstruct([party.runtime_share(name) for party in self._parties])
-        dtypes, components = zip(*(party.get(name) for party in self._parties), strict=True)
-        return decode(join(components), dtypes[0], self._config.fraction_bits)
-
-    def close(self) -> None:
-        """End the parties and forget their shares."""
-        self._parties.clear()
-        self._pool.shutdown()
+    def _give(self, batch: dict[int, Array]) -> None:
+        for place, array in batch.items():
+            name = self._names[place]
+            if name in self._missing:
+                shares = deal(array.components, "int64", array.shape, self._config.protocol, array.bits)
+                self.dealt_bytes = self._parties.give(name, shares, self.dealt_bytes)
+                self._missing.remove(name)
 
 
 class Engine:
@@ -246,19 +196,12 @@ class Engine:
         setup = Profile()
         if not any(program is done for done in self._set_up):
             self._set_up.append(program)
-            setup = self._run_phase(program, SETUP)
-        clock = _Clock()
-        read = {name for stage in program.stages for name in stage.inputs} | set(program.output_names)
-        dealt_bytes = self._parties.nothing()
-        for i, array in enumerate(material.take(self.config.world_size)):
-            if f"material{i}" in read:
-                shares = deal(array.components, "int64", array.shape, self.config.protocol, array.bits)
-                dealt_bytes = self._parties.give(f"material{i}", shares, dealt_bytes)
-        dealing_seconds = clock.seconds()
-
-        clock = _Clock()
-        ahead = self._run_phase(program, OFFLINE)
-        preparing_seconds = clock.seconds()
+            for stage in program.stages:
+                if stage.phase == SETUP:
+                    self._parties.run(stage)
+            setup = self._parties.costs()
+        program = program.just_in_time()
+        supply, read = _Supply(self._parties, self.config, program, material), program.read()
 
         clock = _Clock()
         client_bytes = self._parties.nothing()
@@ -266,24 +209,28 @@ class Engine:
         for i, (leaf, width) in enumerate(zip(leaves, bits or [RING_BITS] * len(leaves), strict=True)):
             if f"input{i}" in read:
                 client_bytes = self._parties.share(f"input{i}", np.asarray(leaf), client_bytes, width)
-        online = self._run_phase(program, ONLINE)
+        profiles, seconds = {OFFLINE: Profile(), ONLINE: Profile()}, {OFFLINE: 0.0, ONLINE: clock.seconds()}
+        for phase, stages in itertools.groupby(program.stages, key=lambda stage: stage.phase):
+            if phase != SETUP:
+                for stage in stages:
+                    supply.give(stage.inputs)
+                    clock = _Clock()
+                    self._parties.run(stage)
+                    seconds[phase] += clock.seconds()
+                profiles[phase].add(self._parties.costs())
+        supply.rest()
+
+        clock = _Clock()
         flat = [self._parties.reconstruct(name) for name in program.output_names]
         self._parties.free(set(program.output_names) - {variable.name for variable, _ in self._weights})
         return Result(
             value=jax.tree.unflatten(program.output_tree, flat),
-            profile=online,
-            ahead=ahead,
-            seconds=clock.seconds(),
-            dealing_seconds=dealing_seconds,
-            preparing_seconds=preparing_seconds,
-            dealt_bytes=dealt_bytes,
+            profile=profiles[ONLINE],
+            ahead=profiles[OFFLINE],
+            seconds=seconds[ONLINE] + clock.seconds(),
+            dealing_seconds=supply.seconds,
+            preparing_seconds=seconds[OFFLINE],
+            dealt_bytes=supply.dealt_bytes,
             client_bytes=client_bytes,
             setup=setup,
         )
-
-    def _run_phase(self, program: Program, phase: int) -> Profile:
-        """Run a phase's stages; returns what they cost the profiled party."""
-        for stage in program.stages:
-            if stage.phase == phase:
-                self._parties.run(stage)
-        return self._parties.costs()

@@ -124,9 +124,44 @@ class Program:
             sha.update(stage.code)
         return sha.hexdigest()
 
+    def read(self) -> dict[str, None]:
+        """Every variable that is read, in the order of the first reading, and the results."""
+        names = [name for stage in self.stages for name in stage.inputs]
+        return dict.fromkeys([*names, *self.output_names])
+
     def variables(self) -> set[str]:
         """Every variable that a stage reads or writes."""
         return {name for stage in self.stages for name in (*stage.inputs, *stage.outputs)}
+
+    def just_in_time(self) -> Program:
+        """The same program, its work ahead done late: such a stage comes shortly before the first that needs it.
+
+        A party then holds what belongs to one layer at a time, and not to all of them.
+        """
+        makers = {name: i for i, stage in enumerate(self.stages) if stage.phase == OFFLINE for name in stage.outputs}
+        order: dict[int, None] = {}
+
+        def add(i: int) -> None:
+            for name in self.stages[i].inputs:
+                if name in makers and makers[name] not in order:
+                    add(makers[name])
+            order[i] = None
+
+        for i, stage in enumerate(self.stages):
+            if stage.phase != OFFLINE:
+                add(i)
+        for i in makers.values():
+            order.setdefault(i)
+        stages = [self.stages[i] for i in order]
+        last_use = {name: i for i, stage in enumerate(stages) for name in (*stage.inputs, *stage.outputs)}
+        freed = {name for stage in stages for name in stage.frees}
+        frees: list[list[str]] = [[] for _ in stages]
+        for name in freed:
+            frees[last_use[name]].append(name)
+        return replace(
+            self,
+            stages=tuple(replace(stage, frees=tuple(names)) for stage, names in zip(stages, frees, strict=True)),
+        )
 
     def renamed(self, names: Set[str]) -> Program:
         """The same program with these variables under names of its own: what it keeps in a runtime stays its own."""
