@@ -73,7 +73,10 @@ CASES = {
     "large-128": Case("bert-large", 24, 128),
     "large-512": Case("bert-large", 1, 512),
     "base-128-aby3": Case("bert-base", 2, 128, "3pc_aby3"),
+    "base-128-two-layers": Case("bert-base", 2, 128),
 }
+THREE_SERVERS = {"ABY3": "base-128-aby3", "SEMI2K, the third server deals": "base-128-two-layers"}
+"""The same trust: of three servers, no two combine what they hold."""
 QUICK = {"tiny-16": Case("tiny", 2, 16, real_ranges=False)}
 
 
@@ -130,9 +133,10 @@ def main(
         if entries:
             tables += [cost_table(one, entries, quantity) for quantity in QUANTITIES]
             whole = {each: entry for each, entry in entries.items() if "whole_seconds" in entry}
-            tables += [whole_table(one, whole)] if whole else []
+            tables += [whole_table(one.key("").rstrip(", "), whole, whole.get("puma"))] if whole else []
             plot(one, entries, folder / f"efficiency_{name}.png")
             checks += required(name, entries)
+    tables += three_servers(results.cells)
     results.publish(out, tables, checks, columns=COLUMNS)
     raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
 
@@ -216,12 +220,24 @@ def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
     return table(f"{unit}: {case.key('').rstrip(', ')}", columns, rows)
 
 
-def whole_table(case: Case, entries: dict[str, Entry]) -> Any:
+def whole_table(title: str, entries: dict[str, Entry], puma: Entry | None) -> Any:
     """Everything that a request needs, by who does it and by link: seconds on this machine, megabytes by server."""
-    puma, rows = entries.get("puma", {}).get("whole_seconds"), []
+    rows = []
     for side, e in entries.items():
-        rows.append([side, *whole_cells(e), f"{e['whole_seconds'] / puma:.2f}" if puma else ""])
-    return table(f"whole: {case.key('').rstrip(', ')}", ("side", *WHOLE, "of puma's"), rows)
+        rows.append([side, *whole_cells(e), f"{e['whole_seconds'] / puma['whole_seconds']:.2f}" if puma else ""])
+    return table(f"whole: {title}", ("side", *WHOLE, "of puma's"), rows)
+
+
+def three_servers(cells: dict[str, Entry]) -> list[Any]:
+    """What a third server is worth as a computing party, and as a dealer; compared with Puma on ABY3."""
+    found = {
+        f"{side} ({protocol})": cells[CASES[case].key(side)]
+        for side in SIDES
+        for protocol, case in THREE_SERVERS.items()
+        if CASES[case].key(side) in cells
+    }
+    puma = cells.get(CASES[THREE_SERVERS["ABY3"]].key("puma"))
+    return [whole_table("bert-base, 2 layers, 1 x 128 tokens, three servers", found, puma)] if found else []
 
 
 def plot(case: Case, entries: dict[str, Entry], path: Path) -> None:
