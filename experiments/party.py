@@ -102,7 +102,7 @@ def jobs(
     """Each party's job for some equal requests, and the last of them in simulation."""
     dealer = Dealer()
     weights, inputs, module = serving.weights(dealer), serving.inputs(batch), serving.model(length)
-    material, bits = variables(module, inputs).get("dealer", {}), serving.input_bits(length)
+    material, bits = variables(module, inputs).get("dealer", {}), [spec.bits for spec in serving.input_specs(1, length)]
     with Engine(config, part_of=bert.part_of) as engine:
         engine.publish(weights, public=serving.is_public)
         compiled = engine.compile(function(module), material, *inputs)

@@ -22,7 +22,7 @@ from secformer_jax.mpc.runtime import layout
 DEALER, OWNER = "dealer", "owner"
 TRUSTED_FIRST_PARTY, TRUSTED_THIRD_PARTY = "TrustedFirstParty", "TrustedThirdParty"
 INSECURE_FLAG = "--insecure-trusted-first-party"
-KEYS = ("dealer", "clients", "tls", "batch_wait_ms", "batch_tokens")
+KEYS = ("dealer", "clients", "tls", "batch_wait_ms", "batch_tokens", "runs_in_flight")
 MAX_ROWS = 32
 """The most texts in a run."""
 TLS_FILES = {"ca": "ca.pem", "certificate": "{name}.pem", "key": "{name}.key"}
@@ -87,6 +87,7 @@ class Cluster:
         runtime: SPU's runtime_config as the file has it.
         tls_paths: absolute path templates by the keys of `TLS_FILES`.
         batching: which requests share a run.
+        runs_in_flight: how many runs the parties have in hand at a time, those included that are only prepared.
     """
 
     path: Path
@@ -97,6 +98,7 @@ class Cluster:
     runtime: Mapping[str, Any]
     tls_paths: Mapping[str, str]
     batching: Batching = Batching()
+    runs_in_flight: int = 2
 
     @property
     def name(self) -> str:
@@ -209,7 +211,8 @@ def load(path_or_name: str | Path, *, tls: Path | None = None, insecure_trusted_
         raise UserError(f'{path}: "clients" is a list of names, and it is {clients!r}')
     dealer = None if extra.get("dealer") is None else _address(extra["dealer"], "dealer", path)
     paths, batching = _tls_paths(path, extra, tls), _batching(path, extra)
-    cluster = Cluster(path, control, links, dealer, tuple(clients), found.runtime, paths, batching)
+    lanes = _runs_in_flight(path, extra)
+    cluster = Cluster(path, control, links, dealer, tuple(clients), found.runtime, paths, batching, lanes)
     _check_names(cluster)
     _check_ports(cluster)
     _check_beaver(cluster, insecure_trusted_first_party)
@@ -236,6 +239,13 @@ def _batching(path: Path, extra: Mapping[str, Any]) -> Batching:
             "batches), and 16 to 65536 tokens were expected"
         )
     return Batching(wait / 1000, int(tokens))
+
+
+def _runs_in_flight(path: Path, extra: Mapping[str, Any]) -> int:
+    lanes = extra.get("runs_in_flight", 2)
+    if type(lanes) is not int or not 1 <= lanes <= 8:
+        raise UserError(f'{path}: "runs_in_flight" is {lanes!r}, and 1 to 8 was expected')
+    return lanes
 
 
 def _tls_paths(path: Path, extra: Mapping[str, Any], folder: Path | None) -> dict[str, str]:

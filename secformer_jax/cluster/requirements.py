@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax.traverse_util import flatten_dict
 
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.inference.serving import Serving, function, serving_for, variables
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import part_of as part_of
+from secformer_jax.mpc.runtime.shares import InputSpec
 
 WEIGHTS, OPENED, DEALER = "weights", "opened", "dealer"
 """Collections of the opened model: its weights, the weights less their masks, and the material of one request."""
@@ -45,27 +44,31 @@ class Requirements:
         compute: (weights, material, *inputs) -> logits.
         weights: the collections that stay, as shapes.
         material: abstract dealer material.
-        inputs: what the client shares, as shapes.
-        input_bits: of the ring that each of them is shared in.
+        inputs: what the client shares.
     """
 
     compute: Any
     weights: dict[str, Any]
     material: Any
-    inputs: tuple[jax.ShapeDtypeStruct, ...]
-    input_bits: tuple[int, ...]
+    inputs: tuple[InputSpec, ...]
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What `compute` takes, as shapes."""
+        return self.weights, self.material, *(abstract(spec) for spec in self.inputs)
+
+
+def abstract(spec: InputSpec) -> jax.ShapeDtypeStruct:
+    """An input as JAX traces it."""
+    return jax.ShapeDtypeStruct(spec.shape, spec.dtype)
 
 
 def requirements(serving: Serving, shape: RequestShape) -> Requirements:
     """Everything but the weights for a shape of request."""
-    zeros = np.zeros((shape.rows, shape.length), np.int32)
-    inputs = serving.inputs(Encoded(zeros, zeros, np.ones(zeros.shape, np.float32)))
-    specs = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
+    inputs = serving.input_specs(shape.rows, shape.length)
     module = serving.model(shape.length)
-    weights = variables(module, inputs)
+    weights = variables(module, tuple(abstract(spec) for spec in inputs))
     material = weights.pop(DEALER, {})
-    bits = serving.input_bits(shape.length)
-    return Requirements(function(module), weights, material, specs, bits)
+    return Requirements(function(module), weights, material, inputs)
 
 
 def mask_shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,7 @@ from secformer_jax.models.plaintext import request_head
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import HEADS, select_params
 from secformer_jax.mpc.material import Dealer
-from secformer_jax.mpc.runtime.shares import RING_BITS
+from secformer_jax.mpc.runtime.shares import RING_BITS, InputSpec
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import two_quad
 from secformer_jax.openings.constants import Plan
@@ -97,9 +97,15 @@ class OpenedServing:
         weights, means = mask * np.rint(mask.shape[1] / counts), mask * np.rint(2.0**scales.MEAN / counts)
         return rows.astype(np.int64), weights.astype(np.int64), means.astype(np.int64), mask
 
-    def input_bits(self, length: int) -> tuple[int, ...]:
+    def input_specs(self, rows: int, length: int) -> tuple[InputSpec, ...]:
         """One-hot rows are zeros and ones, and what comes of them is small."""
-        return self._plan(length).table_width, RING_BITS, RING_BITS, RING_BITS
+        vocabulary = self._config.vocab_size + self._config.type_vocab_size
+        return (
+            InputSpec("int64", (rows, length, vocabulary), self._plan(length).table_width),
+            InputSpec("int64", (rows, length)),
+            InputSpec("int64", (rows, length)),
+            InputSpec("float32", (rows, length)),
+        )
 
     def _plan(self, length: int) -> Plan:
         return make_plan(self._config, self._calibration, length, exact=self._exact)

@@ -23,7 +23,7 @@ from secformer_jax.models.plaintext import functions_for, request_head
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.masked import MaskedSeries
-from secformer_jax.mpc.runtime.shares import RING_BITS
+from secformer_jax.mpc.runtime.shares import InputSpec
 
 EMBEDDINGS = ("client", "inside")
 """Who makes the one-hot rows: the client, or the protocol from shared ids."""
@@ -47,8 +47,8 @@ class Serving(Protocol):
     def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
         """What the client shares for one request, in the order of the module's arguments."""
 
-    def input_bits(self, length: int) -> tuple[int, ...]:
-        """Of each of them, the bits of the ring that it is shared in, for a padded length."""
+    def input_specs(self, rows: int, length: int) -> tuple[InputSpec, ...]:
+        """Of each of them, for so many texts of a padded length."""
 
     def model(self, length: int) -> nn.Module:
         """The module for a padded length."""
@@ -102,9 +102,13 @@ class StandardServing:
         config = self._model.config
         return one_hot(ids, config.vocab_size), one_hot(types, config.type_vocab_size), mask
 
-    def input_bits(self, length: int) -> tuple[int, ...]:
-        """SPU's own ring."""
-        return (RING_BITS,) * 3
+    def input_specs(self, rows: int, length: int) -> tuple[InputSpec, ...]:
+        """In SPU's own ring."""
+        config, mask = self._model.config, InputSpec("float32", (rows, length))
+        if self._embedding == "inside":
+            return InputSpec("int32", (rows, length)), InputSpec("int32", (rows, length)), mask
+        words = InputSpec("float32", (rows, length, config.vocab_size))
+        return words, InputSpec("float32", (rows, length, config.type_vocab_size)), mask
 
     def model(self, length: int) -> nn.Module:
         """The model with its functions for this length."""

@@ -62,9 +62,12 @@ def test_clients_at_once_get_their_own_answers(fast, served):
     for client in CLIENTS:
         for text, answer in zip(texts[client], answers[client], strict=True):
             assert fast.error(text, answer) < TOLERANCE
-    _, second, shorter = answers["alice"]
-    assert second.party["send_bytes"] == answers["bob"][1].party["send_bytes"]
-    assert shorter.party["send_bytes"] < second.party["send_bytes"]
+
+
+def test_what_a_request_sends_is_a_matter_of_its_size(fast, served):
+    """One after the other: SPU counts what all lanes of a server send while it computes for one."""
+    first, second, shorter = ask(served, "alice", fast.text(1), fast.text(2), fast.text(3, 8))
+    assert first.party["send_bytes"] == second.party["send_bytes"] > shorter.party["send_bytes"]
 
 
 def test_later_requests_send_no_weights(fast, served):

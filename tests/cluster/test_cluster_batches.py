@@ -123,9 +123,9 @@ def test_clients_in_one_run_get_their_own_answers(tmp_path):
 async def _send_bad(local: LocalCluster, text: Encoded) -> None:
     async with ClusterClient(local.cluster, "mallory") as asking:
         await asking.deployment()
-        inputs, bits = asking._serving.inputs(text), asking._serving.input_bits(text.input_ids.shape[1])
+        serving, inputs = asking._serving, asking._serving.inputs(text)
         asking._serving = SimpleNamespace(
-            inputs=lambda encoded: (inputs[0][:, :, :-1], *inputs[1:]), input_bits=lambda length: bits
+            inputs=lambda encoded: (inputs[0][:, :, :-1], *inputs[1:]), input_specs=serving.input_specs
         )
         await asking.infer(text)
 

@@ -14,6 +14,7 @@ pytest.importorskip("spu")
 
 from secformer_jax.errors import UserError
 from secformer_jax.inference.private import Plaintext, PrivateModel
+from secformer_jax.inference.serving import serving_for
 from secformer_jax.mpc.runtime.program import OpeningStage
 
 TOLERANCE = 0.02
@@ -43,6 +44,16 @@ def test_logits(tiny, ranges, protocol, preset):
     assert np.abs(answer.logits - expected).max() <= TOLERANCE
     # The dealer is there for SecFormer's GeLU alone.
     assert (answer.result.offline_bytes > 0) == (preset == "secformer")
+
+
+@pytest.mark.parametrize(("preset", "embedding"), [("puma", "client"), ("puma", "inside"), ("drop-in", "client")])
+def test_what_a_client_shares_has_the_size_that_is_announced(tiny, preset, embedding):
+    """Servers refuse anything else before they read it."""
+    functions = presets.preset(preset)
+    serving = serving_for(tiny, functions, calibrate(tiny, functions), 18, embedding)
+    request = random_request(TINY, 0)
+    inputs, specs = serving.inputs(request), serving.input_specs(*request.input_ids.shape)
+    assert [(x.dtype.name, x.shape) for x in inputs] == [spec[:2] for spec in specs]
 
 
 @pytest.mark.parametrize("head", ["regression", "embedding"])

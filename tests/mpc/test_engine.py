@@ -202,6 +202,11 @@ def test_parse_a_log():
     assert profile.by_operation["multiply"].send_bytes == 800
     assert parse([]).total.seconds == 0
 
+    tagged = [lines[0].replace("gelu", "gelu#1"), *lines[1:], lines[0].replace("gelu", "gelu#0"), *lines[1:]]
+    # What stands at the beginning is the end of another runtime's report.
+    profile = parse([*lines[1:], *tagged], "#1")
+    assert (profile.total.seconds, profile.total.send_bytes, profile.by_part) == (0.26, 400, {"gelu": profile.total})
+
 
 def test_nothing_secret_is_logged():
     secret, weight = 13.40625, 29.53125  # exact with 18 fraction bits

@@ -181,7 +181,7 @@ def test_requests_differ_and_material_is_used_once(served, preset):
     engine, encoded = one.private._engine, one.request
     program, material = one.private._programs[encoded.input_ids.shape]
     dealt, inputs = one.private._dealer.deal(material), one.private._serving.inputs(encoded)
-    bits = one.private._serving.input_bits(LENGTH)
+    bits = [spec.bits for spec in one.private._serving.input_specs(1, LENGTH)]
     first = engine.run(program, dealt, *inputs, bits=bits)
     assert np.abs(first.value - one.answer.logits).max() <= 0.005
     with pytest.raises(MaterialReusedError, match="one request only"):

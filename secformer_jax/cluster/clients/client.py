@@ -94,9 +94,9 @@ class ClusterClient:
         fields = {"request": secrets.token_hex(16), "deployment": self._name, "rows": rows, "length": length}
         parties, protocol = self._cluster.parties, str(self._cluster.runtime["protocol"])
         shares: list[dict[str, Any]] = [{} for _ in parties]
-        widths = self._serving.input_bits(encoded.input_ids.shape[1])
-        for index, (array, width) in enumerate(zip(self._serving.inputs(encoded), widths, strict=True)):
-            pieces = share(encode(array, self._bits), str(array.dtype), protocol, len(parties), width)
+        specs = self._serving.input_specs(rows, length)
+        for index, (array, spec) in enumerate(zip(self._serving.inputs(encoded), specs, strict=True)):
+            pieces = share(encode(array, self._bits), spec.dtype, protocol, len(parties), spec.bits)
             for own, piece in zip(shares, pieces, strict=True):
                 own[f"input{index}"] = piece
         bodies = {

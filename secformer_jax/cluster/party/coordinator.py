@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import secrets
@@ -18,8 +17,8 @@ from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.party.dealer_watch import until_gone, until_there
 from secformer_jax.cluster.party.node import Fields, Node, RefusedError
 from secformer_jax.cluster.party.peers import LocalMember, LostError, Member, RemoteMember
+from secformer_jax.cluster.party.runs import Runs
 from secformer_jax.cluster.party.scheduling import Request, Turns
-from secformer_jax.cluster.party.stock import Stock
 from secformer_jax.cluster.wire import tls
 
 log = logging.getLogger(__name__)
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 ARRIVAL_SECONDS = 25.0
 CONNECTED_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
-MAX_SHAPES = 24
 MAX_WAITING = 64
 
 
@@ -45,8 +43,6 @@ class Coordinator:
         by_name: dict[str, Member] = {member.name: member for member in self._remote}
         self._members = [by_name.get(name) or LocalMember(node) for name in self._cluster.parties]
         self._turns, self._arriving = Turns(), dict[str, Request]()
-        self._compiled: dict[RequestShape, bool] = {}
-        self._stock = Stock(self._all)
         self._lost: asyncio.Future[str] | None = None
         self._ready = asyncio.Event()
         self._stopping = False
@@ -95,6 +91,11 @@ class Coordinator:
     def _break(self, text: str) -> None:
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(text)
+
+    def _failed(self, error: BaseException) -> None:
+        if not isinstance(error, LostError):
+            log.error("an error of this program", exc_info=error)
+        self._break(str(error))
 
     def _arrived(self, party: str, request: str, client: str, rows: int, length: int) -> None:
         """A party has its share of an input; when all have, the request waits for its turn."""
@@ -146,9 +147,9 @@ class Coordinator:
             waited: set[asyncio.Future[Any]] = {serving, self._lost}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             error = serving.exception() if serving.done() else None
-            text = self._lost.result() if self._lost.done() else str(error)
-            if error is not None and not isinstance(error, LostError):
-                log.error("an error of this program", exc_info=error)
+            if error is not None:
+                self._failed(error)
+            text = self._lost.result()
         finally:
             self._ready.clear()
             self._node.metrics.ready.set(0)
@@ -156,8 +157,6 @@ class Coordinator:
             await asyncio.gather(serving, return_exceptions=True)
         log.warning("session ended", extra={"reason": text})
         self.state = f"starting again: {text}"
-        self._compiled.clear()
-        self._stock.clear()
         self._arriving.clear()
         self._turns.clear()
         closing = (self._quietly(member, "close", {"text": text}) for member in self._members)
@@ -186,8 +185,8 @@ class Coordinator:
                     await member.connect(http, self._cluster.control[member.name])
             self.state = "starting"
             await self._start()
-            while True:
-                await self._next()
+            lanes, batching, metrics = self._cluster.runs_in_flight, self._cluster.batching, self._node.metrics
+            await Runs(self._turns, self._all, lanes, batching, metrics, self._failed).serve()
         finally:
             if dealer is not None:
                 dealer.cancel()
@@ -197,73 +196,12 @@ class Coordinator:
         certificates = {
             member.name: answer["certificate"] for member, answer in zip(self._members, opened, strict=True)
         }
-        await self._all("start", {"certificates": certificates})
+        await self._all("start", {"certificates": certificates, "lanes": self._cluster.runs_in_flight})
         self._node.metrics.sessions.inc()
         self.state = "ready" if self._node.deployment else "ready; no model is published"
         self._node.metrics.ready.set(1)
         self._ready.set()
         log.info("ready", extra={"count": len(self._members)})
-
-    async def _next(self) -> None:
-        """Serve the next requests, those of one size in one run, then lay in material for the next of that size."""
-        taken = await self._turns.together(self._node.cluster.batching)
-        claimed: list[Request] = []
-        for request in taken:
-            named = {"request": request.id, "client": request.client, **dataclasses.asdict(request.shape)}
-            try:
-                of = await self._compiled_for(request.shape, len(taken))
-                await self._all("claim", {**named, "compiled_rows": of.rows})
-                claimed.append(request)
-            except RefusedError as error:
-                await self._all("fail", {"request": request.id, "text": str(error)})
-        while claimed:
-            shape = await self._compiled_for(claimed[0].shape, len(claimed))
-            count = shape.rows // claimed[0].shape.rows
-            part, claimed = claimed[:count], claimed[count:]
-            try:
-                await self._compute(part, shape)
-            except RefusedError as error:
-                for request in part:
-                    await self._all("fail", {"request": request.id, "text": str(error)})
-                continue
-            if self._compiled[shape] and not claimed and not len(self._turns):
-                await self._stock.prepare(shape)
-
-    async def _compiled_for(self, shape: RequestShape, count: int) -> RequestShape:
-        """The size of the greatest run that so many requests of a shape fill: a power of two of them, compiled.
-
-        Runs of several requests take half of a session's places at most: each size has to be compiled.
-        """
-        while True:
-            together = 1 << (count.bit_length() - 1)
-            run = RequestShape(shape.rows * together, shape.length)
-            if together == 1 or run in self._compiled or len(self._compiled) < MAX_SHAPES // 2:
-                await self._compile(run)
-                return run
-            count = together - 1
-
-    async def _compute(self, requests: list[Request], shape: RequestShape) -> None:
-        """One run for requests that are claimed."""
-        started, named = time.perf_counter(), {"requests": [request.id for request in requests]}
-        named |= dataclasses.asdict(shape)
-        if self._compiled[shape]:
-            await self._stock.take(shape)
-        await self._all("run", named)
-        await self._all("release", named)
-        seconds = time.perf_counter() - started
-        for request in requests:
-            self._node.metrics.seconds.observe(time.monotonic() - request.since)
-            extra = {"request": request.id, "peer": request.client, "seconds": round(seconds, 3)}
-            log.info("answered", extra={**extra, "count": len(requests)})
-
-    async def _compile(self, shape: RequestShape) -> None:
-        started = time.perf_counter()
-        if shape not in self._compiled:
-            if len(self._compiled) >= MAX_SHAPES:
-                raise RefusedError(f"{MAX_SHAPES} sizes of request are served in one session: use one of those")
-            answers = await self._all("compile", dataclasses.asdict(shape))
-            self._compiled[shape] = answers[0]["needs_material"]
-            log.info("compiled", extra={"seconds": round(time.perf_counter() - started, 3)})
 
     async def _watch_dealer(self, http: aiohttp.ClientSession) -> None:
         await until_gone(http, self._cluster)

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
-from secformer_jax.cluster.wire.message import Bytes, Message, shares_of
+from secformer_jax.cluster.wire.message import Message, shares_of
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.runtime.shares import HELD
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Fields = dict[str, Any]
 START_SECONDS = 180
-COMMANDS = ("has", "open", "start", "compile", "claim", "fetch", "prepare", "run", "release", "fail", "close")
+COMMANDS = ("has", "open", "start", "compile", "claim", "prepare", "drop", "run", "release", "fail", "close")
 
 
 class RefusedError(RuntimeError):
@@ -68,7 +68,6 @@ class Node:
         self.inputs: dict[str, Arrived] = {}
         self._running: dict[str, Arrived] = {}
         self._results: dict[str, Message] = {}
-        self._fetched: tuple[str, list[list[Bytes]]] | None = None
         self._inputs_of: dict[RequestShape, dict[str, tuple[str, tuple[int, ...], int]]] = {}
         self.worker: WorkerProcess | None = None
         self._watch: asyncio.Task | None = None
@@ -145,6 +144,7 @@ class Node:
                 "description": None if deployment is None else deployment.to_json(),
                 "weights": None if deployment is None else str(self.weights(deployment.name)),
                 "seal": str(self._seal),
+                "lanes": fields["lanes"],
             },
         )
         answer = await asyncio.wait_for(self._call(message), START_SECONDS)
@@ -193,40 +193,27 @@ class Node:
         self._running[fields["request"]] = self.inputs.pop(fields["request"])
         return {}
 
-    async def _pieces(self, fields: Fields) -> AsyncIterator[list[Bytes]]:
-        """One piece of material as it comes from the dealer, in messages for the worker."""
-        assert self.deployment is not None
+    async def _prepare(self, fields: Fields) -> Fields:
+        """Give one piece of material to the worker as it comes from the dealer, and run what needs no input."""
+        assert self.worker is not None and self.deployment is not None
         if self._material is None:
             raise UserError("this model needs a dealer, and the cluster has none")
         async for message in self._material.fetch(self.deployment, _shape(fields), fields["piece"]):
-            parts = Message("material", {**message.fields, **_plain(_shape(fields))}, message.chunks).pack()
+            parts = Message("material", {**message.fields, **_addressed(fields)}, message.chunks).pack()
             self.metrics.received.labels("dealer").inc(sum(memoryview(part).nbytes for part in parts))
-            yield parts
+            await self.worker.send(parts)
+        return self._cost(await self._call(Message("prepare", _addressed(fields))))
 
-    async def _fetch(self, fields: Fields) -> Fields:
-        """Have one piece of material here, instead of any other, while the worker computes with the one before."""
-        self._fetched = None
-        self._fetched = fields["piece"], [parts async for parts in self._pieces(fields)]
+    async def _drop(self, fields: Fields) -> Fields:
+        """Have the worker forget a piece of material that no request of its size has used."""
+        await self._call(Message("drop", _addressed(fields)))
         return {}
-
-    async def _prepare(self, fields: Fields) -> Fields:
-        """Give one piece of material to the worker, which runs what needs no input."""
-        assert self.worker is not None
-        if self._fetched is not None and self._fetched[0] == fields["piece"]:
-            (_, messages), self._fetched = self._fetched, None
-            while messages:
-                await self.worker.send(messages.pop(0))
-        else:
-            async for parts in self._pieces(fields):
-                await self.worker.send(parts)
-        answer = await self._call(Message("prepare", _plain(_shape(fields))))
-        return self._cost(answer)
 
     async def _run(self, fields: Fields) -> Fields:
         """Compute on claimed inputs in one run; its shares of the results wait for `release`."""
-        requests, shape = fields["requests"], _plain(_shape(fields))
+        requests = fields["requests"]
         messages = [self._running[request].message for request in requests]
-        answer = await self._call(await asyncio.to_thread(joined, messages, shape))
+        answer = await self._call(await asyncio.to_thread(joined, messages, _addressed(fields)))
         for request, part in zip(requests, parted(answer, len(requests)), strict=True):
             self._results[request] = part
         return self._cost(answer)
@@ -269,7 +256,6 @@ class Node:
         if self._watch is not None:
             self._watch.cancel()
         self._inputs_of.clear()
-        self._fetched = None
         for request in [*self._running, *self.inputs]:
             self.fail(request, f"{text}: nothing was answered, send it again")
         if worker is not None:
@@ -280,7 +266,7 @@ class Node:
         if self.worker is None:
             raise WorkerError("there is no session")
         try:
-            return await self.worker.call(message.pack())
+            return await self.worker.call(message.pack(), message.fields.get("lane", 0))
         except WorkerError as error:
             raise WorkerError(f"{self.name}: {error}") from None
 
@@ -289,5 +275,6 @@ def _shape(fields: Mapping[str, Any]) -> RequestShape:
     return RequestShape(int(fields["rows"]), int(fields["length"]))
 
 
-def _plain(shape: RequestShape) -> Fields:
-    return dataclasses.asdict(shape)
+def _addressed(fields: Fields) -> Fields:
+    """What tells the worker which program, on which lane."""
+    return {key: fields[key] for key in ("rows", "length", "lane")}

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 from secformer_jax.cluster.wire import frames
@@ -31,7 +32,9 @@ class WorkerProcess:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
-        self._lock = asyncio.Lock()
+        self._sending = asyncio.Lock()
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._answers: dict[int, asyncio.Future[Message]] = {}
         self.ended = asyncio.Event()
 
     @property
@@ -67,32 +70,46 @@ class WorkerProcess:
             )
         os.close(lifeline)
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._watcher = asyncio.create_task(self._watch())
+        self._watcher, self._listener = asyncio.create_task(self._watch()), asyncio.create_task(self._listen())
 
     async def _watch(self) -> None:
         assert self._process is not None
         await self._process.wait()
         self.ended.set()
 
+    async def _listen(self) -> None:
+        """Give each answer to the call that waits for it; a lane has one at a time."""
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                answer = await frames.read(self._reader)
+                waiting = self._answers.pop(answer.number("lane"), None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
+        why = WorkerError(await self._why())
+        for waiting in self._answers.values():
+            if not waiting.done():
+                waiting.set_exception(why)
+
     async def send(self, parts: list[Bytes]) -> None:
         """Send a message that has no answer of its own."""
-        try:
-            await frames.write(self._writer, parts)
-        except ConnectionError:
-            raise WorkerError(await self._why()) from None
+        async with self._sending:
+            try:
+                await frames.write(self._writer, parts)
+            except ConnectionError:
+                raise WorkerError(await self._why()) from None
 
-    async def call(self, parts: list[Bytes]) -> Message:
-        """Send a packed command and wait for its answer.
+    async def call(self, parts: list[Bytes], lane: int = 0) -> Message:
+        """Send a packed command to a lane and wait for its answer.
 
         Raises:
             WorkerError: the process ended, or answered with an error.
         """
-        async with self._lock:
+        async with self._turns[lane]:
+            self._answers[lane] = asyncio.get_running_loop().create_future()
             await self.send(parts)
-            try:
-                answer = await frames.read(self._reader)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                raise WorkerError(await self._why()) from None
+            if self._listener.done():
+                raise WorkerError(await self._why())
+            answer = await self._answers[lane]
         if answer.kind == "error":
             raise WorkerError(answer.text("text"))
         return answer

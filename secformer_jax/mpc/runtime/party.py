@@ -50,12 +50,14 @@ class Party:
         config: protocol and ring.
         link: to the other parties; its rank is this party's.
         profiled: have SPU log its costs.
+        tag: ends the names under which they are logged, where several runtimes of one process are profiled. SPU counts
+            the bytes of links that were spawned from one together.
     """
 
-    def __init__(self, config: MpcConfig, link: libspu.link.Context, *, profiled: bool = True) -> None:
+    def __init__(self, config: MpcConfig, link: libspu.link.Context, *, profiled: bool = True, tag: str = "") -> None:
         self._config, self._link = config, link
         self._runtime = spu.Runtime(link, config.runtime_config(profile=profiled))
-        self._log = LogReader() if profiled else None
+        self._log, self._tag = LogReader() if profiled else None, tag
         self._held: dict[str, Held] = {}
         self._own = Profile()
         self._components = HELD[config.protocol](link.rank)
@@ -70,6 +72,10 @@ class Party:
         if len(share.components) != len(self._components):
             raise ValueError(f"{name}: {len(share.components)} components, and {len(self._components)} were expected")
         self._held[name] = Held(share, True, share.dtype)
+
+    def hold_what(self, other: Party) -> None:
+        """Keep what another runtime of this party holds, without a copy."""
+        self._held |= other._held
 
     def put_public(self, name: str, public: Held) -> None:
         """Keep a public value; parties of one process may hold the same, and the digits that are cut of it, once."""
@@ -138,7 +144,7 @@ class Party:
         """What the stages since the last call cost this party; of SPU's only if it is profiled."""
         profile, self._own = self._own, Profile()
         if self._log is not None:
-            profile.add(parse(self._log.lines()))
+            profile.add(parse(self._log.lines(), self._tag))
         return profile
 
     @singledispatchmethod
@@ -156,7 +162,7 @@ class Party:
                 del self._held[name]
                 share = to_spu(array, self._config.protocol, secret=held.secret, dtype=held.dtype)
                 self._runtime.set_var(name, share)
-        self._runtime.run(stage.executable())
+        self._runtime.run(stage.executable(self._tag))
 
     @_run.register
     def _(self, stage: LocalStage) -> None:

@@ -93,13 +93,24 @@ class LogReader:
         return text.decode(errors="replace").splitlines()
 
 
-def parse(lines: Iterable[str]) -> Profile:
-    """Build a profile from the log of a party that profiles; the executables' names are the parts."""
+def parse(lines: Iterable[str], tag: str = "") -> Profile:
+    """Build a profile from the log of a party that profiles.
+
+    Args:
+        lines: of the log; with a tag, what stands before the first execution is another runtime's.
+        tag: ends the names of this party's executables; the rest of a name is the part.
+    """
     profile = Profile()
     part = Cost()
+    own = not tag
     for line in lines:
-        if match := _EXECUTION.search(line):
-            part = profile.by_part.setdefault(match[1], Cost())
+        match = _EXECUTION.search(line)
+        if match:
+            own = match[1].endswith(tag)
+        if not own:
+            continue
+        if match:
+            part = profile.by_part.setdefault(match[1].removesuffix(tag), Cost())
             part.seconds += float(match[2])
             profile.total.seconds += float(match[2])
         elif match := _OPERATION.search(line):

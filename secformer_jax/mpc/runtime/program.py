@@ -62,10 +62,10 @@ class Step:
 class Stage(Step):
     """One SPU executable."""
 
-    def executable(self) -> libspu.Executable:
-        """The executable as SPU takes it."""
+    def executable(self, tag: str) -> libspu.Executable:
+        """The executable as SPU takes it, under the part's name and a tag."""
         return libspu.Executable(
-            name=self.part, input_names=list(self.inputs), output_names=list(self.outputs), code=self.code
+            name=self.part + tag, input_names=list(self.inputs), output_names=list(self.outputs), code=self.code
         )
 
 
@@ -132,6 +132,13 @@ class Program:
     def variables(self) -> set[str]:
         """Every variable that a stage reads or writes."""
         return {name for stage in self.stages for name in (*stage.inputs, *stage.outputs)}
+
+    def prepared(self) -> set[str]:
+        """The variables that the work ahead leaves for the request: its results, and material that is read later."""
+        stages = [stage for stage in self.stages if stage.phase == OFFLINE]
+        read, freed = self.read(), {name for stage in stages for name in stage.frees}
+        material = {name for name in self.input_names if name.startswith("material") and name in read}
+        return (material | {name for stage in stages for name in stage.outputs}) - freed
 
     def just_in_time(self) -> Program:
         """The same program, its work ahead done late: such a stage comes shortly before the first that needs it.

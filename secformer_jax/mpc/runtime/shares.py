@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
@@ -29,6 +30,14 @@ HELD: Mapping[str, Callable[[int], tuple[int, ...]]] = {
 
 Component = bytes | np.ndarray
 """A generator's key; or ring elements, as int64 or packed (uint8, see `pack`)."""
+
+
+class InputSpec(NamedTuple):
+    """What is shared: the dtype of the plaintext (one of `DTYPES`), its shape, and the bits of the ring."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    bits: int = RING_BITS
 
 
 @dataclass(frozen=True)

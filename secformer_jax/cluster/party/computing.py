@@ -1,0 +1,182 @@
+"""What one lane of a worker does: programs in a runtime, material and inputs put in, results taken out."""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+
+from secformer_jax.cluster.deployment import Deployment, RequestShape
+from secformer_jax.cluster.requirements import part_of, requirements, serving
+from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
+from secformer_jax.mpc.runtime.compiler import compile_program
+from secformer_jax.mpc.runtime.config import MpcConfig
+from secformer_jax.mpc.runtime.party import Party
+from secformer_jax.mpc.runtime.profile import Profile
+from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
+from secformer_jax.mpc.runtime.shares import Share
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A shape's program under variable names of its own, and what has to be put in for a request."""
+
+    program: Program
+    digest: str
+    specs: dict[str, jax.ShapeDtypeStruct]
+    names: dict[str, str]
+    bits: dict[str, int]
+
+    def read(self) -> set[str]:
+        """The variables that the program reads, by their names on the wire."""
+        used = self.program.read()
+        return {name for name, own in self.names.items() if own in used}
+
+
+class Programs:
+    """The programs of a deployment: each is compiled once, for all lanes.
+
+    Args:
+        config: protocol and parties.
+        deployment: what is published.
+    """
+
+    def __init__(self, config: MpcConfig, deployment: Deployment) -> None:
+        self._config, self._deployment = config, deployment
+        self._serving = serving(deployment, config.fraction_bits)
+        self._compiled: dict[RequestShape, Compiled] = {}
+        self._compiling = threading.Lock()
+
+    def get(self, shape: RequestShape) -> Compiled:
+        """The program for a shape.
+
+        Raises:
+            UserError: the deployment does not serve this shape.
+        """
+        with self._compiling:
+            if shape not in self._compiled:
+                self._deployment.check(shape)
+                self._compiled[shape] = self._compile(shape)
+            return self._compiled[shape]
+
+    def _compile(self, shape: RequestShape) -> Compiled:
+        needed = requirements(self._serving, shape)
+        leaves, _ = jax.tree_util.tree_flatten_with_path(needed.weights)
+        keep = self._deployment.keep_weights
+        variables = [weight_input(path, public=self._serving.is_public, keep=keep) for path, _ in leaves]
+        variables += request_inputs(needed.material, needed.arguments()[2:])
+        program = compile_program(
+            needed.compute,
+            needed.arguments(),
+            variables,
+            self._config,
+            part_of=part_of,
+        )
+        own = program.renamed({name for name in program.variables() if not name.startswith("weights")})
+        request = jax.tree.leaves(needed.arguments()[1:])
+        specs = {v.name: spec for v, spec in zip(variables[len(leaves) :], request, strict=True)}
+        bits = {f"input{i}": spec.bits for i, spec in enumerate(needed.inputs)}
+        names = dict(zip(program.input_names, own.input_names, strict=True))
+        return Compiled(own, program.digest(), specs, names, bits)
+
+
+class Computing:
+    """One lane.
+
+    Args:
+        party: its runtime, with the published weights.
+        programs: shared with the other lanes.
+    """
+
+    def __init__(self, party: Party, programs: Programs) -> None:
+        self._party, self._programs = party, programs
+        self._set_up: set[RequestShape] = set()
+        self._pending: dict[RequestShape, set[str]] = {}
+        self.commands: dict[str, Callable[[Message], Message | None]] = {
+            "compile": self.compile,
+            "material": self.material,
+            "prepare": self.prepare,
+            "drop": self.drop,
+            "request": self.request,
+        }
+
+    def compile(self, message: Message) -> Message:
+        """Compile for a shape, compare the program with the other parties', and run what needs no request."""
+        shape, party = _shape(message), self._party
+        compiled = self._programs.get(shape)
+        if shape not in self._set_up:
+            party.agree(compiled.digest)
+            party.run(compiled.program, SETUP)
+            self._set_up.add(shape)
+        inputs = {
+            name: [str(spec.dtype), list(spec.shape), compiled.bits[name]]
+            for name, spec in compiled.specs.items()
+            if name in compiled.bits
+        }
+        return Message("compiled", {"inputs": inputs, "needs_material": len(inputs) < len(compiled.specs)})
+
+    def material(self, message: Message) -> None:
+        """Take some of the dealer's material for the next request of a shape."""
+        self._put(_shape(message), shares_of(message), "material")
+
+    def prepare(self, message: Message) -> Message:
+        """Run what needs material and no input."""
+        compiled = self._whole(_shape(message), "material")
+        return Message("prepared", _cost(self._party.run(compiled.program, OFFLINE)))
+
+    def drop(self, message: Message) -> Message:
+        """Forget what was prepared for a shape."""
+        program = self._programs.get(_shape(message)).program
+        self._party.free(program.prepared())
+        return Message("dropped")
+
+    def request(self, message: Message) -> Message:
+        """Compute; the answer holds this party's component of the result."""
+        shape, party, started = _shape(message), self._party, time.perf_counter()
+        self._put(shape, shares_of(message), "input")
+        compiled = self._whole(shape, "input")
+        cost = _cost(party.run(compiled.program, ONLINE))
+        results = {}
+        for index, name in enumerate(compiled.program.output_names):
+            dtype, ring = party.get(name)
+            results[f"output{index}"] = Share(dtype, ring.shape, (ring,))
+        party.free(set(compiled.program.output_names))
+        cost |= {"party_seconds": time.perf_counter() - started, "resident_bytes": resident_bytes()}
+        return with_shares("result", cost, results)
+
+    def _whole(self, shape: RequestShape, kind: str) -> Compiled:
+        compiled = self._programs.get(shape)
+        missing = {name for name in compiled.specs if name.startswith(kind)} - self._pending.pop(shape, set())
+        if missing & compiled.read():
+            raise ValueError(f"the {kind} is incomplete")
+        return compiled
+
+    def _put(self, shape: RequestShape, shares: dict[str, Share], kind: str) -> None:
+        compiled = self._programs.get(shape)
+        used = compiled.read()
+        for name, share in shares.items():
+            spec = compiled.specs.get(name) if name.startswith(kind) else None
+            fits = spec is not None and (str(spec.dtype), spec.shape) == (share.dtype, share.shape)
+            if not fits or share.bits != compiled.bits.get(name, share.bits):
+                raise ValueError(f"{name} {share.dtype} {share.shape} is nothing that this program takes")
+            if name in used:
+                self._party.put(compiled.names[name], share)
+            self._pending.setdefault(shape, set()).add(name)
+
+
+def _shape(message: Message) -> RequestShape:
+    return RequestShape(message.number("rows"), message.number("length"))
+
+
+def _cost(profile: Profile) -> dict[str, float]:
+    total = profile.total
+    return {"seconds": total.seconds, "send_bytes": total.send_bytes, "send_actions": total.send_actions}
+
+
+def resident_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
