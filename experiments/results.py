@@ -103,7 +103,7 @@ class Results:
     Args:
         name: of the file, without its suffix.
         folder: where it goes.
-        fresh: forget what is there.
+        fresh: measure what is asked for again; the other cells stay.
     """
 
     def __init__(self, name: str, folder: Path = FOLDER, *, fresh: bool = False) -> None:
@@ -111,24 +111,25 @@ class Results:
         self._about = provenance(command_line())
         self.cells: dict[str, Entry] = {}
         self._notes: Entry = {}
-        self._fresh = fresh
+        self._fresh, self._measured = fresh, set[str]()
         self._read()
 
     def _read(self) -> None:
         """Take over what is in the file: another process may have added cells."""
-        if not self._fresh and self.path.is_file():
+        if self.path.is_file():
             stored = json.loads(self.path.read_text(encoding="utf-8"))
-            self.cells |= stored["cells"]
+            self.cells = stored["cells"]
             self._notes = stored["notes"] | self._notes
 
     def cell(self, key: str, measure: Callable[[], Entry]) -> Entry:
-        """The cell of this name, measured unless it is there."""
+        """The cell of this name, measured unless it is there and need not be fresh."""
         self._read()
-        if key not in self.cells:
+        if key not in self.cells or (self._fresh and key not in self._measured):
             about = {name: self._about[name] for name in ("command", "commit", "date")}
             measured = {**measure(), **about}
             self._read()
             self.cells[key] = measured
+            self._measured.add(key)
             self.save()
         return self.cells[key]
 

@@ -63,6 +63,16 @@ def test_processes_share_a_results_file(tmp_path):
     assert {name: cell["figure"] for name, cell in found.items()} == {"ours": 1, "theirs": 2}
 
 
+def test_what_is_measured_anew_leaves_the_rest(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(EXPERIMENTS)!r}); from results import Results, Path; "
+    code += f"results = Results('kept', Path({str(tmp_path)!r}), fresh=len(sys.argv) > 1); figures = iter((1, 2, 3)); "
+    code += "[results.cell(name, lambda: {'figure': next(figures)}) for name in sys.argv[2:] or ('old', 'again')]"
+    for arguments in ([], ["fresh", "again", "again"]):
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=60)
+    found = json.loads((tmp_path / "kept.json").read_text())["cells"]
+    assert {name: cell["figure"] for name, cell in found.items()} == {"old": 1, "again": 1}
+
+
 def test_network_model_from_measured_costs(efficiency, folder):
     out, found = run("network", folder, "--side", "fast")
     predicted = found["notes"]["predicted"]["tiny-16"]
