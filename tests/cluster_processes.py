@@ -27,12 +27,12 @@ class Tiny:
 
     def __init__(self, preset: str) -> None:
         self.model, approximations = opened_checkpoint(CONFIG), presets.preset(preset)
-        ranges = calibrate(self.model, preset) if presets.needs_calibration(approximations) else None
+        ranges = calibrate(self.model, preset, 32) if presets.needs_calibration(approximations) else None
         self.description = Deployment.describe(self.model, approximations, ranges)
         self.plain = Plaintext(self.model, approximations, calibration=ranges)
 
-    def publish(self, local: LocalCluster) -> owner.Publication:
-        return asyncio.run(owner.publish(local.cluster, self.model, self.description))
+    def publish(self, local: LocalCluster) -> None:
+        self.published = asyncio.run(owner.publish(local.cluster, self.model, self.description))
 
     def text(self, seed: int, length: int = 16):
         return request(CONFIG, seed, ONE if length > ONE[0] else (5,), length)

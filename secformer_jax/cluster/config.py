@@ -61,11 +61,20 @@ class Batching:
 
     Attributes:
         wait_seconds: how long the first one waits for others; 0: each has a run of its own.
-        tokens: the most tokens, padding included, in a run of several requests.
+        tokens: the most tokens, padding included, in a run; a single text may have more.
     """
 
     wait_seconds: float = 0.01
     tokens: int = 512
+
+    def rows(self, length: int, unit: int = 1) -> int:
+        """The most texts of a request: a power of two.
+
+        Args:
+            length: padded, of each.
+            unit: texts that one answer takes, 1 or 2.
+        """
+        return max(unit, 1 << (min(MAX_ROWS, max(1, self.tokens // length)).bit_length() - 1))
 
     def most(self, rows: int, length: int) -> int:
         """How many requests of a size share a run at most."""
@@ -99,6 +108,16 @@ class Cluster:
     tls_paths: Mapping[str, str]
     batching: Batching = Batching()
     runs_in_flight: int = 2
+
+    @property
+    def fraction_bits(self) -> int:
+        """Of the runtime's numbers."""
+        return int(self.runtime["fxp_fraction_bits"])
+
+    @property
+    def protocol(self) -> str:
+        """SPU's name of the protocol."""
+        return str(self.runtime["protocol"])
 
     @property
     def name(self) -> str:

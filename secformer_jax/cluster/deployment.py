@@ -1,7 +1,7 @@
 """What a model owner makes known about a model: every server compiles its program from it for itself.
 
 It is data, not code: the architecture, the names of the functions, the calibration constants. No weight is in it, and
-nothing that follows from the weights but the calibrated ranges.
+nothing that follows from the weights but the calibrated ranges, rounded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.families import family_of
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.plaintext import request_head
+from secformer_jax.models.text import PADDED_LENGTHS
 
 if TYPE_CHECKING:
     from secformer_jax.models.checkpoint import Checkpoint
@@ -74,10 +75,13 @@ class Deployment:
     ) -> Deployment:
         """What is to be known about a checkpoint that is served with these functions and this head."""
         chosen, head = approximations.names(), head or request_head(model)
-        # The fingerprint is a hash of the weights: whoever guessed them could check the guess.
-        ranges = None if calibration is None else dataclasses.replace(calibration, fingerprint="")
+        ranges = None if calibration is None else calibration.published()
         nonce = secrets.token_hex(16)
         return cls(model.config, head, chosen, approximations.openings, ranges, embedding, keep_weights, nonce)
+
+    def anew(self) -> Deployment:
+        """The same model under another name: masks of the weights serve one publication."""
+        return dataclasses.replace(self, nonce=secrets.token_hex(16))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -134,16 +138,20 @@ class Deployment:
         """Whether the weights stay under masks of the dealer's."""
         return self.openings
 
+    def lengths(self) -> tuple[int, ...]:
+        """The padded lengths that are served: few, for each is compiled."""
+        return tuple(length for length in PADDED_LENGTHS if length <= self.config.positions)
+
     def check(self, shape: RequestShape) -> None:
         """Refuse a shape that this model does not serve.
 
         Raises:
-            UserError: too many rows, too long, or longer than the calibration.
+            UserError: another number of rows than a power of two, another padded length, or one beyond the calibration.
         """
-        if not 1 <= shape.rows <= MAX_ROWS:
-            raise UserError(f"{shape.rows} texts in one request, and at most {MAX_ROWS} are served")
-        if not 3 <= shape.length <= self.config.positions:
-            raise UserError(f"a padded length of {shape.length}, and this model takes 3 to {self.config.positions}")
+        if not 1 <= shape.rows <= MAX_ROWS or shape.rows & (shape.rows - 1):
+            raise UserError(f"{shape.rows} texts in one request: a power of two is served, at most {MAX_ROWS}")
+        if shape.length not in self.lengths():
+            raise UserError(f"a padded length of {shape.length}, and {', '.join(map(str, self.lengths()))} are served")
         if shape.rows % HEADS[self.head].rows:
             raise UserError("this model compares pairs of texts, and the number of texts is odd")
         if self.calibration is not None:

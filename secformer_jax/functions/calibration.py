@@ -10,8 +10,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from secformer_jax.errors import UserError
@@ -20,6 +20,10 @@ FILE_NAME = "calibration.json"
 FORMAT = 3
 MARGIN = 1.5
 """Ranges are widened by this factor at both ends before constants are chosen: unseen sentences go somewhat beyond."""
+
+
+ROUNDED_BITS = 5
+"""Of the ends of ranges that others than the model's owner see: exact ones would be a fingerprint of the weights."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,18 @@ class Range:
         """The range of the values times a positive factor."""
         return Range(self.low * factor, self.high * factor)
 
+    def rounded(self) -> "Range":
+        """A range that holds this one, its ends with `ROUNDED_BITS` significant bits."""
+        return Range(_rounded(self.low, math.floor), _rounded(self.high, math.ceil))
+
     def widened(self, margin: float = MARGIN) -> "Range":
         """A range of positive values with a margin at both ends."""
         return Range(self.low / margin, self.high * margin)
+
+
+def _rounded(value: float, whole: Callable[[float], int]) -> float:
+    fraction, exponent = math.frexp(value)
+    return math.ldexp(whole(fraction * 2**ROUNDED_BITS), exponent - ROUNDED_BITS)
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,14 @@ class Calibration:
             raise UserError(
                 f"calibration has no range of {quantity} at {place}: run `secformer calibrate --model DIR` again"
             ) from None
+
+    def published(self) -> "Calibration":
+        """What others than the owner see: rounded outward, and without the fingerprint, a hash of the weights."""
+        places = {
+            place: {quantity: found.rounded() for quantity, found in ranges.items()}
+            for place, ranges in self.places.items()
+        }
+        return replace(self, fingerprint="", places=places)
 
     def check(self, family: str, length: int) -> None:
         """Refuse functions of another family, and a padded length beyond what was measured."""

@@ -35,7 +35,10 @@ def turns(*requests: tuple[str, str, RequestShape]) -> Turns:
 
 
 def taken(waiting: Turns, batching: Batching) -> list[str]:
-    return [request.id for request in asyncio.run(waiting.together(batching))]
+    """While no run is under way."""
+    quiet = asyncio.Event()
+    quiet.set()
+    return [request.id for request in asyncio.run(waiting.together(batching, quiet))]
 
 
 def test_a_run_has_requests_of_one_size_from_every_client_in_turn():
@@ -45,6 +48,14 @@ def test_a_run_has_requests_of_one_size_from_every_client_in_turn():
     assert taken(waiting, Batching(0.001, 512)) == ["a3"]
 
 
+def test_what_is_put_back_is_next():
+    waiting = turns(("a1", "a", SHAPE), ("b1", "b", SHAPE), ("c1", "c", OTHER), ("a2", "a", SHAPE), ("a3", "a", SHAPE))
+    first = waiting.like(Request("", "", SHAPE), 3)
+    assert [request.id for request in first] == ["a1", "b1", "a2"]
+    waiting.put_back(first[1:])
+    assert [taken(waiting, Batching(0)) for _ in range(4)] == [["b1"], ["a2"], ["c1"], ["a3"]]
+
+
 def test_without_a_waiting_time_each_has_a_run_of_its_own():
     waiting = turns(("a1", "a", SHAPE), ("b1", "b", SHAPE))
     assert taken(waiting, Batching(0)) == ["a1"]
@@ -52,13 +63,35 @@ def test_without_a_waiting_time_each_has_a_run_of_its_own():
 
 def test_the_first_waits_for_others_so_long_and_no_longer():
     async def run() -> list[str]:
-        waiting = Turns()
+        waiting, quiet = Turns(), asyncio.Event()
+        quiet.set()
         waiting.add(Request("a1", "a", SHAPE))
         asyncio.get_running_loop().call_later(0.05, waiting.add, Request("b1", "b", SHAPE))
         asyncio.get_running_loop().call_later(0.6, waiting.add, Request("c1", "c", SHAPE))
-        return [request.id for request in await waiting.together(Batching(0.3))]
+        return [request.id for request in await waiting.together(Batching(0.3), quiet)]
 
     assert asyncio.run(run()) == ["a1", "b1"]
+
+
+def test_while_a_run_is_under_way_a_run_that_could_take_more_waits():
+    async def run() -> list[list[str]]:
+        runs = []
+        for most in (2, 32):
+            waiting, quiet = Turns(), asyncio.Event()
+            waiting.add(Request("a1", "a", SHAPE))
+            collecting = asyncio.create_task(waiting.together(Batching(0.001, most * 16), quiet))
+            await asyncio.sleep(0.05)
+            assert not collecting.done()
+            waiting.add(Request("b1", "b", SHAPE))
+            waiting.add(Request("c1", "c", OTHER))
+            await asyncio.sleep(0.05)
+            # With two it is full.
+            assert collecting.done() == (most == 2)
+            quiet.set()
+            runs.append([request.id for request in await collecting])
+        return runs
+
+    assert asyncio.run(run()) == [["a1", "b1"], ["a1", "b1"]]
 
 
 @pytest.mark.parametrize(
@@ -87,37 +120,44 @@ def test_shares_are_joined_and_parted_row_by_row(protocol, parties):
 
 
 def test_clients_in_one_run_get_their_own_answers(tmp_path):
-    """Those who come together share a run; one who sends another input than the model takes fails alone."""
+    """Those who come together share a run, once its size is compiled; a client whose input is none fails alone."""
     clients, tiny = [f"client{i}" for i in range(5)], Tiny("drop-in")
-    everyone, options = [*clients, "mallory"], {"batch_wait_ms": 2500}
+    everyone, options = [*clients, "mallory"], {"batch_wait_ms": 1000}
     with LocalCluster(tmp_path, "2pc_semi2k_dealer", clients=everyone, options=options) as local:
         tiny.publish(local)
         until_ready(local)
-        texts, answers, refused = {client: tiny.text(i) for i, client in enumerate(clients)}, {}, []
+        for attempt in range(8):
+            _ask_together(local, tiny, {client: tiny.text(10 * attempt + i) for i, client in enumerate(clients)})
+            runs = [json.loads(line) for line in local.log("S0").read_text().splitlines()]
+            counts = [line["count"] for line in runs if line["event"] == "answered"]
+            assert len(counts) == (attempt + 1) * len(clients) and set(counts) <= {1, 2, 4}
+            if max(counts) > 1:
+                return
+        pytest.fail("no run was shared")
 
-        def one(client: str) -> None:
-            answers[client] = ask(local, client, texts[client])[0]
 
-        def bad() -> None:
-            with pytest.raises(UserError, match="another input than this model takes") as error:
-                asyncio.run(_send_bad(local, texts[clients[0]]))
-            refused.append(error)
+def _ask_together(local: LocalCluster, tiny: Tiny, texts: dict[str, Encoded]) -> None:
+    answers, refused = {}, []
 
-        threads = [threading.Thread(target=one, args=(client,)) for client in clients]
-        threads.append(threading.Thread(target=bad))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(refused) == 1
-        for client in clients:
-            assert tiny.error(texts[client], answers[client]) < TOLERANCE
-        mixed = [tiny.error(texts[one], answers[other]) for one, other in itertools.pairwise(clients)]
-        assert min(mixed) > TOLERANCE
-        runs = [json.loads(line) for line in local.log("S0").read_text().splitlines()]
-        counts = [line["count"] for line in runs if line["event"] == "answered"]
-        # How many come together is a matter of the machine's load: four of the five at most, a power of two.
-        assert len(counts) == len(clients) and max(counts) > 1 and set(counts) <= {1, 2, 4}
+    def one(client: str) -> None:
+        answers[client] = ask(local, client, texts[client])[0]
+
+    def bad() -> None:
+        with pytest.raises(UserError, match="another input than this model takes") as error:
+            asyncio.run(_send_bad(local, next(iter(texts.values()))))
+        refused.append(error)
+
+    threads = [threading.Thread(target=one, args=(client,)) for client in texts]
+    threads.append(threading.Thread(target=bad))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 1
+    for client, text in texts.items():
+        assert tiny.error(text, answers[client]) < TOLERANCE
+    mixed = [tiny.error(texts[one], answers[other]) for one, other in itertools.pairwise(texts)]
+    assert min(mixed) > TOLERANCE
 
 
 async def _send_bad(local: LocalCluster, text: Encoded) -> None:

@@ -9,8 +9,9 @@ from secformer_jax.cluster.config import Batching
 from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import RefusedError
-from secformer_jax.cluster.party.runs import MAX_SHAPES, Runs
+from secformer_jax.cluster.party.runs import Runs
 from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.party.sizes import SIZES_OF_ONE
 
 SMALL, LARGE = RequestShape(1, 16), RequestShape(1, 32)
 ALONE = Batching(0)
@@ -167,7 +168,7 @@ def test_one_that_is_refused_fails_alone():
 
     parties = serve(story, batching=Batching(0.01))
     assert [fields["request"] for fields in parties.of("fail")] == ["b"]
-    assert [fields["requests"] for fields in parties.of("release")] == [["a", "c"]]
+    assert [fields["requests"] for fields in parties.of("release")] == [["a"], ["c"]]
     assert not parties.failures
 
 
@@ -180,12 +181,37 @@ def test_a_dealer_that_is_gone_ends_the_session():
     assert set(serve(story).failures) == {"the dealer is gone"}
 
 
-def test_a_session_serves_so_many_sizes():
+def test_the_oldest_sizes_of_a_client_are_forgotten():
+    """One that another client still uses stays."""
+
     async def story(parties: Parties) -> None:
-        for length in range(MAX_SHAPES + 1):
-            parties.ask(str(length), RequestShape(1, 16 + length))
+        parties.turns.add(Request("other", "bob", RequestShape(1, 17)))
+        await settle()
+        for number in range(SIZES_OF_ONE + 3):
+            parties.ask(str(number), RequestShape(1, 16 + number))
             await settle()
 
     parties = serve(story)
-    assert [fields["request"] for fields in parties.of("fail")] == [str(MAX_SHAPES)]
-    assert len({(fields["rows"], fields["length"]) for fields in parties.of("compile")}) == MAX_SHAPES
+    assert len(parties.of("release")) == SIZES_OF_ONE + 4
+    forgotten = [(fields["lane"], fields["length"]) for fields in parties.of("forget")]
+    assert sorted(set(forgotten)) == [(0, 16), (0, 18), (1, 16), (1, 18)] and len(forgotten) == 4
+    assert pieces_are_used_once(parties)
+
+
+def test_a_run_of_several_waits_for_no_compiler():
+    """The first five are computed one by one, while a size for four is compiled beside them."""
+
+    async def story(parties: Parties) -> None:
+        compiler = parties.hold("rehearse")
+        for number in "abcde":
+            parties.turns.add(Request(number, number, SMALL))
+        await asyncio.sleep(0.1)
+        compiler.set()
+        await asyncio.sleep(0.1)
+        for number in "fghi":
+            parties.turns.add(Request(number, number, SMALL))
+        await asyncio.sleep(0.1)
+
+    parties = serve(story, batching=Batching(0.01))
+    assert [len(fields["requests"]) for fields in parties.of("release")] == [1, 1, 1, 1, 1, 4]
+    assert {fields["lane"] for fields in parties.of("compile") if fields["rows"] == 4} == {0, 1}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, 
 from secformer_jax.cluster.wire.paths import INFER_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.inference.serving import Serving
+from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime.shares import decode, encode, join, share
 
@@ -39,6 +41,16 @@ class Answer:
     sent_bytes: tuple[int, ...]
     party: dict[str, float]
 
+    @classmethod
+    def joined(cls, answers: Sequence[Answer]) -> Answer:
+        """Those of several requests, one after the other, as one."""
+        return cls(
+            np.concatenate([answer.logits for answer in answers]),
+            sum(answer.seconds for answer in answers),
+            tuple(map(sum, zip(*(answer.sent_bytes for answer in answers), strict=True))),
+            {name: sum(answer.party[name] for answer in answers) for name in answers[0].party},
+        )
+
 
 class ClusterClient:
     """Asks a cluster for predictions; to be entered with `async with`.
@@ -50,9 +62,9 @@ class ClusterClient:
 
     def __init__(self, cluster: Cluster, role: str) -> None:
         self._cluster, self._servers = cluster, Servers(cluster, role)
-        self._bits = int(cluster.runtime.get("fxp_fraction_bits", 18))
+        self._bits = cluster.fraction_bits
         self._serving: Serving | None = None
-        self._name = ""
+        self._name = self._head = ""
 
     async def __aenter__(self) -> ClusterClient:
         await self._servers.__aenter__()
@@ -77,22 +89,33 @@ class ClusterClient:
         deployment = Deployment.from_json(found[0]["description"])
         if deployment.name not in names:
             raise UserError("the servers' description of the model is not the one that they name")
-        self._serving, self._name = serving(deployment, self._bits), deployment.name
+        self._serving, self._name, self._head = serving(deployment, self._bits), deployment.name, deployment.head
         return deployment
 
     async def infer(self, encoded: Encoded) -> Answer:
-        """Answer one encoded batch.
+        """Answer one encoded batch, in several requests where it is more than one run takes.
 
         Raises:
             UserError: a server refuses, or anything died on the way: nothing is answered then, and it says what.
         """
         if self._serving is None:
             await self.deployment()
+        rows, length = encoded.input_ids.shape
+        most = self._cluster.batching.rows(length, HEADS[self._head].rows)
+        answers, start = [], 0
+        while start < rows:
+            count = min(most, 1 << ((rows - start).bit_length() - 1))
+            answers.append(await self._ask(encoded.rows(slice(start, start + count))))
+            start += count
+        return Answer.joined(answers)
+
+    async def _ask(self, encoded: Encoded) -> Answer:
+        """One request."""
         assert self._serving is not None
         started = time.perf_counter()
         rows, length = encoded.input_ids.shape
         fields = {"request": secrets.token_hex(16), "deployment": self._name, "rows": rows, "length": length}
-        parties, protocol = self._cluster.parties, str(self._cluster.runtime["protocol"])
+        parties, protocol = self._cluster.parties, self._cluster.protocol
         shares: list[dict[str, Any]] = [{} for _ in parties]
         specs = self._serving.input_specs(rows, length)
         for index, (array, spec) in enumerate(zip(self._serving.inputs(encoded), specs, strict=True)):

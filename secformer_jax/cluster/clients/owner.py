@@ -19,8 +19,6 @@ from secformer_jax.errors import UserError
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.mpc.runtime.shares import encode, share
 
-FRACTION_BITS = 18
-
 
 @dataclass(frozen=True)
 class Publication:
@@ -38,19 +36,19 @@ async def publish(
     *,
     progress: Callable[[int], None] = lambda tensors: None,
 ) -> Publication:
-    """Give every server its shares of the weights, then have the model served.
+    """Give every server its shares of the weights, then have the model served, under a name of this publication.
 
     Args:
         cluster: where to.
         model: the checkpoint.
-        deployment: its description, which everybody gets.
+        deployment: its description, which everybody gets with a new nonce.
         progress: called with the number of tensors that are sent.
 
     Raises:
         UserError: a server refuses or goes away; the model that was served before stays.
     """
-    bits = int(cluster.runtime.get("fxp_fraction_bits", FRACTION_BITS))
-    protocol, parties = str(cluster.runtime["protocol"]), cluster.parties
+    deployment, bits = deployment.anew(), cluster.fraction_bits
+    protocol, parties = cluster.protocol, cluster.parties
     # A queue of one: the next tensor is made when every server has taken this one.
     queues: dict[str, asyncio.Queue[list[Bytes]]] = {party: asyncio.Queue(1) for party in parties}
     sent = dict.fromkeys(parties, 0)

@@ -63,12 +63,13 @@ class MaterialService:
 
     def __init__(self, cluster: Cluster, state: Path, seal: Path) -> None:
         self._cluster, self._state = cluster, state
-        self._protocol = str(cluster.runtime["protocol"])
-        self._fraction_bits = int(cluster.runtime.get("fxp_fraction_bits", 18))
+        self._protocol = cluster.protocol
+        self._fraction_bits = cluster.fraction_bits
         self._key = store.sealing_key(seal)
         self._ledger = Ledger(state / "pieces")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="material")
         self._published: dict[str, Published] = {}
+        self._describing: set[str] = set()
         self._dealt: dict[str, tuple[asyncio.Future[Pieces], set[str]]] = {}
         self._ahead: dict[tuple[str, RequestShape], asyncio.Future[Pieces]] = {}
 
@@ -91,8 +92,13 @@ class MaterialService:
             deployment = Deployment.from_json((await request.json()).get("description"))
         except (UserError, ValueError, AttributeError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
-        if deployment.name not in self._published and not self._path(deployment.name).exists():
+        if deployment.name in self._describing or self._path(deployment.name).exists():
+            raise web.HTTPConflict(text="a model of this name has been published: its masks serve no other weights\n")
+        self._describing.add(deployment.name)
+        try:
             await self._in_thread(self._publish, deployment)
+        finally:
+            self._describing.remove(deployment.name)
         log.info("described", extra={"count": len(self._ledger)})
         return await _stream(request, [])
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 
 from secformer_jax.cluster.deployment import Deployment, RequestShape
+from secformer_jax.cluster.memory import give_back
 from secformer_jax.cluster.requirements import part_of, requirements, serving
 from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
 from secformer_jax.mpc.runtime.compiler import compile_program
@@ -19,6 +21,7 @@ from secformer_jax.mpc.runtime.party import Party
 from secformer_jax.mpc.runtime.profile import Profile
 from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
 from secformer_jax.mpc.runtime.shares import Share
+from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,16 @@ class Programs:
             if shape not in self._compiled:
                 self._deployment.check(shape)
                 self._compiled[shape] = self._compile(shape)
+                # What JAX keeps of tracing is of no use again: each program is traced once.
+                jax.clear_caches()
             return self._compiled[shape]
+
+    def forget(self, shape: RequestShape) -> None:
+        """Give the memory of a program back; XLA's code is most of it."""
+        with self._compiling:
+            if self._compiled.pop(shape, None) is not None:
+                jax.clear_caches()
+                give_back()
 
     def _compile(self, shape: RequestShape) -> Compiled:
         needed = requirements(self._serving, shape)
@@ -90,10 +102,11 @@ class Computing:
     Args:
         party: its runtime, with the published weights.
         programs: shared with the other lanes.
+        zeros: for what the client gets.
     """
 
-    def __init__(self, party: Party, programs: Programs) -> None:
-        self._party, self._programs = party, programs
+    def __init__(self, party: Party, programs: Programs, zeros: ZeroSharing) -> None:
+        self._party, self._programs, self._zeros = party, programs, zeros
         self._set_up: set[RequestShape] = set()
         self._pending: dict[RequestShape, set[str]] = {}
         self.commands: dict[str, Callable[[Message], Message | None]] = {
@@ -101,6 +114,8 @@ class Computing:
             "material": self.material,
             "prepare": self.prepare,
             "drop": self.drop,
+            "forget": self.forget,
+            "rehearse": self.rehearse,
             "request": self.request,
         }
 
@@ -112,12 +127,8 @@ class Computing:
             party.agree(compiled.digest)
             party.run(compiled.program, SETUP)
             self._set_up.add(shape)
-        inputs = {
-            name: [str(spec.dtype), list(spec.shape), compiled.bits[name]]
-            for name, spec in compiled.specs.items()
-            if name in compiled.bits
-        }
-        return Message("compiled", {"inputs": inputs, "needs_material": len(inputs) < len(compiled.specs)})
+        needs_material = any(name.startswith("material") for name in compiled.specs)
+        return Message("compiled", {"needs_material": needs_material})
 
     def material(self, message: Message) -> None:
         """Take some of the dealer's material for the next request of a shape."""
@@ -134,16 +145,38 @@ class Computing:
         self._party.free(program.prepared())
         return Message("dropped")
 
+    def forget(self, message: Message) -> Message:
+        """Forget the program of a shape, and what was computed for it from the weights alone."""
+        shape = _shape(message)
+        self._party.free(self._programs.get(shape).program.kept())
+        self._set_up.remove(shape)
+        self._programs.forget(shape)
+        return Message("forgotten")
+
+    def rehearse(self, message: Message) -> Message:
+        """Compute on zeros with a piece of material, and forget the result: what is compiled late is compiled then."""
+        shape = _shape(message)
+        compiled = self._programs.get(shape)
+        parties = range(self._party.components)
+        for name in compiled.bits:
+            spec = compiled.specs[name]
+            zeros = tuple(np.zeros(spec.shape, np.int64) for _ in parties)
+            self._put(shape, {name: Share(str(spec.dtype), spec.shape, zeros, compiled.bits[name])}, "input")
+        compiled = self._whole(shape, "input")
+        self._party.run(compiled.program, ONLINE)
+        self._party.free(set(compiled.program.output_names))
+        return Message("rehearsed")
+
     def request(self, message: Message) -> Message:
         """Compute; the answer holds this party's component of the result."""
         shape, party, started = _shape(message), self._party, time.perf_counter()
         self._put(shape, shares_of(message), "input")
         compiled = self._whole(shape, "input")
         cost = _cost(party.run(compiled.program, ONLINE))
-        results = {}
-        for index, name in enumerate(compiled.program.output_names):
-            dtype, ring = party.get(name)
-            results[f"output{index}"] = Share(dtype, ring.shape, (ring,))
+        results = {
+            f"output{index}": revealed(*party.get(name), self._zeros)
+            for index, name in enumerate(compiled.program.output_names)
+        }
         party.free(set(compiled.program.output_names))
         cost |= {"party_seconds": time.perf_counter() - started, "resident_bytes": resident_bytes()}
         return with_shares("result", cost, results)
@@ -166,6 +199,15 @@ class Computing:
             if name in used:
                 self._party.put(compiled.names[name], share)
             self._pending.setdefault(shape, set()).add(name)
+
+
+def revealed(dtype: str, ring: np.ndarray, zeros: ZeroSharing) -> Share:
+    """What the client gets of a party's component of a result.
+
+    The component is a function of the weights' shares and of masks that the dealer knows; plus a share of zero it is
+    uniform to both, but for the sum.
+    """
+    return Share(dtype, ring.shape, (ring + zeros.next(ring.shape),))
 
 
 def _shape(message: Message) -> RequestShape:

@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 ARRIVAL_SECONDS = 25.0
 CONNECTED_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
-MAX_WAITING = 64
 
 
 class Coordinator:
@@ -104,7 +103,7 @@ class Coordinator:
             request, Request(request, client, RequestShape(rows, length), set(self._cluster.parties))
         )
         if fresh:
-            asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, self._overdue, request)
+            asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, self._overdue, entry)
         if (entry.client, entry.shape) != (client, RequestShape(rows, length)):
             return
         entry.missing.discard(party)
@@ -112,11 +111,12 @@ class Coordinator:
             del self._arriving[request]
             self._turns.add(entry)
 
-    def _overdue(self, request: str) -> None:
-        entry = self._arriving.pop(request, None)
-        if entry is not None:
+    def _overdue(self, entry: Request) -> None:
+        """Another request may have come under this number since."""
+        if self._arriving.get(entry.id) is entry:
+            del self._arriving[entry.id]
             missing = ", ".join(sorted(entry.missing))
-            self._tell("fail", {"request": request, "text": f"{missing} did not get its share of the input"})
+            self._tell("fail", {"request": entry.id, "text": f"{missing} did not get its share of the input"})
 
     def _tell(self, kind: str, fields: Fields) -> None:
         """Say something to all parties that are there, without waiting."""

@@ -37,10 +37,30 @@ class Lane:
             return 0
         return 1 if self._turn.locked() else 3 - (shape in self._needs_material)
 
+    def has(self, shape: RequestShape) -> bool:
+        """Whether a size is compiled."""
+        return shape in self._needs_material
+
+    async def forget(self, shape: RequestShape) -> None:
+        """Give back what a size takes."""
+        async with self._turn:
+            if shape == self._prepared:
+                self._prepared = None
+                await self._command("drop", shape, {})
+            if self._needs_material.pop(shape, None) is not None:
+                await self._command("forget", shape, {})
+
     async def compile(self, shape: RequestShape) -> None:
         """Have the program of a size."""
         async with self._turn:
             await self._compile(shape)
+
+    async def rehearse(self, shape: RequestShape) -> None:
+        """Compute once for nobody: much is compiled when it is used first."""
+        async with self._turn:
+            await self._prepare(shape)
+            self._prepared = None
+            await self._command("rehearse", shape, {})
 
     async def prepare(self, shape: RequestShape) -> None:
         """Have a program, a piece of material in the workers, and what needs no input computed."""

@@ -18,18 +18,32 @@ from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
+from secformer_jax.cluster.party.arrival import Admission
 from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
-from secformer_jax.cluster.wire.message import Message, shares_of
+from secformer_jax.cluster.wire.message import Message
 from secformer_jax.errors import UserError
-from secformer_jax.mpc.runtime.shares import HELD
 
 log = logging.getLogger(__name__)
 
 Fields = dict[str, Any]
 START_SECONDS = 180
-COMMANDS = ("has", "open", "start", "compile", "claim", "prepare", "drop", "run", "release", "fail", "close")
+COMMANDS = (
+    "has",
+    "open",
+    "start",
+    "compile",
+    "claim",
+    "prepare",
+    "drop",
+    "forget",
+    "rehearse",
+    "run",
+    "release",
+    "fail",
+    "close",
+)
 
 
 class RefusedError(RuntimeError):
@@ -68,7 +82,7 @@ class Node:
         self.inputs: dict[str, Arrived] = {}
         self._running: dict[str, Arrived] = {}
         self._results: dict[str, Message] = {}
-        self._inputs_of: dict[RequestShape, dict[str, tuple[str, tuple[int, ...], int]]] = {}
+        self.admission: Admission | None = None
         self.worker: WorkerProcess | None = None
         self._watch: asyncio.Task | None = None
         self.commands: dict[str, Callable[[Fields], Awaitable[Fields]]] = {
@@ -80,6 +94,10 @@ class Node:
     def busy(self) -> bool:
         """Whether a client's input is being computed on."""
         return bool(self._running)
+
+    def has(self, request: str) -> bool:
+        """Whether an input of this number waits or is computed on."""
+        return request in self.inputs or request in self._running
 
     def weights(self, deployment: str) -> Path:
         """Where this party's sealed shares of a deployment lie."""
@@ -149,6 +167,7 @@ class Node:
         )
         answer = await asyncio.wait_for(self._call(message), START_SECONDS)
         if deployment is not None:
+            self.admission = Admission(deployment, self.cluster, self.cluster.rank(self.name))
             self._forget_before(self.weights(deployment.name))
         return answer.fields
 
@@ -167,29 +186,16 @@ class Node:
 
     async def _compile(self, fields: Fields) -> Fields:
         """Compile for a shape."""
-        answer = await self._call(Message("compile", fields))
-        inputs = {name: (dtype, tuple(shape), bits) for name, (dtype, shape, bits) in answer.fields["inputs"].items()}
-        self._inputs_of[_shape(fields)] = inputs
+        answer = await self._call(Message("compile", _addressed(fields)))
         return {"needs_material": answer.fields["needs_material"]}
 
     async def _claim(self, fields: Fields) -> Fields:
-        """Take a client's input out of those that wait; it has to be this client's, and what the program takes."""
+        """Take a client's input out of those that wait; it has to be this client's, and of this size."""
         arrived = self.inputs.get(fields["request"])
         if arrived is None:
             raise RefusedError(f"{self.name} no longer has its share of the input")
         if arrived.client != fields["client"] or arrived.shape != _shape(fields):
             raise RefusedError(f"{self.name} was sent another request under this number")
-        compiled = RequestShape(int(fields["compiled_rows"]), arrived.shape.length)
-        # Every input has the texts as its first axis; the program that was compiled may be for several requests.
-        takes = {
-            name: (dtype, (arrived.shape.rows, *shape[1:]), bits)
-            for name, (dtype, shape, bits) in self._inputs_of[compiled].items()
-        }
-        held = len(HELD[str(self.cluster.runtime["protocol"])](self.cluster.rank(self.name)))
-        shares = shares_of(arrived.message)
-        listed = {name: (share.dtype, share.shape, share.bits) for name, share in shares.items()}
-        if listed != takes or any(len(share.components) != held for share in shares.values()):
-            raise RefusedError(f"{self.name} was sent another input than this model takes")
         self._running[fields["request"]] = self.inputs.pop(fields["request"])
         return {}
 
@@ -206,7 +212,18 @@ class Node:
 
     async def _drop(self, fields: Fields) -> Fields:
         """Have the worker forget a piece of material that no request of its size has used."""
-        await self._call(Message("drop", _addressed(fields)))
+        return await self._tell_worker("drop", fields)
+
+    async def _forget(self, fields: Fields) -> Fields:
+        """Have the worker forget the program of a size."""
+        return await self._tell_worker("forget", fields)
+
+    async def _rehearse(self, fields: Fields) -> Fields:
+        """Have the worker compute with a piece of material, and nobody's input."""
+        return await self._tell_worker("rehearse", fields)
+
+    async def _tell_worker(self, kind: str, fields: Fields) -> Fields:
+        await self._call(Message(kind, _addressed(fields)))
         return {}
 
     async def _run(self, fields: Fields) -> Fields:
@@ -255,7 +272,7 @@ class Node:
         worker, self.worker = self.worker, None
         if self._watch is not None:
             self._watch.cancel()
-        self._inputs_of.clear()
+        self.admission = None
         for request in [*self._running, *self.inputs]:
             self.fail(request, f"{text}: nothing was answered, send it again")
         if worker is not None:

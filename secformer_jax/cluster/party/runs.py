@@ -16,10 +16,9 @@ from secformer_jax.cluster.party.lane import Lane
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import RefusedError
 from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.party.sizes import TOGETHER, Sizes
 
 log = logging.getLogger(__name__)
-
-MAX_SHAPES = 24
 
 
 class Runs:
@@ -46,9 +45,12 @@ class Runs:
         failed: Callable[[BaseException], None],
     ) -> None:
         self._turns, self._call, self._batching, self._metrics, self._failed = turns, call, batching, metrics, failed
-        self._idle = [Lane(number, call) for number in range(lanes)]
-        self._freed = asyncio.Event()
-        self._sizes: set[RequestShape] = set()
+        self._all = [Lane(number, call) for number in range(lanes)]
+        self._idle = list(self._all)
+        self._freed, self._quiet = asyncio.Event(), asyncio.Event()
+        self._quiet.set()
+        self._sizes, self._compiling = Sizes(), False
+        self._latest: RequestShape | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -58,10 +60,13 @@ class Runs:
                 while not self._idle:
                     self._freed.clear()
                     await self._freed.wait()
-                taken = await self._turns.together(self._batching)
+                taken = await self._turns.together(self._batching, self._quiet)
                 lane = min(self._idle, key=lambda lane: lane.work_before(taken[0].shape))
                 self._idle.remove(lane)
-                self._start(self._serve_on(lane, taken))
+                self._quiet.clear()
+                count = self._size_for(lane, taken[0].shape, len(taken)).rows // taken[0].shape.rows
+                self._turns.put_back(taken[count:])
+                self._start(self._serve_on(lane, taken[:count]))
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -83,45 +88,62 @@ class Runs:
         for request in taken:
             named = {"request": request.id, "client": request.client, **dataclasses.asdict(request.shape)}
             try:
-                of = await self._compiled_for(lane, request.shape, len(taken))
-                await self._call("claim", {**named, "compiled_rows": of.rows})
+                await self._call("claim", named)
                 claimed.append(request)
             except RefusedError as error:
-                await self._call("fail", {"request": request.id, "text": str(error)})
+                await self._fail([request], str(error))
         while claimed:
-            shape = await self._compiled_for(lane, claimed[0].shape, len(claimed))
+            shape = self._size_for(lane, claimed[0].shape, len(claimed))
             count = shape.rows // claimed[0].shape.rows
-            part, claimed = claimed[:count], claimed[count:]
             try:
-                await self._compute(lane, part, shape)
+                await self._compute(lane, claimed[:count], shape)
             except RefusedError as error:
-                for request in part:
-                    await self._call("fail", {"request": request.id, "text": str(error)})
+                await self._fail(claimed[:count], str(error))
+            claimed = claimed[count:]
         self._idle.append(lane)
         self._freed.set()
-        if not len(self._turns) and self._sizes:
+        if len(self._idle) == len(self._all):
+            self._quiet.set()
+        if not len(self._turns) and self._latest is not None:
             self._start(self._prepare(lane, self._latest))
 
-    async def _compiled_for(self, lane: Lane, shape: RequestShape, count: int) -> RequestShape:
-        """The size of the greatest run that so many requests of a shape fill: a power of two of them, compiled.
+    async def _fail(self, requests: list[Request], text: str) -> None:
+        for request in requests:
+            await self._call("fail", {"request": request.id, "text": text})
 
-        Runs of several requests take half of a session's places at most: each size has to be compiled.
+    def _size_for(self, lane: Lane, shape: RequestShape, count: int) -> RequestShape:
+        """The size of the run for some of so many requests of a shape: a power of two of them.
+
+        A size of several that is not compiled yet is compiled beside the runs, for the next time.
         """
-        while True:
-            together = 1 << (count.bit_length() - 1)
-            run = RequestShape(shape.rows * together, shape.length)
-            if together == 1 or run in self._sizes or len(self._sizes) < MAX_SHAPES // 2:
-                if run not in self._sizes and len(self._sizes) >= MAX_SHAPES:
-                    raise RefusedError(f"{MAX_SHAPES} sizes of request are served in one session: use one of those")
-                await lane.compile(run)
-                self._sizes.add(run)
-                return run
-            count = together - 1
+        sizes = [RequestShape(shape.rows << doublings, shape.length) for doublings in range(count.bit_length())]
+        if len(sizes) > 1 and not lane.has(sizes[-1]) and not self._compiling:
+            self._compiling = True
+            self._start(self._compile_beside(sizes[-1]))
+        return next((size for size in reversed(sizes[1:]) if lane.has(size)), shape)
+
+    async def _compile_beside(self, run: RequestShape) -> None:
+        # An idle lane compiles; the others only set it up, between two runs.
+        first, *others = sorted(self._all, key=lambda lane: lane not in self._idle)
+        try:
+            with contextlib.suppress(RefusedError):
+                await first.rehearse(run)
+                for lane in others:
+                    await lane.compile(run)
+        finally:
+            self._compiling = False
+
+    def _use(self, requests: list[Request], shape: RequestShape) -> None:
+        client = requests[0].client if len(requests) == 1 else TOGETHER
+        for old in self._sizes.use(client, shape):
+            for lane in self._all:
+                self._start(lane.forget(old))
 
     async def _compute(self, lane: Lane, requests: list[Request], shape: RequestShape) -> None:
         """One run for requests that are claimed."""
         started, ids = time.perf_counter(), [request.id for request in requests]
         self._latest = shape
+        self._use(requests, shape)
         for other in self._idle:
             if other.work_before(shape) > 1:
                 self._start(self._prepare(other, shape))

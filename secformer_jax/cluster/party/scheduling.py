@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from secformer_jax.cluster.config import Batching
@@ -40,6 +41,12 @@ class Turns:
         self._waiting.setdefault(request.client, deque()).append(request)
         self._changed.set()
 
+    def put_back(self, requests: Sequence[Request]) -> None:
+        """Let requests that were taken be the next ones, in this order."""
+        for request in reversed(requests):
+            self._waiting.setdefault(request.client, deque()).appendleft(request)
+            self._waiting.move_to_end(request.client, last=False)
+
     def remove(self, request_id: str) -> None:
         """Forget a request, if it waits."""
         for client, queue in list(self._waiting.items()):
@@ -61,14 +68,29 @@ class Turns:
             await self._changed.wait()
         return self._take(next(iter(self._waiting)))
 
-    async def together(self, batching: Batching) -> list[Request]:
-        """The request whose turn it is, and those of its size that wait, or come soon enough after it."""
+    async def together(self, batching: Batching, quiet: asyncio.Event) -> list[Request]:
+        """The request whose turn it is, and those of its size that wait, or come soon enough after it.
+
+        Args:
+            batching: how many share a run, and how long the first waits for others.
+            quiet: set while no run is under way. Until then a run that could take more waits for them: one run of
+                many costs less than several of few.
+        """
         first = await self.next()
         most = batching.most(first.shape.rows, first.shape.length) - 1
         others = self.like(first, most)
         left = first.since + batching.wait_seconds - time.monotonic()
         if most > len(others) and left > 0:
             await asyncio.sleep(left)
+            others += self.like(first, most - len(others))
+        while most > len(others) and not quiet.is_set():
+            self._changed.clear()
+            waiting = [asyncio.ensure_future(event.wait()) for event in (quiet, self._changed)]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waiting:
+                    each.cancel()
             others += self.like(first, most - len(others))
         return [first, *others]
 

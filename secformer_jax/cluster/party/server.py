@@ -16,20 +16,19 @@ from aiohttp import web
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
-from secformer_jax.cluster.party.coordinator import MAX_WAITING, Coordinator
+from secformer_jax.cluster.party import arrival
+from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import Arrived, Node, RefusedError
 from secformer_jax.cluster.party.peers import HEARTBEAT_SECONDS, LostError, follow
 from secformer_jax.cluster.wire import frames, tls
 from secformer_jax.cluster.wire.http import Server, application, peer_of, until_stopped
-from secformer_jax.cluster.wire.message import Message, MessageError, shares_of, unpack
+from secformer_jax.cluster.wire.message import Header, Message, MessageError, shares_of
 from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, END, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATUS_PATH
 from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-
-MAX_INPUT = 1 << 30
 ACTIVATE_SECONDS = 300
 DRAIN_SECONDS = 25
 
@@ -51,6 +50,7 @@ class PartyServer:
         self.coordinator = Coordinator(self.node, folder) if cluster.rank(name) == 0 else None
         self._leader: web.WebSocketResponse | None = None
         self._draining = False
+        self._quota = arrival.Quota()
         self._publishing = asyncio.Lock()
 
     def application(self) -> web.Application:
@@ -62,9 +62,7 @@ class PartyServer:
             web.get(STATUS_PATH, self._status),
             web.get(PEER_PATH, self._follow),
         ]
-        return application(
-            routes, self.cluster.roles, registry=self.metrics.registry, health=self._health, max_body=MAX_INPUT
-        )
+        return application(routes, self.cluster.roles, registry=self.metrics.registry, health=self._health)
 
     @property
     def state(self) -> str:
@@ -86,7 +84,7 @@ class PartyServer:
         return web.json_response(
             {
                 **self._health(),
-                "protocol": self.cluster.runtime["protocol"],
+                "protocol": self.cluster.protocol,
                 "model": None if deployment is None else deployment.name,
                 "description": None if deployment is None else deployment.to_json(),
                 "waiting": waiting,
@@ -102,6 +100,8 @@ class PartyServer:
             try:
                 first = await frames.read(request.content)
                 deployment = Deployment.from_json(first.fields.get("description"))
+                if self.node.weights(deployment.name).exists():
+                    raise UserError("a model of this name has been published: another publication has another name")
                 writer = self.node.writer(deployment)
             except (MessageError, UserError, asyncio.IncompleteReadError) as error:
                 raise web.HTTPBadRequest(text=f"{error}\n") from None
@@ -145,20 +145,23 @@ class PartyServer:
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         """A client's share of an input; the answer is this party's share of its logits."""
-        client = peer_of(request, self.cluster.clients)
-        number = "?"
+        client, number = peer_of(request, self.cluster.clients), "?"
         try:
-            data = await request.read()
-            self.metrics.received.labels("clients").inc(len(data))
-            message = unpack(data)
-            number, shape = message.text("request"), RequestShape(message.number("rows"), message.number("length"))
-            answer = self._arrive(client, number, shape, message)
-            while not (await asyncio.wait({answer}, timeout=1))[0]:
-                if request.transport is None or request.transport.is_closing():
-                    self._gone(number)
+            with self._quota.request(client):
+                header = await arrival.read_header(request.content)
+                number, shape = self._admit(client, header)
+                with self._quota.input(client, sum(header.sizes)):
+                    message = await arrival.read_payload(request.content, header)
+                    self.metrics.received.labels("clients").inc(sum(header.sizes))
+                    answer = self._arrive(client, number, shape, message)
+                    while not (await asyncio.wait({answer}, timeout=1))[0]:
+                        if request.transport is None or request.transport.is_closing():
+                            self._gone(number)
             result = answer.result()
         except (MessageError, UserError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
+        except arrival.BusyError as error:
+            raise web.HTTPTooManyRequests(text=f"{error}\n") from None
         except RefusedError as error:
             log.warning("not answered", extra={"request": number, "peer": client, "reason": str(error)})
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
@@ -166,20 +169,19 @@ class PartyServer:
         self.metrics.sent.labels("clients").inc(len(body))
         return web.Response(body=body)
 
-    def _arrive(self, client: str, number: str, shape: RequestShape, message: Message) -> asyncio.Future[Message]:
-        deployment = self.node.deployment
+    def _admit(self, client: str, header: Header) -> tuple[str, RequestShape]:
+        """A request's number, which is this client's own, and its size."""
+        admission = self.node.admission
         if self._draining:
             raise RefusedError(f"{self.name} is stopping")
-        if deployment is None or (self.coordinator is None and self._leader is None):
+        if admission is None or (self.coordinator is None and self._leader is None):
             raise RefusedError(f"{self.name} serves no model now: {self.state}")
-        if message.fields.get("deployment") != deployment.name:
-            raise RefusedError("another model has been published: ask secformer status, and send it again")
-        if len(number) != 32 or number in self.node.inputs:
-            raise UserError("a request's number has 32 characters, and is new")
-        if sum(arrived.client == client for arrived in self.node.inputs.values()) >= MAX_WAITING:
-            raise RefusedError(f"{MAX_WAITING} requests of {client} wait already: send fewer at once")
-        deployment.check(shape)
-        shares_of(message)
+        number, shape = admission.check(header)
+        return f"{client}/{number}", shape
+
+    def _arrive(self, client: str, number: str, shape: RequestShape, message: Message) -> asyncio.Future[Message]:
+        if self.node.has(number):
+            raise UserError("a request of this number is under way: each has a number of its own")
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.node.inputs[number] = Arrived(client, shape, message, answer)
         fields = {"party": self.name, "request": number, "client": client, **dataclasses.asdict(shape)}

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from secformer_jax.cluster import store
 from secformer_jax.cluster.config import TlsFiles
 from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.memory import keep_memory_private
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.computing import Computing, Programs, resident_bytes
 from secformer_jax.cluster.requirements import MASKS, OPENED, WEIGHTS
@@ -29,6 +30,7 @@ from secformer_jax.cluster.wire.message import Message, shares_of
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.link import LinkTls, connect
 from secformer_jax.mpc.runtime.party import Party
+from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
 
 
 class Lane(NamedTuple):
@@ -89,7 +91,11 @@ class Worker:
             for other in parties[1:]:
                 other.hold_what(parties[0])
             programs = Programs(config, deployment)
-            self._lanes = [Lane(Computing(party, programs), ThreadPoolExecutor(1)) for party in parties]
+            zeros = [ZeroSharing(link.spawn()) for _ in parties]
+            self._lanes = [
+                Lane(Computing(party, programs, own), ThreadPoolExecutor(1))
+                for party, own in zip(parties, zeros, strict=True)
+            ]
         self._parties = parties
         return Message("ready", {"resident_bytes": resident_bytes()})
 
@@ -121,6 +127,7 @@ def _variable(path: str) -> str:
 
 def main(descriptor: int, lifeline: int) -> None:
     """Answer commands until the supervisor is gone."""
+    keep_memory_private()
 
     def end_with_supervisor() -> None:
         os.read(lifeline, 1)

@@ -14,6 +14,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from secformer_jax.cluster.config import Address
+from secformer_jax.cluster.wire.connections import Connections
 from secformer_jax.cluster.wire.tls import PeerError, require_peer
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ def _known_peers(roles: Collection[str]):
 
     @web.middleware
     async def check(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]):
+        if "Content-Encoding" in request.headers:
+            raise web.HTTPUnsupportedMediaType(text="a body is sent as it is, without a content encoding\n")
         if not request.app[PLAINTEXT]:
             connection = request.get_extra_info("ssl_object")
             try:
@@ -108,10 +111,16 @@ class Server:
     def __init__(self, app: web.Application, address: Address, tls: ssl.SSLContext | None) -> None:
         if tls is None and not app[PLAINTEXT]:
             raise ValueError("a server without TLS takes an application that is in plaintext")
+        # What is compressed could be any size when it is not: nothing is unpacked, and `application` refuses it.
         self._runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=KEEP_ALIVE_SECONDS, shutdown_timeout=DRAIN_SECONDS
+            app,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            shutdown_timeout=DRAIN_SECONDS,
+            auto_decompress=False,
         )
         self._address, self._tls = address, tls
+        self._listening: asyncio.Server | None = None
 
     async def start(self) -> Address:
         """Listen; returns the address, with the port that was chosen where 0 was asked for.
@@ -120,12 +129,15 @@ class Server:
             OSError: the address can't be used.
         """
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._address.host, self._address.port, ssl_context=self._tls, backlog=512)
-        await site.start()
-        return Address(self._address.host, self._runner.addresses[0][1])
+        assert self._runner.server is not None
+        connections = Connections(self._runner.server)
+        self._listening = await connections.listen(self._address.host, self._address.port, self._tls)
+        return Address(self._address.host, self._listening.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Take no more connections, let the requests under way end, and stop."""
+        if self._listening is not None:
+            self._listening.close()
         await self._runner.cleanup()
 
 

@@ -8,12 +8,13 @@ elements in whole bytes (`shares.pack`).
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,7 @@ MAGIC, VERSION = b"SFJX", 2
 PREFIX = struct.Struct("<4sHIQ")
 MAX_HEADER = 1 << 24
 MAX_PAYLOAD = 1 << 34
+MAX_RANK = 8
 
 
 class MessageError(ValueError):
@@ -76,24 +78,47 @@ def lengths(prefix: bytes) -> tuple[int, int]:
     return header, payload
 
 
-def parse(header: bytes, payload: Bytes) -> Message:
-    """A message from its header and payload; chunks are views of the payload."""
+class Header(NamedTuple):
+    """What a message says before its payload: kind, fields, and the sizes of its chunks."""
+
+    kind: str
+    fields: dict[str, Any]
+    sizes: list[int]
+
+
+def parse_header(header: Bytes) -> Header:
+    """A header, checked.
+
+    Raises:
+        MessageError: it is no header.
+    """
     try:
-        values = json.loads(header)
+        values = json.loads(bytes(header))
         kind, fields, sizes = values["kind"], values["fields"], values["sizes"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise MessageError("the header is no JSON object with kind, fields and sizes") from None
     if not isinstance(kind, str) or not isinstance(fields, dict) or not isinstance(sizes, list):
         raise MessageError("the header's kind, fields or sizes are of another type")
-    view, chunks, start = memoryview(payload), [], 0
-    for size in sizes:
-        if type(size) is not int or size < 0:
-            raise MessageError("a chunk's size is no whole number")
-        chunks.append(view[start : start + size])
-        start += size
-    if start != view.nbytes:
-        raise MessageError(f"chunks of {start} bytes in a payload of {view.nbytes}")
-    return Message(kind, fields, chunks)
+    if not all(type(size) is int and 0 <= size <= MAX_PAYLOAD for size in sizes):
+        raise MessageError("a chunk's size is no whole number, or too large")
+    return Header(kind, fields, sizes)
+
+
+def cut(header: Header, payload: Bytes) -> Message:
+    """A message of this header; chunks are views of the payload.
+
+    Raises:
+        MessageError: a payload of another size.
+    """
+    view, ends = memoryview(payload), list(itertools.accumulate(header.sizes, initial=0))
+    if ends[-1] != view.nbytes:
+        raise MessageError(f"chunks of {ends[-1]} bytes in a payload of {view.nbytes}")
+    return Message(header.kind, header.fields, [view[start:end] for start, end in itertools.pairwise(ends)])
+
+
+def parse(header: Bytes, payload: Bytes) -> Message:
+    """A message from its header and payload; chunks are views of the payload."""
+    return cut(parse_header(header), payload)
 
 
 def unpack(data: Bytes) -> Message:
@@ -140,7 +165,7 @@ def shares_of(message: Message) -> dict[str, Share]:
             name, dtype, shape, bits = entry["name"], entry["dtype"], tuple(entry["shape"]), entry["bits"]
             if not isinstance(name, str) or name in shares or dtype not in DTYPES:
                 raise MessageError(f"{message.kind}: a share with a bad name or dtype")
-            if not all(type(size) is int and size >= 0 for size in shape):
+            if len(shape) > MAX_RANK or not all(type(size) is int and 0 <= size <= MAX_PAYLOAD for size in shape):
                 raise MessageError(f"{message.kind}: share {name} has a bad shape")
             if type(bits) is not int or not 1 <= bits <= RING_BITS:
                 raise MessageError(f"{message.kind}: share {name} has a bad number of bits")

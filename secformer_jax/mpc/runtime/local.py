@@ -6,6 +6,7 @@ party does the same to its own, and XLA makes one loop of it. Anything may be co
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,6 +90,8 @@ class LocalFunction:
         with enable_x64():
             jax.eval_shape(on_components, jax.ShapeDtypeStruct((), np.int64), *shapes)
             self._jitted = jax.jit(on_all)
+        self._compiled: dict[Any, Any] = {}
+        self._compiling = threading.Lock()
 
     def __call__(self, first: np.ndarray, arguments: Sequence[Any]) -> list[jax.Array]:
         """Run it on one party's shares.
@@ -97,8 +100,15 @@ class LocalFunction:
             first: int64 (components,), 1 for the component that takes what is public and 0 for every other.
             arguments: shares and public arrays; a share of one component may come packed, as `shares.pieces`.
         """
+        leaves, tree = jax.tree.flatten((first, *arguments))
+        kinds = tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        if kinds not in self._compiled:
+            # Parties and lanes of one process ask at the same time, and jit would compile for each of them.
+            with self._compiling, enable_x64():
+                if kinds not in self._compiled:
+                    self._compiled[kinds] = self._jitted.lower(first, *arguments).compile()
         with enable_x64():
-            return self._jitted(first, *arguments)
+            return self._compiled[kinds](first, *arguments)
 
 
 def _elements(argument: Any, aval: Any) -> jax.Array:

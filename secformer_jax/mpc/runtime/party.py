@@ -63,6 +63,11 @@ class Party:
         self._components = HELD[config.protocol](link.rank)
         self._first = np.array([component == 0 for component in self._components], np.int64)
 
+    @property
+    def components(self) -> int:
+        """How many components of a share this party holds."""
+        return len(self._components)
+
     def put(self, name: str, share: Share) -> None:
         """Keep a share.
 

@@ -140,6 +140,11 @@ class Program:
         material = {name for name in self.input_names if name.startswith("material") and name in read}
         return (material | {name for stage in stages for name in stage.outputs}) - freed
 
+    def kept(self) -> set[str]:
+        """The variables that the set-up leaves for every request."""
+        stages = [stage for stage in self.stages if stage.phase == SETUP]
+        return {name for stage in stages for name in stage.outputs} - {name for stage in stages for name in stage.frees}
+
     def just_in_time(self) -> Program:
         """The same program, its work ahead done late: such a stage comes shortly before the first that needs it.
 

@@ -65,9 +65,11 @@ def load(path: Path) -> PrivateKey:
     """Read a key pair as `private_pem` writes it.
 
     Raises:
-        UserError: no such file, or not an SM2 key.
+        UserError: no such file, not an SM2 key, or one that others can read.
     """
     try:
+        if path.stat().st_mode & 0o077:
+            raise UserError(f"{path} can be read by others: chmod 600 {path}")
         body = _body(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} holds no key that can be read ({error}): make one with secformer certs") from None

@@ -1,0 +1,90 @@
+"""A hostile client beside an honest one, on a real loopback cluster: the honest one notices nothing."""
+
+import asyncio
+import json
+import threading
+import time
+from collections import Counter
+
+import pytest
+from cluster_processes import TOLERANCE, Tiny, ask, status, until_ready
+from mallory import ATTACKS, NAME, Mallory
+
+from secformer_jax.cluster.loopback import LocalCluster
+
+pytestmark = pytest.mark.timeout(1800)
+PATIENCE_SECONDS, GROWTH_BYTES = 15.0, 300 << 20
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Tiny:
+    return Tiny("drop-in")
+
+
+@pytest.fixture(scope="module")
+def served(tiny, tmp_path_factory):
+    with LocalCluster(tmp_path_factory.mktemp("hostile"), "2pc_semi2k_dealer", clients=("alice", NAME)) as local:
+        tiny.publish(local)
+        until_ready(local)
+        yield local
+
+
+@pytest.fixture(scope="module")
+def usual_seconds(tiny, served) -> float:
+    """Of an honest request, when both lanes have its program."""
+    ask(served, "alice", tiny.text(0), tiny.text(1))
+    started = time.monotonic()
+    ask(served, "alice", tiny.text(2))
+    return time.monotonic() - started
+
+
+def resident(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def memory(local: LocalCluster) -> dict[str, int]:
+    """Bytes of every process of the cluster, by role."""
+    found = status(local)
+    pids = {name: process.pid for name, process in local.processes.items()}
+    pids |= {f"worker of {party}": found[party]["worker"] for party in local.cluster.parties}
+    return {name: resident(pid) for name, pid in pids.items()}
+
+
+def sessions(local: LocalCluster) -> int:
+    return sum(json.loads(line)["event"] == "ready" for line in local.log("S0").read_text().splitlines())
+
+
+def run_attack(name: str, local: LocalCluster, tiny: Tiny) -> list[int]:
+    async def run() -> list[int]:
+        async with Mallory(local.cluster, tiny.text(99)) as mallory:
+            await ATTACKS[name](mallory)
+            return mallory.statuses
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_honest_client_is_served(name, tiny, served, usual_seconds):
+    before, began = memory(served), sessions(served)
+    statuses: list[int] = []
+    attacking = threading.Thread(target=lambda: statuses.extend(run_attack(name, served, tiny)))
+    attacking.start()
+    time.sleep(0.3)
+    slowest, count, peak = 0.0, 0, dict(before)
+    while attacking.is_alive() or count < 3:
+        text = tiny.text(1000 + count)
+        started = time.monotonic()
+        (answer,) = ask(served, "alice", text)
+        slowest = max(slowest, time.monotonic() - started)
+        assert tiny.error(text, answer) < TOLERANCE
+        peak = {role: max(peak[role], size) for role, size in memory(served).items()}
+        count += 1
+    attacking.join()
+    growth = {role: size - before[role] for role, size in peak.items()}
+    grown = max(growth.values()) >> 20
+    print(f"{name}: {slowest:.2f} s (usually {usual_seconds:.2f}), {grown} MB, answers {Counter(statuses)}")
+    assert slowest < usual_seconds + PATIENCE_SECONDS
+    assert sessions(served) == began
+    assert max(growth.values()) < GROWTH_BYTES, growth
+    assert all("Traceback" not in served.log(role).read_text() for role in served.servers)
