@@ -65,7 +65,7 @@ def running_dealer(folder: Path) -> Iterator[cluster_config.Cluster]:
 
 def metrics(cluster: cluster_config.Cluster) -> dict[str, float]:
     """The dealer's counts by their names in Prometheus, labels left out and added up."""
-    files = cluster.tls("client")
+    files = cluster.tls(cluster_config.OWNER)
     context = ssl.create_default_context(cafile=files.ca)
     context.load_cert_chain(files.certificate, files.key)
     with urllib.request.urlopen(f"https://{cluster.dealer_address()}/metrics", context=context, timeout=10) as answer:

@@ -47,7 +47,7 @@ class Authority:
     @classmethod
     def create(cls, days: int = 365, name: str = CA_NAME) -> Authority:
         """A new CA for some days."""
-        key, subject = ec.generate_private_key(ec.SECP256R1()), _name(name)
+        key, subject = ec.generate_private_key(ec.SECP256R1()), named(name)
         return cls(key, _ca_builder(subject, subject, key.public_key(), days, 1).sign(key, hashes.SHA256()))
 
     def endorse(self, other: Authority, days: int = 365) -> bytes:
@@ -74,8 +74,8 @@ class Authority:
 
     def write(self, folder: Path) -> None:
         """Write the CA's certificate and, for its owner alone, its key."""
-        _write(folder / CA_KEY, _key_pem(self._key), secret=True)
-        _write(folder / TLS_FILES["ca"], self.certificate.public_bytes(serialization.Encoding.PEM))
+        write_file(folder / CA_KEY, key_pem(self._key), secret=True)
+        write_file(folder / TLS_FILES["ca"], self.certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(
         self,
@@ -87,9 +87,26 @@ class Authority:
         days: int = 365,
         ends: datetime.datetime | None = None,
     ) -> tuple[bytes, bytes]:
-        """A role's certificate and its fresh key, both PEM.
+        """A role's certificate and its fresh key, both PEM; the arguments are those of `certify`."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certified = self.certify(key.public_key(), role, hosts, serves=serves, calls=calls, days=days, ends=ends)
+        return certified, key_pem(key)
+
+    def certify(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        role: str,
+        hosts: Sequence[str] = (),
+        *,
+        serves: bool = True,
+        calls: bool = True,
+        days: int = 365,
+        ends: datetime.datetime | None = None,
+    ) -> bytes:
+        """A certificate for a role's key, PEM.
 
         Args:
+            key: the role's.
             role: its name.
             hosts: where it listens: names or IP addresses.
             serves: whether it may answer connections.
@@ -97,19 +114,17 @@ class Authority:
             days: how long it is valid.
             ends: the exact end, instead.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
         uses = [ExtendedKeyUsageOID.SERVER_AUTH] * serves + [ExtendedKeyUsageOID.CLIENT_AUTH] * calls
         alternatives = [x509.DNSName(role), *(_general_name(host) for host in hosts)]
         builder = (
-            _builder(_name(role), self.certificate.subject, key.public_key(), days, ends)
+            _builder(named(role), self.certificate.subject, key, days, ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(), critical=True)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=True)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        certificate = builder.sign(self._key, hashes.SHA256())
-        return certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def write(cluster: Cluster, folder: Path, *, days: int = 365, force: bool = False) -> list[Path]:
@@ -153,17 +168,17 @@ def write(cluster: Cluster, folder: Path, *, days: int = 365, force: bool = Fals
             if missing(certificate, key, DEALER_CA):
                 own = Authority.create(days, DEALER_CA_NAME)
                 pems = own.issue(role, cluster.hosts(role), calls=False, days=days)
-                _write(folder / key, pems[1], secret=True)
-                _write(folder / certificate, pems[0] + authority.endorse(own, days))
-                _write(folder / DEALER_CA, own.certificate.public_bytes(serialization.Encoding.PEM))
+                write_file(folder / key, pems[1], secret=True)
+                write_file(folder / certificate, pems[0] + authority.endorse(own, days))
+                write_file(folder / DEALER_CA, own.certificate.public_bytes(serialization.Encoding.PEM))
         elif missing(certificate, key):
             pems = authority.issue(role, cluster.hosts(role), serves=role in cluster.parties, days=days)
-            _write(folder / key, pems[1], secret=True)
-            _write(folder / certificate, pems[0])
+            write_file(folder / key, pems[1], secret=True)
+            write_file(folder / certificate, pems[0])
     if cluster.dealer and missing(SM2_PUBLIC, SM2_PRIVATE):
         pair = sm2.generate()
-        _write(folder / SM2_PRIVATE, pair.private_pem(), secret=True)
-        _write(folder / SM2_PUBLIC, pair.public_pem())
+        write_file(folder / SM2_PRIVATE, pair.private_pem(), secret=True)
+        write_file(folder / SM2_PUBLIC, pair.public_pem())
     return written
 
 
@@ -214,7 +229,8 @@ def _key_usage(*, sign_certificates: bool = False) -> x509.KeyUsage:
     )
 
 
-def _name(text: str) -> x509.Name:
+def named(text: str) -> x509.Name:
+    """The subject of a role."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
@@ -225,13 +241,14 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key in PKCS #8."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
-def _write(path: Path, data: bytes, *, secret: bool = False) -> None:
+def write_file(path: Path, data: bytes, *, secret: bool = False) -> None:
     """Whole or not at all; a secret is never readable by others, not even while it is being written."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ the file. Without it, the folder is tls/ beside the file.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from secformer_jax.mpc.runtime import layout
 DEALER, OWNER = "dealer", "owner"
 TRUSTED_FIRST_PARTY, TRUSTED_THIRD_PARTY = "TrustedFirstParty", "TrustedThirdParty"
 INSECURE_FLAG = "--insecure-trusted-first-party"
-KEYS = ("dealer", "clients", "tls", "batch_wait_ms", "batch_tokens", "runs_in_flight")
+KEYS = ("dealer", "clients", "tls", "batch_wait_ms", "batch_tokens", "runs_in_flight", "link_sources", "operators")
 MAX_ROWS = 32
 """The most texts in a run."""
 TLS_FILES = {"ca": "ca.pem", "certificate": "{name}.pem", "key": "{name}.key"}
@@ -96,6 +97,8 @@ class Cluster:
         runtime: SPU's runtime_config as the file has it.
         tls_paths: absolute path templates by the keys of `TLS_FILES`.
         batching: which requests share a run.
+        link_sources: networks from which parties connect to each other, beside the addresses of `links`.
+        more_operators: who may see status and metrics, beside the servers and the owner.
         runs_in_flight: how many runs the parties have in hand at a time, those included that are only prepared.
     """
 
@@ -108,6 +111,8 @@ class Cluster:
     tls_paths: Mapping[str, str]
     batching: Batching = Batching()
     runs_in_flight: int = 2
+    link_sources: tuple[str, ...] = ()
+    more_operators: tuple[str, ...] = ()
 
     @property
     def fraction_bits(self) -> int:
@@ -132,7 +137,12 @@ class Cluster:
     @property
     def roles(self) -> tuple[str, ...]:
         """Everyone who needs a certificate."""
-        return (*self.parties, *([DEALER] if self.dealer else []), OWNER, *self.clients)
+        return (*dict.fromkeys((*self.operators, *self.clients)),)
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Those who may see how much everybody uses a server: its peers, the owner, and who is named besides."""
+        return (*self.parties, *([DEALER] if self.dealer else []), OWNER, *self.more_operators)
 
     @property
     def uses_beaver(self) -> bool:
@@ -225,13 +235,16 @@ def load(path_or_name: str | Path, *, tls: Path | None = None, insecure_trusted_
         )
     control = {name: _address(text, f"node {name}", path) for name, text in found.nodes.items()}
     links = {name: _address(text, f"link of {name}", path) for name, text in zip(found.nodes, found.links, strict=True)}
-    clients = extra.get("clients", ["client"])
-    if not isinstance(clients, list):
-        raise UserError(f'{path}: "clients" is a list of names, and it is {clients!r}')
+    clients, operators = extra.get("clients", ["client"]), extra.get("operators", [])
+    for key, names in (("clients", clients), ("operators", operators)):
+        if not isinstance(names, list):
+            raise UserError(f'{path}: "{key}" is a list of names, and it is {names!r}')
     dealer = None if extra.get("dealer") is None else _address(extra["dealer"], "dealer", path)
     paths, batching = _tls_paths(path, extra, tls), _batching(path, extra)
-    lanes = _runs_in_flight(path, extra)
-    cluster = Cluster(path, control, links, dealer, tuple(clients), found.runtime, paths, batching, lanes)
+    lanes, sources = _runs_in_flight(path, extra), _link_sources(path, extra)
+    cluster = Cluster(
+        path, control, links, dealer, tuple(clients), found.runtime, paths, batching, lanes, sources, tuple(operators)
+    )
     _check_names(cluster)
     _check_ports(cluster)
     _check_beaver(cluster, insecure_trusted_first_party)
@@ -267,6 +280,16 @@ def _runs_in_flight(path: Path, extra: Mapping[str, Any]) -> int:
     return lanes
 
 
+def _link_sources(path: Path, extra: Mapping[str, Any]) -> tuple[str, ...]:
+    given = extra.get("link_sources", [])
+    try:
+        if not isinstance(given, list):
+            raise ValueError(f"{given!r} is no list")
+        return tuple(str(ipaddress.ip_network(each)) for each in given)
+    except ValueError as error:
+        raise UserError(f'{path}: "link_sources" has networks like "10.0.0.0/8" ({error})') from None
+
+
 def _tls_paths(path: Path, extra: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
     given = str(folder.resolve()) if folder is not None else extra.get("tls", DEFAULT_TLS)
     if isinstance(given, str):
@@ -281,12 +304,17 @@ def _tls_paths(path: Path, extra: Mapping[str, Any], folder: Path | None) -> dic
 
 
 def _check_names(cluster: Cluster) -> None:
-    names = [*cluster.parties, DEALER, OWNER, *cluster.clients]
+    names = [*cluster.parties, DEALER, OWNER, *cluster.clients, *cluster.more_operators]
     for name in names:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(f"{cluster.path}: the name {name!r} can't stand in a certificate: letters, digits, hyphens")
         if [other.lower() for other in names if isinstance(other, str)].count(name.lower()) > 1:
             raise UserError(f"{cluster.path}: the name {name!r} is given twice ({DEALER} and {OWNER} are taken)")
+    for role in (*cluster.parties, *([DEALER] if cluster.dealer else [])):
+        for host in cluster.hosts(role):
+            # A certificate names the hosts of its role as well as the role.
+            if host.lower() != role.lower() and host.lower() in [name.lower() for name in names]:
+                raise UserError(f"{cluster.path}: {role} is at {host}, which is another role's name: use its address")
 
 
 def _check_ports(cluster: Cluster) -> None:

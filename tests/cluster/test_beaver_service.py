@@ -287,7 +287,7 @@ def test_only_parties_get_masks_and_a_session_has_one_owner(cluster):
 
 def test_health_and_metrics(cluster):
     with running(cluster, KEY, with_tls=True) as found:
-        context = tls.client_context(cluster.tls("client"))
+        context = tls.client_context(cluster.tls("owner"))
         assert Client(found, tls.client_context(cluster.tls("S0"))).is_served()
 
         def get(path):
@@ -319,7 +319,7 @@ def test_a_plain_server_needs_a_plain_application(cluster):
     from secformer_jax.cluster.wire.http import Server
 
     with pytest.raises(ValueError, match="plaintext"):
-        Server(application([], cluster.roles), config.Address("127.0.0.1", 0), None)
+        Server(application([], cluster.roles, operators=()), config.Address("127.0.0.1", 0), None)
 
 
 def test_blocks():

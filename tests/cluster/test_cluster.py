@@ -82,11 +82,25 @@ def test_later_requests_send_no_weights(fast, served):
 
 
 def test_status_says_what_is_served(fast, served):
-    found = status(served, "bob")
+    found = status(served)
     (name,) = {each["model"] for each in found.values()}
     assert name == fast.published.deployment != fast.description.name
     assert [found[party]["state"] for party in ("S0", "S1")] == ["ready", "connected"]
     assert all(each["counts"]["secformer_requests_total answered"] > 0 for each in found.values())
+
+
+def test_a_client_sees_nobody_elses_traffic(served):
+    for each in status(served, "bob").values():
+        assert set(each) == {"role", "state", "protocol", "model", "description"}
+
+    async def metrics(role: str) -> int:
+        context = tls.client_context(served.cluster.tls(role))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
+            url = f"https://{served.cluster.control['S0']}/metrics"
+            async with http.get(url, server_hostname="S0") as answer:
+                return answer.status
+
+    assert [asyncio.run(metrics(role)) for role in ("bob", "owner", "S1")] == [403, 200, 200]
 
 
 def test_a_server_holds_its_own_share_only(served):

@@ -218,7 +218,7 @@ class MemoryLink:
         return self._boxes[src_rank, self.rank].get(timeout=10)
 
 
-def _identities(folder, names=("S0", "S1"), sessions=("s", "s"), second=None) -> list[str]:
+def _identities(folder, names=("S0", "S1"), sessions=("s", "s"), second=None, shown=("b", "b")) -> list[str]:
     cluster = _certified(folder)
     boxes: dict = {(a, b): queue.Queue() for a in range(2) for b in range(2)}
     told = ["", ""]
@@ -226,7 +226,7 @@ def _identities(folder, names=("S0", "S1"), sessions=("s", "s"), second=None) ->
     def run(rank: int) -> None:
         signer = identity.Signer(cluster.tls(names[rank]) if second is None or rank == 0 else second)
         try:
-            identity.check(MemoryLink(rank, boxes), ["S0", "S1"], sessions[rank], signer)
+            identity.check(MemoryLink(rank, boxes), {"S0": "a", "S1": shown[rank]}, sessions[rank], signer)
         except PeerError as error:
             told[rank] = str(error)
 
@@ -258,12 +258,17 @@ def test_another_name_another_session_and_another_ca_are_refused(tmp_path):
     assert "no valid proof that this is S1" in told[0]
 
 
+def test_a_proof_that_is_passed_on_is_refused(tmp_path):
+    """Somebody between the two has shown S0 a certificate of its own as S1's, and relays their proofs."""
+    assert all("no valid proof" in told for told in _identities(tmp_path, shown=("relay's", "b")))
+
+
 def test_the_gate_passes_tls_alone(tmp_path):
     inside = socket.socket(socket.AF_UNIX)
     inside.bind(str(tmp_path / "s"))
     inside.listen()
-    listener = link.open_gate("127.0.0.1:0", tmp_path / "s")
-    address = listener.getsockname()
+    gate = link.Gate("127.0.0.1:0", tmp_path / "s", link.sources(["127.0.0.1:1"]))
+    address = gate.address
     with socket.create_connection(address) as plain:
         plain.settimeout(10)
         plain.sendall(b"GET /status HTTP/1.1\r\n\r\n")
@@ -278,7 +283,49 @@ def test_the_gate_passes_tls_alone(tmp_path):
         assert tls.recv(100) == b"answer"
         tls.close()
         assert passed.recv(100) == b""
-    listener.close()
+    gate.close()
+
+
+def test_a_stranger_does_not_pass_the_gate(tmp_path):
+    gate = link.Gate(
+        "127.0.0.1:0", tmp_path / "s", link.sources(["192.0.2.7:1", "[2001:db8::7]:1"], ["198.51.100.0/24"])
+    )
+    with socket.create_connection(gate.address, timeout=5) as stranger, contextlib.suppress(ConnectionResetError):
+        assert stranger.recv(1) == b""
+    gate.close()
+
+
+def test_half_open_handshakes_do_not_keep_a_peer_out(tmp_path):
+    """The oldest of too many goes; one that is through stays."""
+    inside = socket.socket(socket.AF_UNIX)
+    inside.bind(str(tmp_path / "s"))
+    inside.listen(200)
+    gate = link.Gate("127.0.0.1:0", tmp_path / "s")
+    hello = bytes([22, 3, 1, 0, 100, 1])
+
+    def connection() -> socket.socket:
+        made = socket.create_connection(gate.address, timeout=10)
+        made.sendall(hello)
+        return made
+
+    peer = connection()
+    passed, _ = inside.accept()
+    peer.sendall(bytes(10_000))
+    received = 0
+    while received < 10_000 + len(hello):
+        received += len(passed.recv(10_000))
+    strangers = [connection() for _ in range(80)]
+    assert strangers[0].recv(1) == b""
+    peer.sendall(b"still here")
+    assert passed.recv(100) == b"still here"
+    late = connection()
+    for _ in range(81):
+        accepted, _ = inside.accept()
+        accepted.settimeout(10)
+    late.sendall(b"x")
+    gate.close()
+    for each in (*strangers, late, peer):
+        each.close()
 
 
 def test_a_description_holds_no_weight_and_no_hash_of_them():

@@ -57,7 +57,7 @@ def test_a_dealer_starts_answers_and_drains(cluster_file):
         ready = json.loads(lines[-1])
         assert (ready["role"], ready["level"], ready["address"]) == ("dealer", "info", str(cluster.dealer))
         assert json.loads(asked(cluster, "/health")[1])["status"] == "ok"
-        assert "secformer_dealer_requests" in asked(cluster, "/metrics", "client")[1]
+        assert "secformer_dealer_requests" in asked(cluster, "/metrics", "owner")[1]
         assert asked(cluster, "/nothing")[0] == 404
         again = subprocess.run([*COMMAND, "dealer", "--cluster", str(cluster_file)], capture_output=True, text=True)
         assert again.returncode == 2 and "is another one running?" in again.stderr

@@ -17,25 +17,37 @@ from secformer_jax.errors import UserError
 def certs(
     cluster: ClusterFile,
     out: Annotated[Path, typer.Option("--out", help="The folder to write into; made when missing.")],
+    request: Annotated[str | None, typer.Option("--request", help="At a role: its key and a request to sign.")] = None,
+    sign: Annotated[list[Path] | None, typer.Option("--sign", help="At the CA: sign this request.")] = None,
     days: Annotated[int, typer.Option("--days", help="How long the certificates are valid.")] = 365,
     force: Annotated[bool, typer.Option("--force", help="Make all anew, what is there already too.")] = False,
     json: Json = False,
 ) -> None:
-    """A private CA and a certificate for each role of a cluster."""
+    """Keys and certificates: every role's own, signed by a CA, or all in one folder to try things out."""
     reporter = Reporter(json)
     require_cluster_packages()
-    from secformer_jax.cluster import certs
+    from secformer_jax.cluster import certs, signing
 
     if days < 1:
         raise UserError(f"--days {days}: at least 1 is expected")
+    if (request is not None and sign) or (force and (request or sign)):
+        raise UserError("--request is for a role, --sign for the CA, and --force for neither: one at a time")
     # Certificates are the same whatever runs over them.
     found = config.load(cluster, insecure_trusted_first_party=True)
-    written = certs.write(found, out, days=days, force=force)
-    for path in written:
-        reporter.say(str(path))
-    if not written:
-        reporter.say(f"{out} has all of them already: --force makes them anew")
-    reporter.say(
-        f"Give each role its own .pem and .key, and everyone {config.TLS_FILES['ca']}; keep {certs.CA_KEY} away."
-    )
+    if request is not None:
+        written = signing.request(found, request, out)
+        reporter.say(f"Send these to the CA: {', '.join(map(str, written))}. The keys beside them stay here.")
+    elif sign:
+        written = list(dict.fromkeys(path for each in sign for path in signing.sign(found, each, out, days=days)))
+        reporter.say(f"Send these back: {', '.join(map(str, written))}. {out / certs.CA_KEY} stays here.")
+    else:
+        written = certs.write(found, out, days=days, force=force)
+        for path in written:
+            reporter.say(str(path))
+        if not written:
+            reporter.say(f"{out} has all of them already: --force makes them anew")
+        reporter.say(
+            f"To try things out: who has {out} has every key, and can read every text and every weight. Elsewhere "
+            "each role runs --request and the CA --sign (docs/cluster.md)."
+        )
     reporter.results([{"file": str(path)} for path in written])

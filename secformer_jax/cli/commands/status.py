@@ -14,7 +14,9 @@ from secformer_jax.cli.report import Reporter
 
 def status(
     cluster: ClusterFile,
-    role: Annotated[str, typer.Option("--role", help="Who asks: owner, or a client.")] = "owner",
+    role: Annotated[
+        str, typer.Option("--role", help="Who asks: owner, an operator, or a client, who sees less.")
+    ] = "owner",
     tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
@@ -28,6 +30,9 @@ def status(
     for name, each in found.items():
         if "error" in each:
             rows.append((name, each["error"], "", "", "", ""))
+            continue
+        if "counts" not in each:
+            rows.append((name, each["state"], (each["model"] or "none")[:12], "", "", ""))
             continue
         counts = each["counts"]
         sent = sum(value for key, value in counts.items() if key.startswith("secformer_sent_bytes_total"))

@@ -61,6 +61,7 @@ class Dealer:
         return application(
             [*self._beaver.routes(), *more],
             self._cluster.roles,
+            operators=self._cluster.operators,
             registry=self.metrics.registry,
             health=lambda: {"role": DEALER, "sessions": len(self.sessions)},
             plaintext=self._plaintext,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import datetime
+import hashlib
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from cryptography import x509
@@ -18,7 +19,9 @@ from cryptography.x509.oid import NameOID
 from secformer_jax.cluster.config import TlsFiles
 from secformer_jax.cluster.wire.tls import PeerError
 
-_PURPOSE = "secformer link 1"
+_PURPOSE = "secformer link 2"
+_NONCE_BYTES = 4096
+"""So long that the gate in front of a link (`mpc.runtime.link`) knows the handshake for over."""
 
 
 class Link(Protocol):
@@ -73,13 +76,20 @@ class Signer:
 
 
 def check(
-    link: Link, names: Sequence[str], session: str, signer: Signer, nonce: Callable[[], str] | None = None
+    link: Link,
+    certificates: Mapping[str, str],
+    session: str,
+    signer: Signer,
+    nonce: Callable[[], str] | None = None,
 ) -> None:
     """Prove this party's name to every other over SPU's link, and have theirs proved.
 
+    A proof names the link's certificates. Who stands between two parties has shown one of them another certificate than
+    the other sent, and can't pass on a proof for the link that it has made itself.
+
     Args:
         link: SPU's link.
-        names: the parties, by rank.
+        certificates: those of the link that this party made or trusts, PEM, by name, in the order of ranks.
         session: of this run; a proof is good for no other.
         signer: this party's.
         nonce: a fresh challenge.
@@ -87,18 +97,19 @@ def check(
     Raises:
         PeerError: a peer that is not who it has to be.
     """
-    own = names[link.rank]
-    challenges = link.all_gather((nonce or secrets.token_hex)())
+    names = list(certificates)
+    own, digests = names[link.rank], [hashlib.sha256(pem.encode()).hexdigest() for pem in certificates.values()]
+
+    def statement(signer: str, verifier: str, challenge: str) -> bytes:
+        return json.dumps([_PURPOSE, session, digests, signer, verifier, challenge]).encode()
+
+    challenges = link.all_gather(secrets.token_hex(_NONCE_BYTES) if nonce is None else nonce())
     others = [rank for rank in range(len(names)) if rank != link.rank]
     for rank in others:
-        link.send(rank, signer.sign(_statement(session, own, names[rank], challenges[rank])))
+        link.send(rank, signer.sign(statement(own, names[rank], challenges[rank])))
     for rank in others:
         proof = link.recv(rank).decode(errors="replace")
-        signer.verify(names[rank], _statement(session, names[rank], own, challenges[link.rank]), proof)
-
-
-def _statement(session: str, signer: str, verifier: str, challenge: str) -> bytes:
-    return json.dumps([_PURPOSE, session, signer, verifier, challenge]).encode()
+        signer.verify(names[rank], statement(names[rank], own, challenges[link.rank]), proof)
 
 
 def _check_name(certificate: x509.Certificate, name: str) -> None:

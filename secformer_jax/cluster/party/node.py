@@ -139,7 +139,10 @@ class Node:
         assert self.worker is not None
         runtime = self._folder / "worker"
         paths = {key: runtime / f"link-{key}.pem" for key in ("certificate", "key", "peers")}
-        peers = [pem for party, pem in fields["certificates"].items() if party != self.name]
+        certificates = {party: str(fields["certificates"][party]) for party in self.cluster.parties}
+        if certificates[self.name] != self._link_certificate.decode():
+            raise WorkerError(f"{self.name}: another certificate of this server is passed on than it made")
+        peers = [pem for party, pem in certificates.items() if party != self.name]
         for key, data in (
             ("certificate", self._link_certificate),
             ("key", self._link_key),
@@ -155,6 +158,7 @@ class Node:
                 "session": self.session,
                 "name": self.name,
                 "addresses": {party: str(address) for party, address in self.cluster.links.items()},
+                "certificates": certificates,
                 "link_tls": {key: str(path) for key, path in paths.items()},
                 "identity": {key: str(getattr(self._files, key)) for key in ("ca", "certificate", "key")},
                 "cluster_file": str(self.cluster.path),
@@ -163,6 +167,7 @@ class Node:
                 "weights": None if deployment is None else str(self.weights(deployment.name)),
                 "seal": str(self._seal),
                 "lanes": fields["lanes"],
+                "link_sources": self.cluster.link_sources,
             },
         )
         answer = await asyncio.wait_for(self._call(message), START_SECONDS)

@@ -62,7 +62,8 @@ class PartyServer:
             web.get(STATUS_PATH, self._status),
             web.get(PEER_PATH, self._follow),
         ]
-        return application(routes, self.cluster.roles, registry=self.metrics.registry, health=self._health)
+        roles, operators = self.cluster.roles, self.cluster.operators
+        return application(routes, roles, operators=operators, registry=self.metrics.registry, health=self._health)
 
     @property
     def state(self) -> str:
@@ -78,20 +79,20 @@ class PartyServer:
         return {"role": self.name, "state": self.state}
 
     async def _status(self, request: web.Request) -> web.Response:
+        """What is served, for everybody; how much it is used, for operators."""
         deployment = self.node.deployment
-        waiting = self.coordinator.waiting if self.coordinator else len(self.node.inputs)
-        self.metrics.waiting.set(waiting)
-        return web.json_response(
-            {
-                **self._health(),
-                "protocol": self.cluster.protocol,
-                "model": None if deployment is None else deployment.name,
-                "description": None if deployment is None else deployment.to_json(),
-                "waiting": waiting,
-                "worker": self.node.worker.pid if self.node.worker else None,
-                "counts": self.metrics.values(),
-            }
-        )
+        found = {
+            **self._health(),
+            "protocol": self.cluster.protocol,
+            "model": None if deployment is None else deployment.name,
+            "description": None if deployment is None else deployment.to_json(),
+        }
+        if peer_of(request, self.cluster.roles) in self.cluster.operators:
+            waiting = self.coordinator.waiting if self.coordinator else len(self.node.inputs)
+            self.metrics.waiting.set(waiting)
+            worker = self.node.worker.pid if self.node.worker else None
+            found |= {"waiting": waiting, "worker": worker, "counts": self.metrics.values()}
+        return web.json_response(found)
 
     async def _publish(self, request: web.Request) -> web.Response:
         """The owner's shares for this party, one message a tensor; they go to disk sealed, and nowhere else."""

@@ -81,8 +81,9 @@ class Worker:
         tls = LinkTls(*(Path(f["link_tls"][key]) for key in ("certificate", "key", "peers")))
         given = mpc_config.load(f["cluster_file"])
         config = mpc_config.MpcConfig(given.name, given.addresses, dict(f["runtime"]), given.compiler)
-        link = connect(f["session"], f["addresses"], f["name"], tls, Path.cwd())
-        identity.check(link, list(f["addresses"]), f["session"], identity.Signer(files))
+        more = [str(network) for network in f["link_sources"]]
+        link = connect(f["session"], f["addresses"], f["name"], tls, Path.cwd(), more_sources=more)
+        identity.check(link, f["certificates"], f["session"], identity.Signer(files))
         # Each lane has a link of its own inside this one, which the same parties have just proved to hold.
         parties = [Party(config, link.spawn(), tag=f"#{lane}") for lane in range(message.number("lanes"))]
         if f["description"] is not None:

@@ -50,16 +50,18 @@ def application(
     routes: Iterable[web.AbstractRouteDef],
     roles: Collection[str],
     *,
+    operators: Collection[str],
     registry: CollectorRegistry | None = None,
     health: Callable[[], dict] = dict,
     plaintext: bool = False,
     max_body: int = MAX_BODY,
 ) -> web.Application:
-    """An application of several services' routes, with /health and /metrics for everyone who has a certificate.
+    """An application of several services' routes, with /health for all who have a certificate, /metrics for operators.
 
     Args:
         routes: of all its services; each asks `peer_of` who may use it.
         roles: everyone of the cluster.
+        operators: who may see /metrics, which tell of everybody's traffic.
         registry: what /metrics shows.
         health: what /health says beside that it is well.
         plaintext: without TLS everybody is believed to be who is expected; for tests and measurements.
@@ -72,6 +74,7 @@ def application(
         return web.json_response({"status": "ok", **health()})
 
     async def show_metrics(request: web.Request) -> web.Response:
+        peer_of(request, operators)
         body = generate_latest(registry) if registry else b""
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -8,10 +8,12 @@ those that the peers made for this session and sent over the control channel, wh
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,13 @@ RECEIVE_SECONDS = 120
 """How long a party may compute between two messages. That a peer has died is noticed elsewhere, and sooner."""
 _HELLO = 6
 _CHUNK = 1 << 20
-_BACKLOG = 64
+_PENDING = 64
+_HELLO_SECONDS, _HANDSHAKE_SECONDS = 10.0, 90.0
+"""How long a connection may take for its first bytes, and until it is through: a peer may wait for a third party."""
+_HANDSHAKE_BYTES = 4096
+"""More than a client sends before it has shown its certificate, and less than a party's first message to another."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,14 @@ class LinkTls:
 
 
 def connect(
-    session: str, addresses: Mapping[str, str], name: str, tls: LinkTls, folder: Path, *, connect_seconds: int = 60
+    session: str,
+    addresses: Mapping[str, str],
+    name: str,
+    tls: LinkTls,
+    folder: Path,
+    *,
+    more_sources: Sequence[str] = (),
+    connect_seconds: int = 60,
 ) -> libspu.link.Context:
     """A link to the other parties.
 
@@ -46,6 +61,7 @@ def connect(
         name: this party.
         tls: see LinkTls.
         folder: for the socket; nobody else may enter it.
+        more_sources: networks that peers connect from, beside the addresses at which they are reached.
         connect_seconds: how long to wait for the others.
 
     Raises:
@@ -67,7 +83,7 @@ def connect(
     path = folder / "link.sock"
     for party, address in addresses.items():
         description.add_party(party, f"unix:{path}" if party == name else _numeric(address))
-    open_gate(addresses[name], path)
+    Gate(addresses[name], path, sources((a for party, a in addresses.items() if party != name), more_sources))
     return libspu.link.create_brpc(description, list(addresses).index(name))
 
 
@@ -79,53 +95,108 @@ def _numeric(address: str) -> str:
     return f"[{number}]:{port}" if found[0] == socket.AF_INET6 else f"{number}:{port}"
 
 
-def open_gate(address: str, path: Path) -> socket.socket:
-    """Listen at host:port and pass connections that begin with a TLS handshake to a Unix socket; others are closed."""
-    host, _, port = address.rpartition(":")
-    listener = socket.create_server(
-        (host.strip("[]"), int(port)), family=socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    )
-    threading.Thread(target=_accept, args=(listener, path), daemon=True).start()
-    return listener
+def sources(addresses: Iterable[str], more: Iterable[str] = ()) -> list[Network]:
+    """Where connections may come from: the hosts of these addresses, and more networks.
+
+    Args:
+        addresses: host:port of the peers.
+        more: networks as text (CIDR), for peers behind other addresses than those at which they are reached.
+    """
+    hosts = [address.rpartition(":")[0].strip("[]") for address in addresses]
+    found = {str(info[4][0]) for host in hosts for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    return [ipaddress.ip_network(each) for each in (*sorted(found), *more)]
 
 
-def _accept(listener: socket.socket, path: Path) -> None:
-    free = threading.BoundedSemaphore(_BACKLOG)
-    with contextlib.suppress(OSError):
-        while True:
-            connection, _ = listener.accept()
-            if free.acquire(blocking=False):
-                threading.Thread(target=_pass, args=(connection, path, free), daemon=True).start()
-            else:
-                connection.close()
+class Gate:
+    """Listens at host:port and passes connections that begin with a TLS handshake to a Unix socket.
+
+    Connections from elsewhere than the peers are closed at once; of those whose handshake is not through only so many
+    are kept, and a new one takes the place of the oldest.
+
+    Args:
+        address: host:port.
+        path: of the Unix socket.
+        allowed: where connections may come from; None: from everywhere.
+    """
+
+    def __init__(self, address: str, path: Path, allowed: Sequence[Network] | None = None) -> None:
+        host, _, port = address.rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        self._listener = socket.create_server((host.strip("[]"), int(port)), family=family)
+        self._path, self._allowed = path, allowed
+        self._pending: OrderedDict[socket.socket, None] = OrderedDict()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self._listener.getsockname()[:2]
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, source = self._listener.accept()
+                if not self._is_allowed(str(source[0])):
+                    connection.close()
+                    continue
+                with self._lock:
+                    self._pending[connection] = None
+                    oldest = self._pending.popitem(last=False)[0] if len(self._pending) > _PENDING else None
+                if oldest is not None:
+                    _shut(oldest)
+                threading.Thread(target=self._pass, args=(connection,), daemon=True).start()
+
+    def _is_allowed(self, source: str) -> bool:
+        address = ipaddress.ip_address(source.partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        return self._allowed is None or any(address in network for network in self._allowed)
+
+    def _pass(self, outside: socket.socket) -> None:
+        try:
+            with outside, socket.socket(socket.AF_UNIX) as inside:
+                outside.settimeout(_HELLO_SECONDS)
+                hello = outside.recv(_HELLO, socket.MSG_PEEK | socket.MSG_WAITALL)
+                # A record of type handshake (22), and in it a ClientHello (1): what SPU's server takes for TLS, too.
+                if len(hello) < _HELLO or hello[0] != 22 or hello[1] != 3 or hello[5] != 1:
+                    return
+                outside.settimeout(None)
+                outside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                inside.connect(str(self._path))
+                late = threading.Timer(_HANDSHAKE_SECONDS, _shut, (outside,))
+                late.daemon = True
+                late.start()
+                back = threading.Thread(target=_copy, args=(inside, outside), daemon=True)
+                back.start()
+
+                def through() -> None:
+                    late.cancel()
+                    with self._lock:
+                        self._pending.pop(outside, None)
+
+                _copy(outside, inside, _HANDSHAKE_BYTES, through)
+                back.join()
+        except OSError:
+            return
+        finally:
+            with self._lock:
+                self._pending.pop(outside, None)
 
 
-def _pass(outside: socket.socket, path: Path, free: threading.BoundedSemaphore) -> None:
-    try:
-        with outside, socket.socket(socket.AF_UNIX) as inside:
-            outside.settimeout(10)
-            hello = outside.recv(_HELLO, socket.MSG_PEEK | socket.MSG_WAITALL)
-            # A record of type handshake (22), and in it a ClientHello (1): what SPU's server takes for TLS, too.
-            if len(hello) < _HELLO or hello[0] != 22 or hello[1] != 3 or hello[5] != 1:
-                return
-            outside.settimeout(None)
-            outside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            inside.connect(str(path))
-            back = threading.Thread(target=_copy, args=(inside, outside), daemon=True)
-            back.start()
-            _copy(outside, inside)
-            back.join()
-    except OSError:
-        return
-    finally:
-        free.release()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    """All bytes from one socket to another, inside the kernel."""
+def _copy(source: socket.socket, sink: socket.socket, enough: int = 0, then: Callable[[], None] | None = None) -> None:
+    """All bytes from one socket to another, inside the kernel; calls `then` when more than enough have passed."""
     read, write = os.pipe()
+    passed = 0
     try:
         while count := os.splice(source.fileno(), write, _CHUNK):
+            passed += count
+            if then is not None and passed > enough:
+                then()
+                then = None
             while count:
                 count -= os.splice(read, sink.fileno(), count)
     except OSError:
@@ -133,6 +204,10 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
     finally:
         os.close(read)
         os.close(write)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        _shut(source)
+        _shut(sink)
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
