@@ -1,6 +1,7 @@
 """Servers, dealer, owner and clients as processes on the loopback, with a tiny model."""
 
 import asyncio
+import dataclasses
 import os
 import re
 import signal
@@ -16,8 +17,10 @@ from cluster_processes import TOLERANCE, Tiny, ask, status, until_logged, until_
 from tls_cases import CLIENT_CASES
 
 from secformer_jax.cluster import store
+from secformer_jax.cluster.clients import owner
 from secformer_jax.cluster.clients.client import ClusterClient
-from secformer_jax.cluster.clients.material import MATERIAL_PATH
+from secformer_jax.cluster.clients.material import MATERIAL_PATH, MaterialClient
+from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.message import shares_of
@@ -87,6 +90,26 @@ def test_status_says_what_is_served(fast, served):
     assert name == fast.published.deployment != fast.description.name
     assert [found[party]["state"] for party in ("S0", "S1")] == ["ready", "connected"]
     assert all(each["counts"]["secformer_requests_total answered"] > 0 for each in found.values())
+
+
+def test_a_name_that_has_been_published_is_refused(fast, served, monkeypatch):
+    """The dealer's masks of its weights would hide other weights, and the difference of both would be seen."""
+    described = dataclasses.replace(fast.description, nonce="0" * 32)
+    monkeypatch.setattr(Deployment, "anew", lambda deployment: deployment)
+    publication = asyncio.run(owner.publish(served.cluster, fast.model, described))
+    assert publication.deployment == described.name
+    with pytest.raises(UserError, match="has been published"):
+        asyncio.run(owner.publish(served.cluster, fast.model, described))
+    monkeypatch.setattr(MaterialClient, "describe", _described_already)
+    with pytest.raises(UserError, match=r"S\d.*has been published"):
+        asyncio.run(owner.publish(served.cluster, fast.model, described))
+    monkeypatch.undo()
+    fast.publish(served)
+    assert fast.error(fast.text(4), ask(served, "alice", fast.text(4))[0]) < TOLERANCE
+
+
+async def _described_already(client: MaterialClient, deployment: Deployment) -> None:
+    pass
 
 
 def test_a_client_sees_nobody_elses_traffic(served):

@@ -1,6 +1,7 @@
 """Ranges recorded, files kept and refused, and the constants that follow."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from jax.experimental import enable_x64
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import goldschmidt
-from secformer_jax.functions.calibration import Range, load, load_all, save
+from secformer_jax.functions.calibration import ROUNDED_BITS, Calibration, Range, load, load_all, save
 from secformer_jax.functions.deflation import choose_reciprocal, choose_rsqrt
 from secformer_jax.functions.measure import update
 
@@ -153,3 +154,19 @@ def test_constants_need_positive_values():
         with pytest.raises(ValueError, match="positive"):
             choose(Range(-2.0, -1.0))
         assert choose(Range(0.0, 1.0))[1] < 40
+
+
+@pytest.mark.parametrize(
+    "low, high", [(-3.1415926, 2.7182818), (0.0, 1e-9), (-1e6, -3.0), (1.0, 1.0), (-0.0, 12345.678)]
+)
+def test_published_ranges_hold_the_measured_ones_and_are_no_fingerprint(low, high):
+    found = Calibration("hash", "exact", 1, 16, {"layer.0.gelu": {"input": Range(low, high)}}).published()
+    rounded = found.range("layer.0.gelu", "input")
+    assert rounded.low <= low and rounded.high >= high and not found.fingerprint
+    for exact, end in ((low, rounded.low), (high, rounded.high)):
+        assert abs(end - exact) <= abs(exact) / 2 ** (ROUNDED_BITS - 1)
+        # Few values are left: a change of the weights rarely shows.
+        assert math.frexp(end)[0] * 2**ROUNDED_BITS == round(math.frexp(end)[0] * 2**ROUNDED_BITS)
+    assert rounded.rounded() == rounded
+    near = Range(low * (1 - 1e-6 * (low > 0)), high * (1 - 1e-6 * (high > 0))).rounded()
+    assert low == high or near == rounded

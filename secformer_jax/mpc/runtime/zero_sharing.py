@@ -24,10 +24,13 @@ class ZeroSharing:
     """
 
     def __init__(self, link: libspu.link.Context) -> None:
-        self._own, self._count = os.urandom(SEED_BYTES), 0
+        # A message may be on its way when this ends: it needs the link.
+        self._link, self._count = link, 0
+        self._own = self._previous = os.urandom(SEED_BYTES)
         parties, rank = link.world_size, link.rank
-        link.send_async((rank + 1) % parties, self._own.hex())
-        self._previous = bytes.fromhex(link.recv((rank - 1) % parties).decode())
+        if parties > 1:
+            link.send_async((rank + 1) % parties, self._own.hex())
+            self._previous = bytes.fromhex(link.recv((rank - 1) % parties).decode())
 
     def next(self, shape: tuple[int, ...]) -> np.ndarray:
         """This party's share of a new array of zeros, int64."""
