@@ -1,6 +1,7 @@
 """The shape of the code: who may import whom, how long a file may be, and nothing patched from outside."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,14 @@ def test_imports_without_spu():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "no spu"
+
+
+def test_every_claim_of_security_names_a_test_that_is_there():
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs" / "security.md").read_text(encoding="utf-8")
+    named = {name.strip() for group in re.findall(r"\[(test_[^\]]*)\]", page) for name in group.split(",")}
+    files = sorted((root / "tests").rglob("test_*.py"))
+    defined = {path.name for path in files}
+    for path in files:
+        defined |= set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(named) > 30 and not named - defined

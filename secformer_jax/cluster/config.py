@@ -10,22 +10,21 @@ the file. Without it, the folder is tls/ beside the file.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secformer_jax.cluster.options import KEYS as OPTIONS
+from secformer_jax.cluster.options import Options, name_list
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.runtime import layout
 
 DEALER, OWNER = "dealer", "owner"
 TRUSTED_FIRST_PARTY, TRUSTED_THIRD_PARTY = "TrustedFirstParty", "TrustedThirdParty"
 INSECURE_FLAG = "--insecure-trusted-first-party"
-KEYS = ("dealer", "clients", "tls", "batch_wait_ms", "batch_tokens", "runs_in_flight", "link_sources", "operators")
-MAX_ROWS = 32
-"""The most texts in a run."""
+KEYS = ("dealer", "clients", "tls", *OPTIONS)
 TLS_FILES = {"ca": "ca.pem", "certificate": "{name}.pem", "key": "{name}.key"}
 DEFAULT_TLS = "tls"
 DEALER_CA = "dealer-ca.pem"
@@ -57,34 +56,6 @@ class TlsFiles:
 
 
 @dataclass(frozen=True)
-class Batching:
-    """Which requests are computed in one run: those of one size that come within a waiting time.
-
-    Attributes:
-        wait_seconds: how long the first one waits for others; 0: each has a run of its own.
-        tokens: the most tokens, padding included, in a run; a single text may have more.
-    """
-
-    wait_seconds: float = 0.01
-    tokens: int = 512
-
-    def rows(self, length: int, unit: int = 1) -> int:
-        """The most texts of a request: a power of two.
-
-        Args:
-            length: padded, of each.
-            unit: texts that one answer takes, 1 or 2.
-        """
-        return max(unit, 1 << (min(MAX_ROWS, max(1, self.tokens // length)).bit_length() - 1))
-
-    def most(self, rows: int, length: int) -> int:
-        """How many requests of a size share a run at most."""
-        if not self.wait_seconds:
-            return 1
-        return max(1, min(self.tokens // (rows * length), MAX_ROWS // rows))
-
-
-@dataclass(frozen=True)
 class Cluster:
     """Who takes part, and where.
 
@@ -96,10 +67,7 @@ class Cluster:
         clients: names of those who may ask for predictions.
         runtime: SPU's runtime_config as the file has it.
         tls_paths: absolute path templates by the keys of `TLS_FILES`.
-        batching: which requests share a run.
-        link_sources: networks from which parties connect to each other, beside the addresses of `links`.
-        more_operators: who may see status and metrics, beside the servers and the owner.
-        runs_in_flight: how many runs the parties have in hand at a time, those included that are only prepared.
+        options: what its operators choose.
     """
 
     path: Path
@@ -109,10 +77,7 @@ class Cluster:
     clients: tuple[str, ...]
     runtime: Mapping[str, Any]
     tls_paths: Mapping[str, str]
-    batching: Batching = Batching()
-    runs_in_flight: int = 2
-    link_sources: tuple[str, ...] = ()
-    more_operators: tuple[str, ...] = ()
+    options: Options
 
     @property
     def fraction_bits(self) -> int:
@@ -142,7 +107,7 @@ class Cluster:
     @property
     def operators(self) -> tuple[str, ...]:
         """Those who may see how much everybody uses a server: its peers, the owner, and who is named besides."""
-        return (*self.parties, *([DEALER] if self.dealer else []), OWNER, *self.more_operators)
+        return (*self.parties, *([DEALER] if self.dealer else []), OWNER, *self.options.operators)
 
     @property
     def uses_beaver(self) -> bool:
@@ -235,16 +200,10 @@ def load(path_or_name: str | Path, *, tls: Path | None = None, insecure_trusted_
         )
     control = {name: _address(text, f"node {name}", path) for name, text in found.nodes.items()}
     links = {name: _address(text, f"link of {name}", path) for name, text in zip(found.nodes, found.links, strict=True)}
-    clients, operators = extra.get("clients", ["client"]), extra.get("operators", [])
-    for key, names in (("clients", clients), ("operators", operators)):
-        if not isinstance(names, list):
-            raise UserError(f'{path}: "{key}" is a list of names, and it is {names!r}')
+    clients = name_list(path, "clients", extra.get("clients", ["client"]))
     dealer = None if extra.get("dealer") is None else _address(extra["dealer"], "dealer", path)
-    paths, batching = _tls_paths(path, extra, tls), _batching(path, extra)
-    lanes, sources = _runs_in_flight(path, extra), _link_sources(path, extra)
-    cluster = Cluster(
-        path, control, links, dealer, tuple(clients), found.runtime, paths, batching, lanes, sources, tuple(operators)
-    )
+    paths, chosen = _tls_paths(path, extra, tls), Options.read(path, extra)
+    cluster = Cluster(path, control, links, dealer, clients, found.runtime, paths, chosen)
     _check_names(cluster)
     _check_ports(cluster)
     _check_beaver(cluster, insecure_trusted_first_party)
@@ -262,34 +221,6 @@ def _address(text: Any, what: str, path: Path) -> Address:
     return Address(host, int(port))
 
 
-def _batching(path: Path, extra: Mapping[str, Any]) -> Batching:
-    wait, tokens = extra.get("batch_wait_ms", 10), extra.get("batch_tokens", 512)
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (wait, tokens))
-    if not numbers or not 0 <= wait <= 60_000 or not 16 <= tokens <= 1 << 16:
-        raise UserError(
-            f'{path}: "batch_wait_ms" is {wait!r} and "batch_tokens" {tokens!r}: milliseconds up to 60000 (0: no '
-            "batches), and 16 to 65536 tokens were expected"
-        )
-    return Batching(wait / 1000, int(tokens))
-
-
-def _runs_in_flight(path: Path, extra: Mapping[str, Any]) -> int:
-    lanes = extra.get("runs_in_flight", 2)
-    if type(lanes) is not int or not 1 <= lanes <= 8:
-        raise UserError(f'{path}: "runs_in_flight" is {lanes!r}, and 1 to 8 was expected')
-    return lanes
-
-
-def _link_sources(path: Path, extra: Mapping[str, Any]) -> tuple[str, ...]:
-    given = extra.get("link_sources", [])
-    try:
-        if not isinstance(given, list):
-            raise ValueError(f"{given!r} is no list")
-        return tuple(str(ipaddress.ip_network(each)) for each in given)
-    except ValueError as error:
-        raise UserError(f'{path}: "link_sources" has networks like "10.0.0.0/8" ({error})') from None
-
-
 def _tls_paths(path: Path, extra: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
     given = str(folder.resolve()) if folder is not None else extra.get("tls", DEFAULT_TLS)
     if isinstance(given, str):
@@ -304,7 +235,7 @@ def _tls_paths(path: Path, extra: Mapping[str, Any], folder: Path | None) -> dic
 
 
 def _check_names(cluster: Cluster) -> None:
-    names = [*cluster.parties, DEALER, OWNER, *cluster.clients, *cluster.more_operators]
+    names = [*cluster.parties, DEALER, OWNER, *cluster.clients, *cluster.options.operators]
     for name in names:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(f"{cluster.path}: the name {name!r} can't stand in a certificate: letters, digits, hyphens")

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -137,6 +138,14 @@ def test_a_server_holds_its_own_share_only(served):
     # Of what SPU's runtime was given; the runtime keeps it, so the pattern is there.
     found = {party: _in_memory(status(served)[party]["worker"], pattern) for party in ("S0", "S1")}
     assert found == {"S0": False, "S1": True}
+
+
+def test_a_process_with_shares_leaves_no_core_dump(served):
+    for party in ("S0", "S1"):
+        worker = status(served)[party]["worker"]
+        limits = Path(f"/proc/{worker}/limits").read_text().splitlines()
+        (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
+        assert core[4:6] == ["0", "0"]
 
 
 def _in_memory(pid: int, pattern: bytes) -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from secformer_jax.cluster.config import Batching
 from secformer_jax.cluster.deployment import RequestShape
+from secformer_jax.cluster.options import Batching
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import RefusedError
 from secformer_jax.cluster.party.runs import Runs

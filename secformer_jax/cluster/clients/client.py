@@ -101,7 +101,7 @@ class ClusterClient:
         if self._serving is None:
             await self.deployment()
         rows, length = encoded.input_ids.shape
-        most = self._cluster.batching.rows(length, HEADS[self._head].rows)
+        most = self._cluster.options.batching.rows(length, HEADS[self._head].rows)
         answers, start = [], 0
         while start < rows:
             count = min(most, 1 << ((rows - start).bit_length() - 1))

@@ -42,7 +42,7 @@ class Admission:
 
     def __init__(self, deployment: Deployment, cluster: Cluster, rank: int) -> None:
         self._deployment, self._components = deployment, len(HELD[cluster.protocol](rank))
-        self._batching = cluster.batching
+        self._batching = cluster.options.batching
         self._specs = functools.lru_cache(maxsize=64)(serving(deployment, cluster.fraction_bits).input_specs)
 
     def check(self, header: Header) -> tuple[str, RequestShape]:

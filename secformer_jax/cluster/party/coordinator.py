@@ -185,7 +185,11 @@ class Coordinator:
                     await member.connect(http, self._cluster.control[member.name])
             self.state = "starting"
             await self._start()
-            lanes, batching, metrics = self._cluster.runs_in_flight, self._cluster.batching, self._node.metrics
+            lanes, batching, metrics = (
+                self._cluster.options.runs_in_flight,
+                self._cluster.options.batching,
+                self._node.metrics,
+            )
             await Runs(self._turns, self._all, lanes, batching, metrics, self._failed).serve()
         finally:
             if dealer is not None:
@@ -196,7 +200,7 @@ class Coordinator:
         certificates = {
             member.name: answer["certificate"] for member, answer in zip(self._members, opened, strict=True)
         }
-        await self._all("start", {"certificates": certificates, "lanes": self._cluster.runs_in_flight})
+        await self._all("start", {"certificates": certificates, "lanes": self._cluster.options.runs_in_flight})
         self._node.metrics.sessions.inc()
         self.state = "ready" if self._node.deployment else "ready; no model is published"
         self._node.metrics.ready.set(1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,21 +30,9 @@ log = logging.getLogger(__name__)
 
 Fields = dict[str, Any]
 START_SECONDS = 180
-COMMANDS = (
-    "has",
-    "open",
-    "start",
-    "compile",
-    "claim",
-    "prepare",
-    "drop",
-    "forget",
-    "rehearse",
-    "run",
-    "release",
-    "fail",
-    "close",
-)
+COMMANDS = ("has", "open", "start", "compile", "claim", "prepare", "run", "release", "fail", "close")
+WORKERS_COMMANDS = ("drop", "forget", "rehearse")
+"""See `computing.Computing`."""
 
 
 class RefusedError(RuntimeError):
@@ -88,6 +77,7 @@ class Node:
         self.commands: dict[str, Callable[[Fields], Awaitable[Fields]]] = {
             name: getattr(self, f"_{name}") for name in COMMANDS
         }
+        self.commands |= {name: functools.partial(self._tell_worker, name) for name in WORKERS_COMMANDS}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property
@@ -167,7 +157,7 @@ class Node:
                 "weights": None if deployment is None else str(self.weights(deployment.name)),
                 "seal": str(self._seal),
                 "lanes": fields["lanes"],
-                "link_sources": self.cluster.link_sources,
+                "link_sources": self.cluster.options.link_sources,
             },
         )
         answer = await asyncio.wait_for(self._call(message), START_SECONDS)
@@ -215,19 +205,8 @@ class Node:
             await self.worker.send(parts)
         return self._cost(await self._call(Message("prepare", _addressed(fields))))
 
-    async def _drop(self, fields: Fields) -> Fields:
-        """Have the worker forget a piece of material that no request of its size has used."""
-        return await self._tell_worker("drop", fields)
-
-    async def _forget(self, fields: Fields) -> Fields:
-        """Have the worker forget the program of a size."""
-        return await self._tell_worker("forget", fields)
-
-    async def _rehearse(self, fields: Fields) -> Fields:
-        """Have the worker compute with a piece of material, and nobody's input."""
-        return await self._tell_worker("rehearse", fields)
-
     async def _tell_worker(self, kind: str, fields: Fields) -> Fields:
+        """What the worker does with a program by itself."""
         await self._call(Message(kind, _addressed(fields)))
         return {}
 

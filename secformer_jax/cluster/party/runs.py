@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from secformer_jax.cluster.config import Batching
 from secformer_jax.cluster.deployment import RequestShape
+from secformer_jax.cluster.options import Batching
 from secformer_jax.cluster.party.lane import Lane
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import RefusedError

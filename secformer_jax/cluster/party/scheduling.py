@@ -8,8 +8,8 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from secformer_jax.cluster.config import Batching
 from secformer_jax.cluster.deployment import RequestShape
+from secformer_jax.cluster.options import Batching
 
 
 @dataclass
