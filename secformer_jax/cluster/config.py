@@ -241,6 +241,9 @@ def _check_names(cluster: Cluster) -> None:
             raise UserError(f"{cluster.path}: the name {name!r} can't stand in a certificate: letters, digits, hyphens")
         if [other.lower() for other in names if isinstance(other, str)].count(name.lower()) > 1:
             raise UserError(f"{cluster.path}: the name {name!r} is given twice ({DEALER} and {OWNER} are taken)")
+    for name in cluster.options.answers:
+        if name not in cluster.clients:
+            raise UserError(f'{cluster.path}: "answers" has a limit for {name!r}, who is no client')
     for role in (*cluster.parties, *([DEALER] if cluster.dealer else [])):
         for host in cluster.hosts(role):
             # A certificate names the hosts of its role as well as the role.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from secformer_jax.errors import UserError
 
 MAX_ROWS = 32
 """The most texts in a run."""
-KEYS = ("batch_wait_ms", "batch_tokens", "runs_in_flight", "link_sources", "operators")
+KEYS = ("batch_wait_ms", "batch_tokens", "runs_in_flight", "link_sources", "operators", "answers")
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Options:
         runs_in_flight: how many runs the parties have in hand at a time, those included that are only prepared.
         link_sources: networks from which parties connect to each other, beside the addresses of their links.
         operators: who may see status and metrics, beside the servers and the owner.
+        answers: how many texts a client may have answered in all, by its name; nobody else has a limit.
     """
 
     batching: Batching = Batching()
     runs_in_flight: int = 2
     link_sources: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
+    answers: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, extra: Mapping[str, Any]) -> Options:
@@ -71,7 +73,8 @@ class Options:
             UserError: a value that can't be.
         """
         names = name_list(path, "operators", extra.get("operators", []))
-        return cls(_batching(path, extra), _runs_in_flight(path, extra), _link_sources(path, extra), names)
+        flight, sources, answers = _runs_in_flight(path, extra), _link_sources(path, extra), _answers(path, extra)
+        return cls(_batching(path, extra), flight, sources, names, answers)
 
 
 def name_list(path: Path, key: str, names: Any) -> tuple[str, ...]:
@@ -107,3 +110,10 @@ def _link_sources(path: Path, extra: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(str(ipaddress.ip_network(each)) for each in given)
     except ValueError as error:
         raise UserError(f'{path}: "link_sources" has networks like "10.0.0.0/8" ({error})') from None
+
+
+def _answers(path: Path, extra: Mapping[str, Any]) -> dict[str, int]:
+    given = extra.get("answers", {})
+    if not isinstance(given, dict) or not all(type(limit) is int and limit >= 0 for limit in given.values()):
+        raise UserError(f'{path}: "answers" has a number of texts for some clients, and it is {given!r}')
+    return given

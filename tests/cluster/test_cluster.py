@@ -39,8 +39,8 @@ def fast() -> Tiny:
 
 @pytest.fixture(scope="module")
 def served(fast, tmp_path_factory):
-    folder, options = tmp_path_factory.mktemp("cluster"), {"batch_wait_ms": 0}
-    with LocalCluster(folder, "2pc_semi2k_dealer", clients=CLIENTS, options=options) as local:
+    folder, options = tmp_path_factory.mktemp("cluster"), {"batch_wait_ms": 0, "answers": {"carol": 2}}
+    with LocalCluster(folder, "2pc_semi2k_dealer", clients=(*CLIENTS, "carol"), options=options) as local:
         fast.publish(local)
         yield local
         local.stop()
@@ -111,6 +111,13 @@ def test_a_name_that_has_been_published_is_refused(fast, served, monkeypatch):
 
 async def _described_already(client: MaterialClient, deployment: Deployment) -> None:
     pass
+
+
+def test_who_has_no_answers_left_is_refused(fast, served):
+    assert len(ask(served, "carol", fast.text(1), fast.text(2))) == 2
+    with pytest.raises(UserError, match="carol has 0 of 2 answers left"):
+        ask(served, "carol", fast.text(3))
+    ask(served, "alice", fast.text(3))
 
 
 def test_a_client_sees_nobody_elses_traffic(served):

@@ -100,6 +100,8 @@ def test_the_first_party_as_dealer_needs_an_ugly_flag(tmp_path):
         (lambda d: d["secformer"].update(batch_tokens="512"), "16 to 65536 tokens"),
         (lambda d: d["secformer"].update(runs_in_flight=0), "1 to 8 was expected"),
         (lambda d: d["secformer"].update(runs_in_flight=True), "1 to 8 was expected"),
+        (lambda d: d["secformer"].update(answers={"client": -1}), "a number of texts"),
+        (lambda d: d["secformer"].update(answers={"eve": 3}), "who is no client"),
         (lambda d: d["nodes"].update(S0="s1:4000"), "another role's name"),
         (lambda d: d["secformer"].update(operators="ann"), '"operators" is a list of names'),
         (lambda d: d["secformer"].update(operators=["client"]), "given twice"),

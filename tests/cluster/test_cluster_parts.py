@@ -18,6 +18,7 @@ from secformer_jax.cluster import certs, config, store
 from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
+from secformer_jax.cluster.party.allowance import Allowance
 from secformer_jax.cluster.party.scheduling import Request, Turns
 from secformer_jax.cluster.wire.message import PREFIX, Message, MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.tls import PeerError
@@ -181,6 +182,22 @@ def test_a_ledger_remembers_across_restarts(tmp_path):
     again = Ledger(tmp_path / "pieces")
     assert not again.add("a") and not again.add("b") and not again.add("c") and again.add("d")
     assert not Ledger(tmp_path / "pieces").add("d")
+
+
+def test_answers_are_counted_across_restarts(tmp_path):
+    path, limits = tmp_path / "answers.json", {"alice": 5}
+    allowance = Allowance(path, limits)
+    allowance.take("alice", 4)
+    allowance.take("bob", 1000)
+    with pytest.raises(UserError, match="alice has 1 of 5 answers left, and this asks for 2"):
+        allowance.take("alice", 2)
+    again = Allowance(path, limits)
+    again.take("alice", 1)
+    with pytest.raises(UserError, match="0 of 5"):
+        again.take("alice", 1)
+    path.write_text("[]")
+    with pytest.raises(UserError, match="counts of answers"):
+        Allowance(path, limits)
 
 
 def test_clients_take_turns():

@@ -17,6 +17,7 @@ from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import arrival
+from secformer_jax.cluster.party.allowance import Allowance
 from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import Arrived, Node, RefusedError
@@ -51,6 +52,8 @@ class PartyServer:
         self._leader: web.WebSocketResponse | None = None
         self._draining = False
         self._quota = arrival.Quota()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._allowance = Allowance(folder / "answers.json", cluster.options.answers)
         self._publishing = asyncio.Lock()
 
     def application(self) -> web.Application:
@@ -183,6 +186,7 @@ class PartyServer:
     def _arrive(self, client: str, number: str, shape: RequestShape, message: Message) -> asyncio.Future[Message]:
         if self.node.has(number):
             raise UserError("a request of this number is under way: each has a number of its own")
+        self._allowance.take(client, shape.rows)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.node.inputs[number] = Arrived(client, shape, message, answer)
         fields = {"party": self.name, "request": number, "client": client, **dataclasses.asdict(shape)}
