@@ -89,9 +89,12 @@ def clients(link: str, each: int) -> Entry:
 def _rates(cluster: LocalCluster, subject: Subject, each: int) -> Entry:
     with cluster as local:
         subject.publish(local)
-        # The sizes of runs are compiled, and the openings of the weights made, before anything is timed.
-        for names in (CLIENTS[:1], *[CLIENTS] * 5):
-            asyncio.run(_ask(local, subject, names, 1))
+        # The sizes of runs are compiled before anything is timed: until nothing is compiled any more.
+        compiled = [-2, -1]
+        while compiled[-1] != compiled[-2]:
+            for count in (1, 2, 4, len(CLIENTS)):
+                asyncio.run(_ask(local, subject, CLIENTS[:count], 2))
+            compiled.append(local.log("S0").read_text(encoding="utf-8").count('"compiled"'))
         alone, error = _rate(local, subject, CLIENTS[:1], each)
         at_once, other = _rate(local, subject, CLIENTS, each)
     return {"alone": alone, "at_once": at_once, "worst_error": max(error, other)}

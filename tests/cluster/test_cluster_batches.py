@@ -35,10 +35,7 @@ def turns(*requests: tuple[str, str, RequestShape]) -> Turns:
 
 
 def taken(waiting: Turns, batching: Batching) -> list[str]:
-    """While no run is under way."""
-    quiet = asyncio.Event()
-    quiet.set()
-    return [request.id for request in asyncio.run(waiting.together(batching, quiet))]
+    return [request.id for request in asyncio.run(waiting.together(batching))]
 
 
 def test_a_run_has_requests_of_one_size_from_every_client_in_turn():
@@ -63,35 +60,38 @@ def test_without_a_waiting_time_each_has_a_run_of_its_own():
 
 def test_the_first_waits_for_others_so_long_and_no_longer():
     async def run() -> list[str]:
-        waiting, quiet = Turns(), asyncio.Event()
-        quiet.set()
+        waiting = Turns()
         waiting.add(Request("a1", "a", SHAPE))
         asyncio.get_running_loop().call_later(0.05, waiting.add, Request("b1", "b", SHAPE))
         asyncio.get_running_loop().call_later(0.6, waiting.add, Request("c1", "c", SHAPE))
-        return [request.id for request in await waiting.together(Batching(0.3), quiet)]
+        return [request.id for request in await waiting.together(Batching(0.3))]
 
     assert asyncio.run(run()) == ["a1", "b1"]
 
 
 def test_while_a_run_is_under_way_a_run_that_could_take_more_waits():
-    async def run() -> list[list[str]]:
-        runs = []
-        for most in (2, 32):
-            waiting, quiet = Turns(), asyncio.Event()
-            waiting.add(Request("a1", "a", SHAPE))
-            collecting = asyncio.create_task(waiting.together(Batching(0.001, most * 16), quiet))
-            await asyncio.sleep(0.05)
-            assert not collecting.done()
-            waiting.add(Request("b1", "b", SHAPE))
-            waiting.add(Request("c1", "c", OTHER))
-            await asyncio.sleep(0.05)
-            # With two it is full.
-            assert collecting.done() == (most == 2)
-            quiet.set()
-            runs.append([request.id for request in await collecting])
-        return runs
+    """And after it for those who were in it."""
 
-    assert asyncio.run(run()) == [["a1", "b1"], ["a1", "b1"]]
+    async def run(most: int) -> list[str]:
+        waiting = Turns()
+        waiting.run_begins()
+        waiting.add(Request("a1", "a", SHAPE, since=time.monotonic() - 1))
+        collecting = asyncio.create_task(waiting.together(Batching(0.1, most * 16)))
+        await asyncio.sleep(0.15)
+        assert not collecting.done()
+        waiting.add(Request("b1", "b", SHAPE))
+        waiting.add(Request("c1", "c", OTHER))
+        await asyncio.sleep(0.15)
+        # With two it is full.
+        assert collecting.done() == (most == 2)
+        waiting.runs_ended(0.5)
+        await asyncio.sleep(0.03)
+        waiting.add(Request("d1", "d", SHAPE))
+        await asyncio.sleep(0.15)
+        assert collecting.done()
+        return [request.id for request in await collecting]
+
+    assert [asyncio.run(run(most)) for most in (2, 32)] == [["a1", "b1"], ["a1", "b1", "d1"]]
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,13 @@ def test_shares_are_joined_and_parted_row_by_row(protocol, parties):
     inputs = [rng.integers(-9, 9, (1, 4, 5)) for _ in range(4)]
     made = [share(x, "int64", protocol, parties) for x in inputs]
     for rank in range(parties):
-        messages = [with_shares("infer", {}, {"input0": shares[rank]}) for shares in made]
-        together = shares_of(joined(messages, {}))["input0"]
-        assert together.shape == (4, 4, 5)
-        np.testing.assert_array_equal(together.stacked(), np.concatenate([s[rank].stacked() for s in made], axis=1))
+        messages = [with_shares("infer", {"rows": 1}, {"input0": shares[rank]}) for shares in made]
+        for rows in (4, 8):
+            together = shares_of(joined(messages, {"rows": rows}))["input0"]
+            assert together.shape == (rows, 4, 5)
+            own = np.concatenate([s[rank].stacked() for s in made], axis=1)
+            np.testing.assert_array_equal(together.stacked()[:, :4], own)
+            assert not together.stacked()[:, 4:].any()
         result = Share("float32", (4, 3), (np.arange(12).reshape(4, 3),))
         answer = with_shares("result", {"send_bytes": 100.0, "seconds": 1.0}, {"output0": result})
         parts = parted(answer, 4)
@@ -130,7 +133,7 @@ def test_clients_in_one_run_get_their_own_answers(tmp_path):
             _ask_together(local, tiny, {client: tiny.text(10 * attempt + i) for i, client in enumerate(clients)})
             runs = [json.loads(line) for line in local.log("S0").read_text().splitlines()]
             counts = [line["count"] for line in runs if line["event"] == "answered"]
-            assert len(counts) == (attempt + 1) * len(clients) and set(counts) <= {1, 2, 4}
+            assert len(counts) == (attempt + 1) * len(clients) and set(counts) <= {1, 2, 3, 4}
             if max(counts) > 1:
                 return
         pytest.fail("no run was shared")

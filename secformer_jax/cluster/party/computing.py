@@ -64,8 +64,6 @@ class Programs:
             if shape not in self._compiled:
                 self._deployment.check(shape)
                 self._compiled[shape] = self._compile(shape)
-                # What JAX keeps of tracing is of no use again: each program is traced once.
-                jax.clear_caches()
             return self._compiled[shape]
 
     def forget(self, shape: RequestShape) -> None:

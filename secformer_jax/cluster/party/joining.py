@@ -16,16 +16,23 @@ from secformer_jax.mpc.runtime.shares import Share, pack
 
 
 def joined(messages: Sequence[Message], fields: Mapping[str, Any]) -> Message:
-    """What the worker takes for a run: one request's shares as they came, or those of several, texts after texts."""
-    if len(messages) == 1:
+    """What the worker takes for a run: one request's shares as they came, or those of several, texts after texts.
+
+    Args:
+        messages: of requests of one size.
+        fields: of the run; where its "rows" are more than those of all requests, shares of zero fill them.
+    """
+    if len(messages) == 1 and messages[0].fields["rows"] == fields["rows"]:
         return Message("request", {**fields, "shares": messages[0].fields["shares"]}, messages[0].chunks)
     all_of_them = [shares_of(message) for message in messages]
     together = {}
     for name, first in all_of_them[0].items():
-        rings = np.concatenate([shares[name].stacked() for shares in all_of_them], axis=1)
-        together[name] = Share(
-            first.dtype, rings.shape[1:], tuple(pack(ring, first.bits) for ring in rings), first.bits
-        )
+        rings = [shares[name].stacked() for shares in all_of_them]
+        missing = fields["rows"] - sum(ring.shape[1] for ring in rings)
+        rings.append(np.zeros((len(rings[0]), missing, *rings[0].shape[2:]), np.int64))
+        whole = np.concatenate(rings, axis=1)
+        components = tuple(pack(ring, first.bits) for ring in whole)
+        together[name] = Share(first.dtype, whole.shape[1:], components, first.bits)
     return with_shares("request", fields, together)
 
 

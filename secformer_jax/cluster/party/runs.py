@@ -47,8 +47,7 @@ class Runs:
         self._turns, self._call, self._batching, self._metrics, self._failed = turns, call, batching, metrics, failed
         self._all = [Lane(number, call) for number in range(lanes)]
         self._idle = list(self._all)
-        self._freed, self._quiet = asyncio.Event(), asyncio.Event()
-        self._quiet.set()
+        self._freed = asyncio.Event()
         self._sizes, self._compiling = Sizes(), False
         self._latest: RequestShape | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -60,10 +59,10 @@ class Runs:
                 while not self._idle:
                     self._freed.clear()
                     await self._freed.wait()
-                taken = await self._turns.together(self._batching, self._quiet)
+                taken = await self._turns.together(self._batching)
                 lane = min(self._idle, key=lambda lane: lane.work_before(taken[0].shape))
                 self._idle.remove(lane)
-                self._quiet.clear()
+                self._turns.run_begins()
                 count = self._size_for(lane, taken[0].shape, len(taken)).rows // taken[0].shape.rows
                 self._turns.put_back(taken[count:])
                 self._start(self._serve_on(lane, taken[:count]))
@@ -85,6 +84,7 @@ class Runs:
     async def _serve_on(self, lane: Lane, taken: list[Request]) -> None:
         """Serve requests of one size: in one run, or in several where a party has not got all of them."""
         claimed: list[Request] = []
+        began = time.monotonic()
         for request in taken:
             named = {"request": request.id, "client": request.client, **dataclasses.asdict(request.shape)}
             try:
@@ -103,7 +103,7 @@ class Runs:
         self._idle.append(lane)
         self._freed.set()
         if len(self._idle) == len(self._all):
-            self._quiet.set()
+            self._turns.runs_ended(time.monotonic() - began)
         if not len(self._turns) and self._latest is not None:
             self._start(self._prepare(lane, self._latest))
 
@@ -114,9 +114,12 @@ class Runs:
     def _size_for(self, lane: Lane, shape: RequestShape, count: int) -> RequestShape:
         """The size of the run for some of so many requests of a shape: a power of two of them.
 
-        A size of several that is not compiled yet is compiled beside the runs, for the next time.
+        The greatest that they fill by three quarters at least. Where that is not compiled yet it is compiled beside the
+        runs, for the next time.
         """
-        sizes = [RequestShape(shape.rows << doublings, shape.length) for doublings in range(count.bit_length())]
+        most = self._batching.most(shape.rows, shape.length)
+        doublings = range(most.bit_length())
+        sizes = [RequestShape(shape.rows << n, shape.length) for n in doublings if 3 << n <= 4 * count]
         if len(sizes) > 1 and not lane.has(sizes[-1]) and not self._compiling:
             self._compiling = True
             self._start(self._compile_beside(sizes[-1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -31,7 +32,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[Request]] = OrderedDict()
-        self._changed = asyncio.Event()
+        self._changed, self._quiet = asyncio.Event(), asyncio.Event()
+        self._quiet.set()
+        self._quiet_since = self._last_seconds = 0.0
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._waiting.values())
@@ -68,31 +71,46 @@ class Turns:
             await self._changed.wait()
         return self._take(next(iter(self._waiting)))
 
-    async def together(self, batching: Batching, quiet: asyncio.Event) -> list[Request]:
+    def run_begins(self) -> None:
+        """Note that a run is under way."""
+        self._quiet.clear()
+
+    def runs_ended(self, seconds: float) -> None:
+        """Note that no run is under way any more; the last one took so long."""
+        self._quiet.set()
+        self._quiet_since, self._last_seconds = time.monotonic(), seconds
+
+    async def together(self, batching: Batching) -> list[Request]:
         """The request whose turn it is, and those of its size that wait, or come soon enough after it.
 
-        Args:
-            batching: how many share a run, and how long the first waits for others.
-            quiet: set while no run is under way. Until then a run that could take more waits for them: one run of
-                many costs less than several of few.
+        While a run is under way, one that could take more waits for its end: one run of many costs less than several of
+        few. And then once more, in which those come who have just been answered: for the waiting time, or a tenth of
+        what the run took.
         """
         first = await self.next()
         most = batching.most(first.shape.rows, first.shape.length) - 1
         others = self.like(first, most)
-        left = first.since + batching.wait_seconds - time.monotonic()
-        if most > len(others) and left > 0:
-            await asyncio.sleep(left)
-            others += self.like(first, most - len(others))
-        while most > len(others) and not quiet.is_set():
+        while len(others) < most:
             self._changed.clear()
-            waiting = [asyncio.ensure_future(event.wait()) for event in (quiet, self._changed)]
-            try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for each in waiting:
-                    each.cancel()
+            again = self._quiet_since + max(batching.wait_seconds, self._last_seconds / 10)
+            left = max(first.since + batching.wait_seconds, again) - time.monotonic()
+            if not self._quiet.is_set():
+                await self._first_of(self._quiet, self._changed)
+            elif left > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), left)
+            else:
+                break
             others += self.like(first, most - len(others))
         return [first, *others]
+
+    async def _first_of(self, *events: asyncio.Event) -> None:
+        waiting = [asyncio.ensure_future(event.wait()) for event in events]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
 
     def like(self, first: Request, most: int) -> list[Request]:
         """Up to so many more of the same size, one of each client in turn; those clients are last from now on."""
