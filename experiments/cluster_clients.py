@@ -93,7 +93,7 @@ def _rates(cluster: LocalCluster, subject: Subject, each: int) -> Entry:
         compiled = [-2, -1]
         while compiled[-1] != compiled[-2]:
             for count in (1, 2, 4, len(CLIENTS)):
-                asyncio.run(_ask(local, subject, CLIENTS[:count], 2))
+                asyncio.run(_ask(local, subject, CLIENTS[:count], 1))
             compiled.append(local.log("S0").read_text(encoding="utf-8").count('"compiled"'))
         alone, error = _rate(local, subject, CLIENTS[:1], each)
         at_once, other = _rate(local, subject, CLIENTS, each)

@@ -56,7 +56,7 @@ class Options:
     """
 
     batching: Batching = Batching()
-    runs_in_flight: int = 2
+    runs_in_flight: int = 1
     link_sources: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
     answers: Mapping[str, int] = field(default_factory=dict)
@@ -96,7 +96,7 @@ def _batching(path: Path, extra: Mapping[str, Any]) -> Batching:
 
 
 def _runs_in_flight(path: Path, extra: Mapping[str, Any]) -> int:
-    lanes = extra.get("runs_in_flight", 2)
+    lanes = extra.get("runs_in_flight", 1)
     if type(lanes) is not int or not 1 <= lanes <= 8:
         raise UserError(f'{path}: "runs_in_flight" is {lanes!r}, and 1 to 8 was expected')
     return lanes

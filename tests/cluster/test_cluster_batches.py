@@ -94,6 +94,14 @@ def test_while_a_run_is_under_way_a_run_that_could_take_more_waits():
     assert [asyncio.run(run(most)) for most in (2, 32)] == [["a1", "b1"], ["a1", "b1", "d1"]]
 
 
+def test_a_run_that_a_session_took_with_it_holds_up_nobody():
+    waiting = turns(("a1", "a", SHAPE))
+    waiting.run_begins()
+    assert [request.id for request in waiting.clear()] == ["a1"]
+    waiting.add(Request("a2", "a", SHAPE, since=time.monotonic() - 1))
+    assert taken(waiting, Batching(0.001)) == ["a2"]
+
+
 @pytest.mark.parametrize(
     ("rows", "length", "most"), [(1, 16, 32), (1, 128, 4), (2, 128, 2), (1, 512, 1), (8, 128, 1), (32, 16, 1)]
 )

@@ -50,6 +50,7 @@ class Runs:
         self._freed = asyncio.Event()
         self._sizes, self._compiling = Sizes(), False
         self._latest: RequestShape | None = None
+        self._wanted: RequestShape | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -104,7 +105,10 @@ class Runs:
         self._freed.set()
         if len(self._idle) == len(self._all):
             self._turns.runs_ended(time.monotonic() - began)
-        if not len(self._turns) and self._latest is not None:
+        if self._wanted is not None and not self._compiling:
+            self._compiling = True
+            self._start(self._compile_beside(self._wanted))
+        elif not len(self._turns) and self._latest is not None:
             self._start(self._prepare(lane, self._latest))
 
     async def _fail(self, requests: list[Request], text: str) -> None:
@@ -114,15 +118,14 @@ class Runs:
     def _size_for(self, lane: Lane, shape: RequestShape, count: int) -> RequestShape:
         """The size of the run for some of so many requests of a shape: a power of two of them.
 
-        The greatest that they fill by three quarters at least. Where that is not compiled yet it is compiled beside the
-        runs, for the next time.
+        The greatest that they fill by three quarters at least. Where that is not compiled yet it is compiled after this
+        run, for the next time.
         """
         most = self._batching.most(shape.rows, shape.length)
         doublings = range(most.bit_length())
         sizes = [RequestShape(shape.rows << n, shape.length) for n in doublings if 3 << n <= 4 * count]
-        if len(sizes) > 1 and not lane.has(sizes[-1]) and not self._compiling:
-            self._compiling = True
-            self._start(self._compile_beside(sizes[-1]))
+        if len(sizes) > 1 and not lane.has(sizes[-1]):
+            self._wanted = sizes[-1]
         return next((size for size in reversed(sizes[1:]) if lane.has(size)), shape)
 
     async def _compile_beside(self, run: RequestShape) -> None:
@@ -134,7 +137,7 @@ class Runs:
                 for lane in others:
                     await lane.compile(run)
         finally:
-            self._compiling = False
+            self._compiling, self._wanted = False, None
 
     def _use(self, requests: list[Request], shape: RequestShape) -> None:
         client = requests[0].client if len(requests) == 1 else TOGETHER

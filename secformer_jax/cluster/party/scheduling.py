@@ -59,7 +59,8 @@ class Turns:
                 del self._waiting[client]
 
     def clear(self) -> list[Request]:
-        """Forget all; returns them."""
+        """Forget all, and the run that was under way; returns those that waited."""
+        self.runs_ended(0.0)
         all_of_them = [request for queue in self._waiting.values() for request in queue]
         self._waiting.clear()
         return all_of_them
