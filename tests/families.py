@@ -20,7 +20,7 @@ from secformer_jax.models.families import FAMILIES, read_config
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Encoded
 
-LENGTH = 32
+LENGTH = 24
 SIZES = {
     "vocab_size": 97,
     "hidden_size": 64,

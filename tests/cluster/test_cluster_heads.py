@@ -24,6 +24,11 @@ def local(tmp_path_factory):
         yield started
 
 
+@pytest.fixture(autouse=True)
+def a_length_that_is_served(monkeypatch):
+    monkeypatch.setattr(cases, "LENGTH", 32)
+
+
 @pytest.mark.parametrize(
     ("model_type", "head", "preset", "changes"),
     [

@@ -100,6 +100,9 @@ class LocalFunction:
             first: int64 (components,), 1 for the component that takes what is public and 0 for every other.
             arguments: shares and public arrays; a share of one component may come packed, as `shares.pieces`.
         """
+        if isinstance(first, jax.core.Tracer):
+            # Inside another function that XLA compiles.
+            return self._jitted(first, *arguments)
         leaves, tree = jax.tree.flatten((first, *arguments))
         kinds = tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
         if kinds not in self._compiled:
