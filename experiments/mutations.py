@@ -82,7 +82,7 @@ FAULTS = {
         "mpc/primitives/fixed.py",
         "r = randomness.uniform(self.r.shape, self.width)",
         "r = randomness.uniform(self.r.shape, self.width - 1)",
-        "tests/openings/test_opened_privacy.py",
+        "tests/mpc/test_fixed.py",
     ),
     "an opening of all 64 bits": Fault(
         "what stands above a value's ring, to the servers",

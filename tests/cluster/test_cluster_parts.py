@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from cluster_processes import CONFIG, Tiny
+from opened_bert import calibrate
 from spu import libspu
 from uniformity import accepted, uniform
 
@@ -351,6 +352,9 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
     described = Deployment.describe(model, tiny.description.approximations(), tiny.description.calibration)
     text = json.dumps(described.to_json())
     assert model.fingerprint not in text
+    exact = calibrate(model, "fast", 32)
+    shown = Deployment.describe(model, tiny.description.approximations(), exact).calibration
+    assert shown == exact.published() != dataclasses.replace(exact, fingerprint="")
     again = Deployment.from_json(json.loads(text))
     assert again == described and again.name == described.name and again.masked
     assert Deployment.describe(model, described.approximations(), None).name != described.name

@@ -184,3 +184,11 @@ def test_masked_values_open_to_the_difference(engine):
     result = engine.run(program, Dealer().deal(pair), x)
     np.testing.assert_array_equal(signed(result.value, 40), signed(x, 40))
     check_opening(engine, result, (x.size, 40))
+
+
+@pytest.mark.parametrize("width", [24, 40, 64])
+def test_every_bit_of_a_truncations_mask_is_random(width):
+    spec = abstract(lambda: TruncationPair.abstract((4000,), 8, width))
+    mask = whole(Dealer().deal(spec).take(2)[0])
+    ones = [int(((mask >> bit) & 1).sum()) for bit in range(width)]
+    assert min(ones) > 1700 and max(ones) < 2300

@@ -128,6 +128,11 @@ def test_randomness_differs_between_instances_and_calls():
 SHAPES = {"kernel": (5, 4), "scale": (5,)}
 
 
+def test_each_weight_has_a_mask_of_its_own():
+    masks = WeightMasks.fresh({"a": (500,), "b": (500,)}, 2)
+    assert np.intersect1d(masks.array("a"), masks.array("b")).size == 0
+
+
 def test_weight_masks_are_remembered():
     dealer = Dealer()
     masks = dealer.mask_weights(SHAPES)
