@@ -16,6 +16,7 @@ import ipaddress
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -77,20 +78,10 @@ class Authority:
         write_file(folder / CA_KEY, key_pem(self._key), secret=True)
         write_file(folder / TLS_FILES["ca"], self.certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(
-        self,
-        role: str,
-        hosts: Sequence[str] = (),
-        *,
-        serves: bool = True,
-        calls: bool = True,
-        days: int = 365,
-        ends: datetime.datetime | None = None,
-    ) -> tuple[bytes, bytes]:
-        """A role's certificate and its fresh key, both PEM; the arguments are those of `certify`."""
+    def issue(self, role: str, hosts: Sequence[str] = (), **terms: Any) -> tuple[bytes, bytes]:
+        """A role's certificate and its fresh key, both PEM; the terms are those of `certify`."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certified = self.certify(key.public_key(), role, hosts, serves=serves, calls=calls, days=days, ends=ends)
-        return certified, key_pem(key)
+        return self.certify(key.public_key(), role, hosts, **terms), key_pem(key)
 
     def certify(
         self,

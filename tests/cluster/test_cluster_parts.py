@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from cluster_processes import CONFIG, Tiny
+from memory_link import at_every_end
 from opened_bert import calibrate
 from spu import libspu
 from uniformity import accepted, uniform
@@ -44,24 +45,15 @@ def test_parties_hold_what_was_shared(name):
         "i": shares.share(integers, "int64", chosen.protocol, parties),
         "b": shares.share(masks, "int64", chosen.protocol, parties),
     }
-    description = libspu.link.Desc()
-    description.id = f"parts-{name}"
-    for rank in range(parties):
-        description.add_party(f"p{rank}", f"memory-{rank}")
-    found: list = [None] * parties
 
-    def run(rank: int) -> None:
-        party = Party(chosen, libspu.link.create_mem(description, rank))
+    def run(link: libspu.link.Context) -> tuple:
+        party = Party(chosen, link)
         for variable, pieces in given.items():
-            party.put(variable, pieces[rank])
+            party.put(variable, pieces[link.rank])
         party.open_difference("i", "b", "opened")
-        found[rank] = party.get("x"), party.get("i"), party.get("opened")
+        return party.get("x"), party.get("i"), party.get("opened")
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(parties)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = at_every_end(parties, run)
     joined = [shares.join([party[which][1] for party in found]) for which in range(3)]
     np.testing.assert_array_equal(shares.decode(joined[0], found[0][0][0], 18), numbers)
     np.testing.assert_array_equal(joined[1], integers)

@@ -1,21 +1,17 @@
 """Openings over the link: right on every protocol, one message, and no bit on the wire above the width."""
 
-import itertools
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from rings import elements, signed, unsigned, width_bytes
 
 pytest.importorskip("spu")
 
-from spu import libspu
+from memory_link import at_every_end
 
 from secformer_jax.mpc.runtime import shares
 from secformer_jax.mpc.runtime.exchange import open_shares
 
 PARTIES = {"SEMI2K": 2, "CHEETAH": 2, "ABY3": 3, "REF2K": 1}
-_session = itertools.count()
 
 
 class Noted:
@@ -34,14 +30,7 @@ class Noted:
 
 def together(parties: int, task) -> list:
     """task(link) at every end of a link, at once."""
-    description = libspu.link.Desc()
-    description.id = f"exchange-{next(_session)}"
-    description.recv_timeout_ms = 20_000
-    for rank in range(parties):
-        description.add_party(f"party-{rank}", f"memory-{rank}")
-
-    with ThreadPoolExecutor(parties) as pool:
-        return list(pool.map(lambda rank: task(Noted(libspu.link.create_mem(description, rank))), range(parties)))
+    return at_every_end(parties, lambda link: task(Noted(link)))
 
 
 @pytest.mark.parametrize("protocol", PARTIES)

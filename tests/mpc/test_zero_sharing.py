@@ -1,13 +1,11 @@
 """Shares of zero: they sum to nothing, and each by itself is uniform and new."""
 
-import threading
-
 import numpy as np
 import pytest
 
 pytest.importorskip("spu")
 
-from spu import libspu
+from memory_link import at_every_end
 from uniformity import accepted, uniform
 
 from secformer_jax.cluster.party.computing import revealed
@@ -15,21 +13,7 @@ from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
 
 
 def sharings(parties: int) -> list[ZeroSharing]:
-    description = libspu.link.Desc()
-    description.id = f"zeros-{parties}-{np.random.default_rng().integers(1 << 62)}"
-    for rank in range(parties):
-        description.add_party(f"p{rank}", f"memory-{rank}")
-    made: list = [None] * parties
-
-    def start(rank: int) -> None:
-        made[rank] = ZeroSharing(libspu.link.create_mem(description, rank))
-
-    threads = [threading.Thread(target=start, args=(rank,)) for rank in range(parties)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return made
+    return at_every_end(parties, ZeroSharing)
 
 
 @pytest.mark.parametrize("parties", [1, 2, 3])

@@ -75,8 +75,11 @@ class Admission:
     def _sizes(self, entry: Any, name: str, spec: InputSpec) -> list[int]:
         """Bytes of each component that is listed for an input."""
         described = {"name": name, "dtype": spec.dtype, "shape": list(spec.shape), "bits": spec.bits}
-        components = entry.get("components") if isinstance(entry, dict) else None
-        if entry != {**described, "components": components} or not isinstance(components, list):
+        found = dict(entry) if isinstance(entry, dict) else {}
+        components = found.pop("components", None)
+        # JSON's true and 1.0 are equal to 1, and no sizes.
+        exact = found == described and all(type(number) is int for number in (found["bits"], *found["shape"]))
+        if not exact or not isinstance(components, list):
             raise UserError(f"another input than this model takes: {described} was expected")
         if len(components) != self._components or not all(kind in ("seed", "ring") for kind in components):
             raise UserError(f"{name}: {self._components} components, seed or ring, were expected")

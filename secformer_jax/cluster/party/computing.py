@@ -155,10 +155,9 @@ class Computing:
         """Compute on zeros with a piece of material, and forget the result: what is compiled late is compiled then."""
         shape = _shape(message)
         compiled = self._programs.get(shape)
-        parties = range(self._party.components)
         for name in compiled.bits:
             spec = compiled.specs[name]
-            zeros = tuple(np.zeros(spec.shape, np.int64) for _ in parties)
+            zeros = (np.zeros(spec.shape, np.int64),) * self._party.components
             self._put(shape, {name: Share(str(spec.dtype), spec.shape, zeros, compiled.bits[name])}, "input")
         compiled = self._whole(shape, "input")
         self._party.run(compiled.program, ONLINE)
