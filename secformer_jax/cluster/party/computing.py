@@ -64,14 +64,16 @@ class Programs:
             if shape not in self._compiled:
                 self._deployment.check(shape)
                 self._compiled[shape] = self._compile(shape)
+                # What JAX keeps of tracing is of no use again: each program is traced once.
+                jax.clear_caches()
             return self._compiled[shape]
 
     def forget(self, shape: RequestShape) -> None:
-        """Give the memory of a program back; XLA's code is most of it."""
+        """Give back what a program takes, when the last lane has forgotten it; XLA's code is most of it."""
         with self._compiling:
-            if self._compiled.pop(shape, None) is not None:
-                jax.clear_caches()
-                give_back()
+            self._compiled.pop(shape, None)
+            jax.clear_caches()
+            give_back()
 
     def _compile(self, shape: RequestShape) -> Compiled:
         needed = requirements(self._serving, shape)
@@ -105,7 +107,7 @@ class Computing:
 
     def __init__(self, party: Party, programs: Programs, zeros: ZeroSharing) -> None:
         self._party, self._programs, self._zeros = party, programs, zeros
-        self._set_up: set[RequestShape] = set()
+        self._set_up: dict[RequestShape, Compiled] = {}
         self._pending: dict[RequestShape, set[str]] = {}
         self.commands: dict[str, Callable[[Message], Message | None]] = {
             "compile": self.compile,
@@ -120,12 +122,12 @@ class Computing:
     def compile(self, message: Message) -> Message:
         """Compile for a shape, compare the program with the other parties', and run what needs no request."""
         shape, party = _shape(message), self._party
-        compiled = self._programs.get(shape)
         if shape not in self._set_up:
+            compiled = self._programs.get(shape)
             party.agree(compiled.digest)
             party.run(compiled.program, SETUP)
-            self._set_up.add(shape)
-        needs_material = any(name.startswith("material") for name in compiled.specs)
+            self._set_up[shape] = compiled
+        needs_material = any(name.startswith("material") for name in self._set_up[shape].specs)
         return Message("compiled", {"needs_material": needs_material})
 
     def material(self, message: Message) -> None:
@@ -139,27 +141,25 @@ class Computing:
 
     def drop(self, message: Message) -> Message:
         """Forget what was prepared for a shape."""
-        program = self._programs.get(_shape(message)).program
-        self._party.free(program.prepared())
+        self._party.free(self._set_up[_shape(message)].program.prepared())
         return Message("dropped")
 
     def forget(self, message: Message) -> Message:
         """Forget the program of a shape, and what was computed for it from the weights alone."""
         shape = _shape(message)
-        self._party.free(self._programs.get(shape).program.kept())
-        self._set_up.remove(shape)
+        self._party.free(self._set_up.pop(shape).program.kept())
         self._programs.forget(shape)
         return Message("forgotten")
 
     def rehearse(self, message: Message) -> Message:
         """Compute on zeros with a piece of material, and forget the result: what is compiled late is compiled then."""
         shape = _shape(message)
-        compiled = self._programs.get(shape)
+        compiled = self._set_up[shape]
         for name in compiled.bits:
             spec = compiled.specs[name]
             zeros = (np.zeros(spec.shape, np.int64),) * self._party.components
             self._put(shape, {name: Share(str(spec.dtype), spec.shape, zeros, compiled.bits[name])}, "input")
-        compiled = self._whole(shape, "input")
+        self._whole(shape, "input")
         self._party.run(compiled.program, ONLINE)
         self._party.free(set(compiled.program.output_names))
         return Message("rehearsed")
@@ -179,14 +179,14 @@ class Computing:
         return with_shares("result", cost, results)
 
     def _whole(self, shape: RequestShape, kind: str) -> Compiled:
-        compiled = self._programs.get(shape)
+        compiled = self._set_up[shape]
         missing = {name for name in compiled.specs if name.startswith(kind)} - self._pending.pop(shape, set())
         if missing & compiled.read():
             raise ValueError(f"the {kind} is incomplete")
         return compiled
 
     def _put(self, shape: RequestShape, shares: dict[str, Share], kind: str) -> None:
-        compiled = self._programs.get(shape)
+        compiled = self._set_up[shape]
         used = compiled.read()
         for name, share in shares.items():
             spec = compiled.specs.get(name) if name.startswith(kind) else None
