@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from secformer_jax.cluster import certs
 from secformer_jax.cluster.config import DEALER, DEALER_CA, TLS_FILES, Cluster
 from secformer_jax.cluster.dealer.beaver import sm2
+from secformer_jax.cluster.wire.revocation import REVOKED, read
 from secformer_jax.errors import UserError
 
 
@@ -88,6 +89,32 @@ def sign(cluster: Cluster, asked: Path, folder: Path, *, days: int = 365) -> lis
     certs.write_file(path, pem + authority.endorse(own, days))
     certs.write_file(folder / DEALER_CA, own.certificate.public_bytes(serialization.Encoding.PEM))
     return [path, ca, folder / DEALER_CA]
+
+
+def revoke(taken_back: Path, folder: Path, *, days: int = 365) -> Path:
+    """At the CA: put a certificate on the list of those that are no longer good, which goes to every role.
+
+    Args:
+        taken_back: the certificate.
+        folder: with the CA.
+        days: how long the list is valid; roles go on with it when it is older.
+
+    Returns:
+        The list.
+
+    Raises:
+        UserError: no CA there, or a certificate that it has not signed.
+    """
+    authority, path = certs.Authority.load(folder), folder / REVOKED
+    try:
+        certificate = x509.load_pem_x509_certificate(taken_back.read_bytes())
+        certificate.verify_directly_issued_by(authority.certificate)
+    except (OSError, ValueError, TypeError, InvalidSignature) as error:
+        why = str(error) or "another CA has signed it"
+        raise UserError(f"{taken_back} is no certificate of the CA in {folder} ({why})") from None
+    known = read(path, folder / TLS_FILES["ca"]) if path.exists() else frozenset()
+    certs.write_file(path, authority.revoke(known | {certificate.serial_number}, days))
+    return path
 
 
 def _file(kind: str, role: str) -> str:

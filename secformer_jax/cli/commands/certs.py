@@ -19,6 +19,9 @@ def certs(
     out: Annotated[Path, typer.Option("--out", help="The folder to write into; made when missing.")],
     request: Annotated[str | None, typer.Option("--request", help="At a role: its key and a request to sign.")] = None,
     sign: Annotated[list[Path] | None, typer.Option("--sign", help="At the CA: sign this request.")] = None,
+    revoke: Annotated[
+        Path | None, typer.Option("--revoke", help="At the CA: take this certificate back, by a list for all roles.")
+    ] = None,
     days: Annotated[int, typer.Option("--days", help="How long the certificates are valid.")] = 365,
     force: Annotated[bool, typer.Option("--force", help="Make all anew, what is there already too.")] = False,
     json: Json = False,
@@ -30,8 +33,10 @@ def certs(
 
     if days < 1:
         raise UserError(f"--days {days}: at least 1 is expected")
-    if (request is not None and sign) or (force and (request or sign)):
-        raise UserError("--request is for a role, --sign for the CA, and --force for neither: one at a time")
+    if sum(map(bool, (request is not None, sign, revoke, force))) > 1:
+        raise UserError(
+            "--request is for a role, --sign and --revoke for the CA, and --force for a new CA: one of them"
+        )
     # Certificates are the same whatever runs over them.
     found = config.load(cluster, insecure_trusted_first_party=True)
     if request is not None:
@@ -40,6 +45,9 @@ def certs(
     elif sign:
         written = list(dict.fromkeys(path for each in sign for path in signing.sign(found, each, out, days=days)))
         reporter.say(f"Send these back: {', '.join(map(str, written))}. {out / certs.CA_KEY} stays here.")
+    elif revoke:
+        written = [signing.revoke(revoke, out, days=days)]
+        reporter.say(f"Send {written[0]} to every role: it goes beside {config.TLS_FILES['ca']}, and counts at once.")
     else:
         written = certs.write(found, out, days=days, force=force)
         for path in written:

@@ -19,6 +19,7 @@ from secformer_jax.cluster.dealer.metrics import DealerMetrics
 from secformer_jax.cluster.dealer.service import MaterialService
 from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.http import Server, application, until_stopped
+from secformer_jax.cluster.wire.revocation import Revoked
 from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Dealer:
             operators=self._cluster.operators,
             registry=self.metrics.registry,
             health=lambda: {"role": DEALER, "sessions": len(self.sessions)},
+            revoked=() if self._plaintext else Revoked(self._cluster.tls(DEALER).ca),
             plaintext=self._plaintext,
         )
 

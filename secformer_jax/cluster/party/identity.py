@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from secformer_jax.cluster.config import TlsFiles
+from secformer_jax.cluster.wire.revocation import Revoked
 from secformer_jax.cluster.wire.tls import PeerError
 
 _PURPOSE = "secformer link 2"
@@ -48,6 +49,7 @@ class Signer:
         self._key = key
         self._certificate = files.certificate.read_text()
         self._ca = x509.load_pem_x509_certificate(files.ca.read_bytes())
+        self._revoked = Revoked(files.ca)
 
     def sign(self, statement: bytes) -> str:
         """A signed statement with the signer's certificate, as text."""
@@ -65,6 +67,8 @@ class Signer:
             certificate = x509.load_pem_x509_certificate(values["certificate"].encode())
             certificate.verify_directly_issued_by(self._ca)
             _check_name(certificate, name)
+            if certificate.serial_number in self._revoked:
+                raise PeerError(f"the certificate of {name} has been revoked")
             key = certificate.public_key()
             if not isinstance(key, ec.EllipticCurvePublicKey):
                 raise PeerError(f"{name}'s certificate has a key of another kind than P-256")

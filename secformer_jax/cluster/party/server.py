@@ -26,6 +26,7 @@ from secformer_jax.cluster.wire import frames, tls
 from secformer_jax.cluster.wire.http import Server, application, peer_of, until_stopped
 from secformer_jax.cluster.wire.message import Header, Message, MessageError, shares_of
 from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, END, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATUS_PATH
+from secformer_jax.cluster.wire.revocation import Revoked
 from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ class PartyServer:
             web.get(PEER_PATH, self._follow),
         ]
         roles, operators = self.cluster.roles, self.cluster.operators
-        return application(routes, roles, operators=operators, registry=self.metrics.registry, health=self._health)
+        registry, revoked = self.metrics.registry, Revoked(self.cluster.tls(self.name).ca)
+        return application(routes, roles, operators=operators, registry=registry, health=self._health, revoked=revoked)
 
     @property
     def state(self) -> str:

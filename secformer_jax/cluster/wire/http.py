@@ -7,7 +7,7 @@ import logging
 import signal
 import ssl
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 from contextlib import suppress
 
 from aiohttp import web
@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from secformer_jax.cluster.config import Address
 from secformer_jax.cluster.wire.connections import Connections
-from secformer_jax.cluster.wire.tls import PeerError, require_peer
+from secformer_jax.cluster.wire.tls import PeerError, require_peer, serial_number
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def application(
     operators: Collection[str],
     registry: CollectorRegistry | None = None,
     health: Callable[[], dict] = dict,
+    revoked: Container[int] = (),
     plaintext: bool = False,
     max_body: int = MAX_BODY,
 ) -> web.Application:
@@ -64,10 +65,11 @@ def application(
         operators: who may see /metrics, which tell of everybody's traffic.
         registry: what /metrics shows.
         health: what /health says beside that it is well.
+        revoked: serial numbers of certificates that are no longer good.
         plaintext: without TLS everybody is believed to be who is expected; for tests and measurements.
         max_body: bytes of a request's body.
     """
-    app = web.Application(middlewares=[_known_peers(roles)], client_max_size=max_body)
+    app = web.Application(middlewares=[_known_peers(roles, revoked)], client_max_size=max_body)
     app[PLAINTEXT] = plaintext
 
     async def show_health(request: web.Request) -> web.Response:
@@ -82,9 +84,9 @@ def application(
     return app
 
 
-def _known_peers(roles: Collection[str]):
-    # A connection's certificate can't change: there is no renegotiation.
-    known: weakref.WeakKeyDictionary[ssl.SSLObject, str] = weakref.WeakKeyDictionary()
+def _known_peers(roles: Collection[str], revoked: Container[int]):
+    # A connection's certificate can't change: there is no renegotiation. But it can be revoked.
+    known: weakref.WeakKeyDictionary[ssl.SSLObject, tuple[str, int]] = weakref.WeakKeyDictionary()
 
     @web.middleware
     async def check(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]):
@@ -93,10 +95,12 @@ def _known_peers(roles: Collection[str]):
         if not request.app[PLAINTEXT]:
             connection = request.get_extra_info("ssl_object")
             try:
-                name = known.get(connection) or require_peer(connection, roles)
+                found = known.get(connection) or (require_peer(connection, roles), serial_number(connection))
             except PeerError as error:
                 raise _forbidden(request, str(error)) from None
-            known[connection] = request[PEER] = name
+            known[connection], (request[PEER], serial) = found, found
+            if serial in revoked:
+                raise _forbidden(request, f"the certificate of {found[0]} has been revoked")
         return await handler(request)
 
     return check

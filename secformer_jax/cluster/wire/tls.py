@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from secformer_jax.cluster.config import TlsFiles
+from secformer_jax.cluster.wire.revocation import Revoked
 from secformer_jax.errors import UserError
 
 
@@ -66,8 +67,27 @@ def require_peer(connection: ssl.SSLObject | ssl.SSLSocket | None, allowed: Coll
     return name
 
 
+def serial_number(connection: ssl.SSLObject | ssl.SSLSocket | None) -> int:
+    """Of the certificate at the other end, as its CA numbers it; -1 for none."""
+    certificate: Mapping[str, Any] = (connection.getpeercert() if connection is not None else None) or {}
+    return int(str(certificate.get("serialNumber", "-1")), 16)
+
+
+def _unless_revoked(revoked: Revoked) -> type[ssl.SSLObject]:
+    """Connections that end with their handshake if the other end's certificate has been taken back."""
+
+    class Connection(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            if serial_number(self) in revoked:
+                raise ssl.SSLCertVerificationError("the certificate at the other end has been revoked")
+
+    return Connection
+
+
 def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
+    context.sslobject_class = _unless_revoked(Revoked(files.ca))
     # SPU's own client speaks TLS 1.2 in some builds.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
