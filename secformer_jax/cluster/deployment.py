@@ -18,6 +18,7 @@ from secformer_jax.cluster.options import MAX_ROWS
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.inference.reveal import EVERYTHING, Reveal
 from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.families import family_of
 from secformer_jax.models.heads import HEADS
@@ -27,7 +28,7 @@ from secformer_jax.models.text import PADDED_LENGTHS
 if TYPE_CHECKING:
     from secformer_jax.models.checkpoint import Checkpoint
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Deployment:
         calibration: ranges of the model's values, where the functions need them; without the model's fingerprint.
         embedding: "client" or "inside", see `PrivateModel`.
         keep_weights: keep the openings of the weights between requests.
+        reveal: what of the answer a client gets.
         nonce: makes each publication another one.
     """
 
@@ -60,6 +62,7 @@ class Deployment:
     calibration: Calibration | None
     embedding: str
     keep_weights: bool
+    reveal: Reveal
     nonce: str
 
     @classmethod
@@ -72,12 +75,18 @@ class Deployment:
         embedding: str = "client",
         keep_weights: bool = True,
         head: str | None = None,
+        reveal: Reveal = EVERYTHING,
     ) -> Deployment:
-        """What is to be known about a checkpoint that is served with these functions and this head."""
+        """What is to be known about a checkpoint that is served with these functions and this head.
+
+        Raises:
+            UserError: the head does not answer so.
+        """
         chosen, head = approximations.names(), head or request_head(model)
+        reveal.check(head)
         ranges = None if calibration is None else calibration.published()
         nonce = secrets.token_hex(16)
-        return cls(model.config, head, chosen, approximations.openings, ranges, embedding, keep_weights, nonce)
+        return cls(model.config, head, chosen, approximations.openings, ranges, embedding, keep_weights, reveal, nonce)
 
     def anew(self) -> Deployment:
         """The same model under another name: masks of the weights serve one publication."""
@@ -94,6 +103,7 @@ class Deployment:
             "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
             "embedding": self.embedding,
             "keep_weights": self.keep_weights,
+            "reveal": self.reveal.to_json(),
             "nonce": self.nonce,
         }
 
@@ -116,7 +126,8 @@ class Deployment:
             ranges = None if values["calibration"] is None else _calibration(values["calibration"])
             config, functions = Architecture.from_json(values["config"]), dict(values["functions"])
             family_of(config.model_type)
-            made = cls(config, head, functions, openings, ranges, values["embedding"], keep, nonce)
+            reveal = Reveal.from_json(values["reveal"], head)
+            made = cls(config, head, functions, openings, ranges, values["embedding"], keep, reveal, nonce)
             made.approximations()
             return made
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -19,7 +19,13 @@ LONGEST_ANSWER = 15
 
 
 def decode(
-    config: Architecture, head: str, output: np.ndarray, tokens: Sequence[Token], texts: tuple[str, str | None]
+    config: Architecture,
+    head: str,
+    output: np.ndarray,
+    tokens: Sequence[Token],
+    texts: tuple[str, str | None],
+    *,
+    labels_alone: bool = False,
 ) -> Entry:
     """What one request's output says.
 
@@ -29,17 +35,26 @@ def decode(
         output: the request's own output: (labels,), (length, labels), (length, 2), (width,) or one cosine.
         tokens: the request's tokens; needed for heads that answer for each.
         texts: the text, and the second one of a pair.
+        labels_alone: the output has 1 for the label and 0 for the others, see `reveal.Reveal`.
 
     Returns:
         "logits" and, by head, "label" and "score"; "labels"; "tokens" and "entities"; "answer"; or "embedding" alone.
+        Where labels alone are revealed, there are neither logits nor scores.
     """
     output = np.asarray(output, np.float64)
     if head in ("tokens", "question"):
         output = output[: len(tokens)]
     if head == "embedding":
         return {"embedding": output.reshape(-1).tolist()}
+    if labels_alone:
+        return _without_scores(_DECODERS[head](config, output, tokens, texts))
     logits = output.tolist() if output.ndim == 2 else output.reshape(-1).tolist()
     return {"logits": logits, **_DECODERS[head](config, output, tokens, texts)}
+
+
+def _without_scores(entry: Entry) -> Entry:
+    lists = {key: [_without_scores(each) for each in value] for key, value in entry.items() if isinstance(value, list)}
+    return {key: lists.get(key, value) for key, value in entry.items() if key != "score"}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

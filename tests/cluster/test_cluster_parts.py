@@ -25,6 +25,7 @@ from secformer_jax.cluster.party.scheduling import Request, Turns
 from secformer_jax.cluster.wire.message import PREFIX, Message, MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.tls import PeerError
 from secformer_jax.errors import UserError
+from secformer_jax.inference.reveal import EVERYTHING, Reveal
 from secformer_jax.models.transformer import Architecture
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime import link, shares
@@ -367,7 +368,27 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
     ],
 )
 def test_other_descriptions_are_refused(changed):
-    good = Deployment(CONFIG, "classification", {"gelu": "puma"}, False, None, "client", True, "0" * 32).to_json()
+    good = Deployment(
+        CONFIG, "classification", {"gelu": "puma"}, False, None, "client", True, EVERYTHING, "0" * 32
+    ).to_json()
     assert isinstance(Deployment.from_json(good).config, Architecture)
     with pytest.raises(UserError):
         Deployment.from_json(good | changed)
+
+
+@pytest.mark.parametrize(
+    ("reveal", "head"),
+    [
+        (Reveal(label=True), "regression"),
+        (Reveal(label=True), "question"),
+        (Reveal(label=True, bits=3), "tokens"),
+        (Reveal(bits=-1), "classification"),
+        (Reveal(bits=True), "classification"),
+        (Reveal(bits=17), "classification"),
+    ],
+)
+def test_what_can_not_be_revealed_is_refused(reveal, head):
+    with pytest.raises(UserError):
+        reveal.check(head)
+    with pytest.raises(UserError):
+        Reveal.from_json(reveal.to_json(), head)

@@ -144,8 +144,10 @@ async def _ask(
         for text, pair in asked.requests():
             encoded = encode_request(model, tokenizer, text, pair, asked.max_length, asked.truncate, head=head)
             answer = await asking.infer(encoded)
-            found = decode(model.config, head, answer.logits[0], encoded.tokens[0], (text, pair))
-            entry: dict[str, Any] = {"text": text, "text_pair": pair, "head": head, "reveals": HEADS[head].reveals}
+            alone, texts = deployment.reveal.label, (text, pair)
+            found = decode(model.config, head, answer.logits[0], encoded.tokens[0], texts, labels_alone=alone)
+            reveals = deployment.reveal.words(HEADS[head].reveals)
+            entry: dict[str, Any] = {"text": text, "text_pair": pair, "head": head, "reveals": reveals}
             entry |= {**found, "seconds": answer.seconds}
             entry["sent_bytes"] = dict(zip(cluster.parties, answer.sent_bytes, strict=True))
             entries.append(entry | {"party": answer.party})
@@ -210,7 +212,9 @@ def described(entry: Entry) -> list[str]:
     """An answer in lines for people."""
     if "entities" in entry:
         found = [
-            f"{e['label']}: {e['text']!r} ({e['start']} to {e['end']}), {e['score']:.3f}" for e in entry["entities"]
+            f"{e['label']}: {e['text']!r} ({e['start']} to {e['end']})"
+            + (f", {e['score']:.3f}" if "score" in e else "")
+            for e in entry["entities"]
         ]
         return [f"private answer: {len(found)} entities", *(f"  {line}" for line in found)]
     if "answer" in entry:
@@ -221,6 +225,8 @@ def described(entry: Entry) -> list[str]:
         return ["private answer: " + ", ".join(f"{one['label']} {one['score']:.3f}" for one in entry["labels"])]
     if "embedding" in entry:
         return [f"private answer: a vector of {len(entry['embedding'])}: {_numbers(entry['embedding'])}"]
+    if "score" not in entry:
+        return [f"private answer: {entry['label']}"]
     score = f"{entry['score']:.4f}"
     answer = f"{entry['label']} ({score})" if "label" in entry else score
     return [f"private answer: {answer}   logits {_numbers(entry['logits'])}"]

@@ -41,6 +41,13 @@ def publish(
     head: Annotated[
         str | None, typer.Option("--head", help="For a sentence encoder: similarity of two texts, or embedding.")
     ] = None,
+    label_only: Annotated[
+        bool, typer.Option("--label-only", help="Clients get labels and no logits: the protocol finds the greatest.")
+    ] = False,
+    logit_bits: Annotated[
+        int | None,
+        typer.Option("--logit-bits", help="Fraction bits that logits are rounded to before clients get them."),
+    ] = None,
     tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
@@ -49,15 +56,17 @@ def publish(
     found = read(cluster, tls, insecure=True)
     from secformer_jax.cluster.clients import owner
     from secformer_jax.cluster.deployment import Deployment
+    from secformer_jax.inference.reveal import Reveal
 
     loaded = load(model)
-    head = checked_head(loaded, head)
+    head, reveal = checked_head(loaded, head), Reveal(label_only, logit_bits)
+    reveal.check(head)
     choice = choice_for(loaded, Choice(preset, gelu, softmax, layer_norm))
     approximations = choice.approximations()
     length = min(DEFAULT_LENGTH, loaded.config.positions)
     ranges = ensure_calibration(loaded, approximations, length=length, path=calibration, say=reporter.say)
     deployment = Deployment.describe(
-        loaded, approximations, ranges, embedding=embedding, keep_weights=not no_keep_weights, head=head
+        loaded, approximations, ranges, embedding=embedding, keep_weights=not no_keep_weights, head=head, reveal=reveal
     )
     done = asyncio.run(owner.publish(found, loaded, deployment))
     megabytes = [sent / 1e6 for sent in done.sent_bytes]
