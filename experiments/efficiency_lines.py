@@ -10,7 +10,7 @@ from results import Check, Entry
 from secformer_jax.cli.report import NOTHING
 
 COLUMNS = {
-    "embedding": ("embedding",),
+    "embedding": ("input", "embedding"),
     "GeLU": ("gelu",),
     "softmax": ("softmax",),
     "LayerNorm": ("layer_norm",),

@@ -27,6 +27,7 @@ from secformer_jax.inference.serving import Serving, function, variables
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.material import Dealer, Dealt
+from secformer_jax.mpc.runtime import one_hot
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.engine import Engine, Result
 from secformer_jax.mpc.runtime.link import PAYLOAD_BYTES
@@ -34,7 +35,7 @@ from secformer_jax.mpc.runtime.local import LocalFunction
 from secformer_jax.mpc.runtime.party import Held, Party
 from secformer_jax.mpc.runtime.pieces import joined
 from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, LocalStage, Program, weight_input
-from secformer_jax.mpc.runtime.shares import RING_BITS, Share, deal, encode, pack, pieces, share
+from secformer_jax.mpc.runtime.shares import InputSpec, Share, deal, encode, pack, pieces, share
 
 Given = dict[str, Share | np.ndarray]
 """A party's variables by name: shares, or ring elements in clear."""
@@ -102,16 +103,16 @@ def jobs(
     """Each party's job for some equal requests, and the last of them in simulation."""
     dealer = Dealer()
     weights, inputs, module = serving.weights(dealer), serving.inputs(batch), serving.model(length)
-    material, bits = variables(module, inputs).get("dealer", {}), [spec.bits for spec in serving.input_specs(1, length)]
+    material, specs = variables(module, inputs).get("dealer", {}), serving.input_specs(1, length)
     with Engine(config, part_of=bert.part_of) as engine:
         engine.publish(weights, public=serving.is_public)
         compiled = engine.compile(function(module), material, *inputs)
         program = _with_functions(compiled, lambda stage: Recorded(stage.function))
         for _ in range(requests):
-            simulated = engine.run(program, dealer.deal(material), *inputs, bits=bits)
+            simulated = engine.run(program, dealer.deal(material), *inputs, specs=specs)
     sent = _with_functions(program, lambda stage: stage.function.exported())
     kept = _weights(config, program, weights, serving.is_public)
-    asked = [_request(config, program, dealer.deal(material), inputs, bits) for _ in range(requests)]
+    asked = [_request(config, program, dealer.deal(material), inputs, specs) for _ in range(requests)]
     common = {"config": config, "program": dataclasses.replace(sent, output_tree=None)}
     found = [{**common, "weights": own, "requests": [each[rank] for each in asked]} for rank, own in enumerate(kept)]
     return found, simulated
@@ -137,22 +138,30 @@ def _weights(config: MpcConfig, program: Program, weights: Any, is_public: Calla
 
 
 def _request(
-    config: MpcConfig, program: Program, dealt: Dealt, inputs: Sequence[Any], bits: Sequence[int]
-) -> list[Given]:
+    config: MpcConfig, program: Program, dealt: Dealt, inputs: Sequence[Any], specs: Sequence[InputSpec]
+) -> list[dict[str, Any]]:
     """What each party gets for one request, from the dealer and from the client."""
 
-    def given() -> Iterator[tuple[str, list[Any]]]:
+    def material() -> Iterator[tuple[str, list[Any]]]:
         for i, array in enumerate(dealt.take(config.world_size)):
             yield f"material{i}", deal(array.components, "int64", array.shape, config.protocol, array.bits)
-        for i, (leaf, width) in enumerate(zip(inputs, bits, strict=True)):
-            yield f"input{i}", _shares(config, np.asarray(leaf), width)
 
-    return _by_rank(config, program, given())
+    dealt_by_rank = _by_rank(config, program, material())
+    sent = one_hot.shared(specs, inputs, config.protocol, config.world_size, config.fraction_bits)
+    read = set(program.read())
+    return [
+        {
+            "material": material,
+            "specs": specs,
+            "sent": shares,
+            "inputs": {name: share for name, share in shares.items() if name in read},
+        }
+        for material, shares in zip(dealt_by_rank, sent, strict=True)
+    ]
 
 
-def _shares(config: MpcConfig, array: np.ndarray, bits: int = RING_BITS) -> list[Share]:
-    ring = encode(array, config.fraction_bits)
-    return share(ring, str(array.dtype), config.protocol, config.world_size, bits)
+def _shares(config: MpcConfig, array: np.ndarray) -> list[Share]:
+    return share(encode(array, config.fraction_bits), str(array.dtype), config.protocol, config.world_size)
 
 
 def _by_rank(config: MpcConfig, program: Program, given: Iterable[tuple[str, list[Any]]]) -> list[Given]:
@@ -189,11 +198,18 @@ def main(job_path: str, rank: int, out: str) -> None:
     party.run(program, SETUP)
     found = []
     for request in job["requests"]:
-        give(request)
+        give(request["material"])
         party.run(program, OFFLINE)
         link.barrier()
         started = time.perf_counter()
-        total = party.run(program, ONLINE).total
+        if (
+            any(spec.one_hot for spec in request["specs"])
+            and not party.one_hot(request["specs"], request["sent"]).all()
+        ):
+            raise RuntimeError("the input is not one-hot")
+        total = party.costs().total
+        give(request["inputs"])
+        total.add(party.run(program, ONLINE).total)
         seconds = time.perf_counter() - started
         results = [party.get(name) for name in program.output_names]
         party.free(set(program.output_names) - set(job["weights"]))

@@ -30,7 +30,7 @@ COMMAND = "python experiments/readme.py"
 
 CASE, CASE_NAME = "bert-base, 12 layers, 1 x 128 tokens, 2pc_semi2k", "base-128"
 SIDES = ("fast", "drop-in", "mpcformer", "secformer", "puma", "linear")
-OUTSIDE_ENCODER = ("embedding", "head")
+OUTSIDE_ENCODER = ("input", "embedding", "head")
 LAN, WAN = "LAN 1 Gbit/s", "WAN 200 Mbit/s"
 
 TASKS = ("STS-B", "MRPC", "RTE", "CoLA", "QNLI")

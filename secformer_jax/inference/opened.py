@@ -84,27 +84,26 @@ class OpenedServing:
         return path.startswith("['opened']")
 
     def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
-        """What the client shares: one-hot rows, key weights and means, and the mask; see `OpenedModel`."""
-        rows = np.concatenate(
-            [
-                encoded.input_ids[..., None] == np.arange(self._config.vocab_size),
-                encoded.token_type_ids[..., None] == np.arange(self._config.type_vocab_size),
-            ],
-            axis=-1,
-        )
-        mask = encoded.attention_mask
+        """What the client shares, all of it one-hot: words with token types, and each text's tokens; see `OpenedModel`.
+
+        Raises:
+            UserError: padding before a token.
+        """
+        ids, types, mask = encoded.input_ids[..., None], encoded.token_type_ids[..., None], encoded.attention_mask
+        words, kinds = np.arange(self._config.vocab_size), np.arange(self._config.type_vocab_size)
+        tokens = np.arange(1, mask.shape[1] + 1)
         counts = mask.sum(axis=1, keepdims=True)
-        weights, means = mask * np.rint(mask.shape[1] / counts), mask * np.rint(2.0**scales.MEAN / counts)
-        return rows.astype(np.int64), weights.astype(np.int64), means.astype(np.int64), mask
+        if not np.array_equal(mask, tokens <= counts):
+            raise UserError("the padding of a text has to stand behind its tokens: set the tokenizer's side to right")
+        rows = np.concatenate([ids == words, types == kinds], axis=-1)
+        return rows.astype(np.int64), (tokens == counts).astype(np.int64)
 
     def input_specs(self, rows: int, length: int) -> tuple[InputSpec, ...]:
         """One-hot rows are zeros and ones, and what comes of them is small."""
-        vocabulary = self._config.vocab_size + self._config.type_vocab_size
+        vectors = [size for size in (self._config.vocab_size, self._config.type_vocab_size) if size]
         return (
-            InputSpec("int64", (rows, length, vocabulary), self._plan(length).table_width),
-            InputSpec("int64", (rows, length)),
-            InputSpec("int64", (rows, length)),
-            InputSpec("float32", (rows, length)),
+            InputSpec("int64", (rows, length, sum(vectors)), self._plan(length).table_width, tuple(vectors)),
+            InputSpec("int64", (rows, length), one_hot=(length,)),
         )
 
     def _plan(self, length: int) -> Plan:

@@ -138,8 +138,8 @@ class PrivateModel:
         fresh = encoded.input_ids.shape not in self._programs
         program, material = self._program(encoded.input_ids.shape, inputs)
         compile_seconds = time.perf_counter() - started if fresh else 0.0
-        bits = [spec.bits for spec in self._serving.input_specs(*encoded.input_ids.shape)]
-        result = self._engine.run(program, self._dealer.deal(material), *inputs, bits=bits)
+        specs = self._serving.input_specs(*encoded.input_ids.shape)
+        result = self._engine.run(program, self._dealer.deal(material), *inputs, specs=specs)
         return Answer(result.value, result, compile_seconds, encoded.input_ids.shape[1])
 
     def _program(self, shape: tuple[int, ...], inputs: tuple[np.ndarray, ...]) -> tuple[Program, Any]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from secformer_jax.functions.softmax import SHIFT
 from secformer_jax.mpc.material import Leaf, Material, Randomness
@@ -56,16 +57,32 @@ class MaskedSquare(Material):
 
 
 class Keys(NamedTuple):
-    """What the client shares about which keys are real.
+    """Which keys are real, from how many tokens each text has.
 
     Attributes:
-        weights: integers (batch, length): 0 for padding, else one number near length / keys, so that a sum over the
-            keys has the same range for any number of them; it cancels in every softmax.
-        means: (batch, length): 0 for padding, else 1 / keys with scales.MEAN fraction bits.
+        mask: integers (batch, length), 1 for a token and 0 for padding.
+        weights: 0 for padding, else one number near length / tokens, so that a sum over the keys has the same range for
+            any number of them; it cancels in every softmax.
+        means: 0 for padding, else 1 / tokens with scales.MEAN fraction bits.
     """
 
+    mask: jax.Array
     weights: jax.Array
     means: jax.Array
+
+    @classmethod
+    def of(cls, counts: jax.Array) -> Keys:
+        """From one-hot rows (batch, length), whose element n - 1 stands for n tokens: sums, and no message."""
+        length = counts.shape[-1]
+        tokens = np.arange(1, length + 1)
+        longer = jnp.arange(length)[None, :] >= jnp.arange(length)[:, None]
+
+        def at_tokens(values: np.ndarray) -> jax.Array:
+            table = jnp.where(longer, jnp.asarray(values, jnp.int64), 0)
+            return jnp.sum(counts[:, None, :] * table, axis=-1)
+
+        ones, weights, means = np.ones(length), np.rint(length / tokens), np.rint(2.0**scales.MEAN / tokens)
+        return cls(*(at_tokens(values) for values in (ones, weights, means)))
 
 
 Softmax = Callable[[Block, Fixed, Fixed, "jax.Array | None", Keys, Masked, SoftmaxPlan], tuple[Fixed, jax.Array]]

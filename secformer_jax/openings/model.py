@@ -227,21 +227,18 @@ class OpenedModel(Block):
     fraction_bits: int = 18
 
     @nn.compact
-    def __call__(
-        self, one_hot: jax.Array, key_weights: jax.Array, key_means: jax.Array, attention_mask: jax.Array
-    ) -> jax.Array:
+    def __call__(self, one_hot: jax.Array, counts: jax.Array) -> jax.Array:
         """What the head gives, as in `transformer.ModelWithHead`.
 
         Args:
             one_hot: int64 (batch, length, vocab_size + type_vocab_size).
-            key_weights, key_means: int64 (batch, length), see `Keys`.
-            attention_mask: float (batch, length) of 0 and 1.
+            counts: int64 (batch, length), one-hot: how many tokens each text has, see `Keys`.
         """
         c, plan = self.config, self.plan
         with jax.named_scope("embeddings"):
             x = Embeddings(c, plan.table_bits, plan.table_width, name="embeddings")(one_hot)
             x = LayerNorm(plan.embeddings_norm, plan.layers[0].width, name="embeddings_norm")(x)
-        keys, bias = Keys(key_weights, key_means), None
+        keys, bias = Keys.of(counts), None
         if c.relative_buckets:
             table = self.weight("relative_bias", c.relative_buckets, c.num_attention_heads)
             with jax.named_scope("attention"):
@@ -269,7 +266,7 @@ class OpenedModel(Block):
             values = narrowed(self, "last_pair", hidden, self.fraction_bits).real(self.fraction_bits)
             if self.head.pooled:
                 values = Pooler(c, self._pooler_activation, name="pooler")(values)
-            return self.head.compute(c, values, attention_mask, True)
+            return self.head.compute(c, values, Fixed(keys.mask, 0).real(self.fraction_bits), True)
 
     def _pooler_activation(self, x: jax.Array) -> jax.Array:
         if self.config.pooler_act == "tanh":

@@ -9,9 +9,10 @@ import json
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import aiohttp
+import numpy as np
 
 from secformer_jax.cluster.clients.client import ClusterClient
 from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH
@@ -20,7 +21,7 @@ from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.message import MAGIC, PREFIX, VERSION, Message, with_shares
 from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, INFER_PATH, PEER_PATH, PUBLISH_PATH
 from secformer_jax.models.text import Encoded
-from secformer_jax.mpc.runtime.shares import encode, share
+from secformer_jax.mpc.runtime.one_hot import shared
 
 NAME = "mallory"
 Body = bytes | AsyncIterator[bytes]
@@ -55,17 +56,12 @@ class Mallory:
         fields = {"request": secrets.token_hex(16), "deployment": self.deployment, "rows": rows, "length": length}
         return {**fields, **changes}
 
-    def good(self, **changes: object) -> list[Message]:
-        """What each server takes."""
+    def good(self, inputs: Sequence[np.ndarray] = (), **changes: object) -> list[Message]:
+        """What each server takes, or shares of other inputs in their place."""
         fields, parties = self.fields(**changes), self.cluster.parties
-        shares: list[dict] = [{} for _ in parties]
         specs = self.serving.input_specs(*self.encoded.input_ids.shape)
-        for i, (array, spec) in enumerate(zip(self.serving.inputs(self.encoded), specs, strict=True)):
-            ring = encode(array, self.cluster.fraction_bits)
-            for own, piece in zip(
-                shares, share(ring, spec.dtype, self.cluster.protocol, len(parties), spec.bits), strict=True
-            ):
-                own[f"input{i}"] = piece
+        inputs = inputs or self.serving.inputs(self.encoded)
+        shares = shared(specs, inputs, self.cluster.protocol, len(parties), self.cluster.fraction_bits)
         return [with_shares("infer", fields, own) for own in shares]
 
     async def post(self, party: str, body: Body | None, path: str = INFER_PATH, **headers: str) -> int:
@@ -141,6 +137,54 @@ ATTACKS |= {
     "shape_of_huge_numbers": listed(lambda entry: entry.update(shape=[10**4000] * 8)),
     "nested_entry": listed(lambda entry: entry.update(more={"a": [{}] * 100})),
 }
+
+
+def no_texts(mallory: Mallory) -> dict[str, list[np.ndarray]]:
+    """Inputs of the right shapes that no text has."""
+    top = 1 << (mallory.serving.input_specs(*mallory.encoded.input_ids.shape)[0].bits - 1)
+
+    def but(index: int, change: Callable[[np.ndarray], None]) -> list[np.ndarray]:
+        arrays = [array.copy() for array in mallory.serving.inputs(mallory.encoded)]
+        # Of the first vector of the first text.
+        change(arrays[index].reshape(-1, arrays[index].shape[-1])[0])
+        return arrays
+
+    def add(*pairs: tuple[int, int]) -> Callable[[np.ndarray], None]:
+        def change(row: np.ndarray) -> None:
+            for place, value in pairs:
+                row[place] += value
+
+        return change
+
+    return {
+        "zeros": but(0, lambda row: row.fill(0)),
+        "two words": but(0, add((3, 1))),
+        "a word and its opposite": but(0, add((3, 1), (4, -1))),
+        "half a ring": but(0, add((3, top), (4, top))),
+        "no token type": but(0, add((-1, 1))),
+        "no length": but(1, lambda row: row.fill(0)),
+        "two lengths": but(1, add((0, 1))),
+        "a negative length": but(1, add((0, 1), (1, -1))),
+        "half of the ring's lengths": but(1, add((0, -(1 << 63)), (1, -(1 << 63)))),
+    }
+
+
+@attack
+async def inputs_that_are_no_text(mallory: Mallory) -> None:
+    for inputs in no_texts(mallory).values():
+        assert 200 not in await mallory.to_all(mallory.good(inputs))
+
+
+@attack
+async def proofs_of_another_input(mallory: Mallory) -> None:
+    messages, others = mallory.good(no_texts(mallory)["two words"]), mallory.good()
+    for message, other in zip(messages, others, strict=True):
+        inputs = [name for entry in message.fields["shares"] for name in [entry["name"]] * len(entry["components"])]
+        message.chunks = [
+            mine if name.startswith("input") else good
+            for name, mine, good in zip(inputs, message.chunks, other.chunks, strict=True)
+        ]
+    assert 200 not in await mallory.to_all(messages)
 
 
 @attack

@@ -141,7 +141,7 @@ def test_clients_in_one_run_get_their_own_answers(tmp_path):
             _ask_together(local, tiny, {client: tiny.text(10 * attempt + i) for i, client in enumerate(clients)})
             runs = [json.loads(line) for line in local.log("S0").read_text().splitlines()]
             counts = [line["count"] for line in runs if line["event"] == "answered"]
-            assert len(counts) == (attempt + 1) * len(clients) and set(counts) <= {1, 2, 3, 4}
+            assert len(counts) == (attempt + 1) * len(clients) and max(counts) <= len(everyone)
             if max(counts) > 1:
                 return
         pytest.fail("no run was shared")
@@ -154,7 +154,7 @@ def _ask_together(local: LocalCluster, tiny: Tiny, texts: dict[str, Encoded]) ->
         answers[client] = ask(local, client, texts[client])[0]
 
     def bad() -> None:
-        with pytest.raises(UserError, match="another input than this model takes") as error:
+        with pytest.raises(UserError, match="what was sent is no text") as error:
             asyncio.run(_send_bad(local, next(iter(texts.values()))))
         refused.append(error)
 
@@ -176,7 +176,7 @@ async def _send_bad(local: LocalCluster, text: Encoded) -> None:
         await asking.deployment()
         serving, inputs = asking._serving, asking._serving.inputs(text)
         asking._serving = SimpleNamespace(
-            inputs=lambda encoded: (inputs[0][:, :, :-1], *inputs[1:]), input_specs=serving.input_specs
+            inputs=lambda encoded: (inputs[0], 2 * inputs[1]), input_specs=serving.input_specs
         )
         await asking.infer(text)
 

@@ -68,7 +68,15 @@ def run_attack(name: str, local: LocalCluster, tiny: Tiny) -> list[int]:
 def test_the_honest_client_is_served(name, tiny, served, usual_seconds):
     before, began = memory(served), sessions(served)
     statuses: list[int] = []
-    attacking = threading.Thread(target=lambda: statuses.extend(run_attack(name, served, tiny)))
+    failures: list[Exception] = []
+
+    def attack() -> None:
+        try:
+            statuses.extend(run_attack(name, served, tiny))
+        except AssertionError as error:
+            failures.append(error)
+
+    attacking = threading.Thread(target=attack)
     attacking.start()
     time.sleep(0.3)
     slowest, count, peak = 0.0, 0, dict(before)
@@ -84,6 +92,7 @@ def test_the_honest_client_is_served(name, tiny, served, usual_seconds):
     growth = {role: size - before[role] for role, size in peak.items()}
     grown = max(growth.values()) >> 20
     print(f"{name}: {slowest:.2f} s (usually {usual_seconds:.2f}), {grown} MB, answers {Counter(statuses)}")
+    assert not failures, failures[0]
     assert slowest < usual_seconds + PATIENCE_SECONDS
     assert sessions(served) == began
     assert max(growth.values()) < GROWTH_BYTES, growth

@@ -21,7 +21,7 @@ from secformer_jax.mpc.primitives.fixed import Masked, open_together
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.profile import log_file, parse
-from secformer_jax.mpc.runtime.shares import SEED_BYTES
+from secformer_jax.mpc.runtime.shares import SEED_BYTES, InputSpec
 
 PROTOCOLS = ("2pc_semi2k", "3pc_aby3", "2pc_cheetah", "1pc_ref2k")
 # Linear layers dominate: 2 x 12 x 128^2 weights, and 8 tokens.
@@ -91,7 +91,8 @@ def test_rings_narrower_than_the_runtimes(name):
     with Engine(config.load(name)) as engine:
         engine.publish({})
         program = engine.compile(function, spec, x, y, y)
-        result = engine.run(program, Dealer().deal(spec), x, y, y, bits=[40, 48, 64])
+        specs = [InputSpec("int64", (21,), bits) for bits in (40, 48, 64)]
+        result = engine.run(program, Dealer().deal(spec), x, y, y, specs=specs)
     np.testing.assert_array_equal(signed(result.value["x"], 24), 2 * x)
     np.testing.assert_array_equal(signed(result.value["y"], 48), y + 1)
     # Of the mask every component is a key; of its double, x and y all but one.
@@ -108,7 +109,7 @@ def test_an_input_of_a_narrow_ring_is_none_of_spus():
         engine.publish({})
         program = engine.compile(lambda w, m, x: x * x, {}, x)
         with pytest.raises(RuntimeError, match=r"input0 is a value modulo 2\^40: SPU's ring has 64 bits"):
-            engine.run(program, Dealer().deal({}), x, bits=[40])
+            engine.run(program, Dealer().deal({}), x, specs=[InputSpec("int64", x.shape, 40)])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -128,7 +129,7 @@ def three_requests(keep_weights: bool) -> tuple[list[Answer], mock.Mock, mock.Mo
         engine, parties = private._engine, private._engine._parties
         with (
             mock.patch.object(engine, "compile", wraps=engine.compile) as compiled,
-            mock.patch.object(parties, "share", wraps=parties.share) as shared,
+            mock.patch.object(parties, "give", wraps=parties.give) as shared,
         ):
             answers = [private(random_request(WIDE, seed, texts=1, length=LENGTH)) for seed in range(3)]
     return answers, compiled, shared

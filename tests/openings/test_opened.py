@@ -52,9 +52,9 @@ class Served:
         return float(np.abs(answer.logits - expected).max())
 
     def sends_a_layer(self) -> float:
-        """Messages of one layer: all but those of embeddings, their LayerNorm, and the head."""
+        """Messages of one layer: all but those of the input's proof, embeddings, their LayerNorm, and the head."""
         profile = self.answer.result.profile
-        others = sum(profile.by_part[part].send_actions for part in ("embedding", "head"))
+        others = sum(profile.by_part[part].send_actions for part in ("input", "embedding", "head"))
         return (profile.total.send_actions - others - 4) / self.config.num_hidden_layers
 
 
@@ -181,11 +181,11 @@ def test_requests_differ_and_material_is_used_once(served, preset):
     engine, encoded = one.private._engine, one.request
     program, material = one.private._programs[encoded.input_ids.shape]
     dealt, inputs = one.private._dealer.deal(material), one.private._serving.inputs(encoded)
-    bits = [spec.bits for spec in one.private._serving.input_specs(1, LENGTH)]
-    first = engine.run(program, dealt, *inputs, bits=bits)
+    specs = one.private._serving.input_specs(*encoded.input_ids.shape)
+    first = engine.run(program, dealt, *inputs, specs=specs)
     assert np.abs(first.value - one.answer.logits).max() <= 0.005
     with pytest.raises(MaterialReusedError, match="one request only"):
-        engine.run(program, dealt, *inputs, bits=bits)
+        engine.run(program, dealt, *inputs, specs=specs)
 
 
 def test_what_the_opened_model_does_not_take():
@@ -255,5 +255,6 @@ def test_drop_in_minilm_without_retraining(minilm):
     assert answer.seq_length == LENGTH and expected[0] > 0.3
     assert np.abs(answer.logits - expected).max() <= 0.002
     parts = answer.result.profile.by_part
-    sends = answer.result.profile.total.send_actions - parts["embedding"].send_actions - parts["head"].send_actions
+    others = sum(parts[part].send_actions for part in ("input", "embedding", "head"))
+    sends = answer.result.profile.total.send_actions - others
     assert sends == 4 + sum(22 + 4 * count for count in squarings)

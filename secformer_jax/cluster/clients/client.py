@@ -22,7 +22,8 @@ from secformer_jax.errors import UserError
 from secformer_jax.inference.serving import Serving
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import Encoded
-from secformer_jax.mpc.runtime.shares import decode, encode, join, share
+from secformer_jax.mpc.runtime import one_hot
+from secformer_jax.mpc.runtime.shares import decode, join
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,8 @@ class ClusterClient:
         rows, length = encoded.input_ids.shape
         fields = {"request": secrets.token_hex(16), "deployment": self._name, "rows": rows, "length": length}
         parties, protocol = self._cluster.parties, self._cluster.protocol
-        shares: list[dict[str, Any]] = [{} for _ in parties]
-        specs = self._serving.input_specs(rows, length)
-        for index, (array, spec) in enumerate(zip(self._serving.inputs(encoded), specs, strict=True)):
-            pieces = share(encode(array, self._bits), spec.dtype, protocol, len(parties), spec.bits)
-            for own, piece in zip(shares, pieces, strict=True):
-                own[f"input{index}"] = piece
+        specs, inputs = self._serving.input_specs(rows, length), self._serving.inputs(encoded)
+        shares = one_hot.shared(specs, inputs, protocol, len(parties), self._bits)
         bodies = {
             party: b"".join(with_shares("infer", fields, own).pack())
             for party, own in zip(parties, shares, strict=True)

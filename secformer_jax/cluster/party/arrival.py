@@ -18,6 +18,7 @@ from secformer_jax.cluster.wire.frames import Reader
 from secformer_jax.cluster.wire.message import PREFIX, Header, Message, MessageError, cut, lengths, parse_header
 from secformer_jax.errors import UserError
 from secformer_jax.models.heads import HEADS
+from secformer_jax.mpc.runtime import one_hot
 from secformer_jax.mpc.runtime.shares import HELD, SEED_BYTES, InputSpec, packed_bytes
 
 HEADER_BYTES = 1 << 14
@@ -63,7 +64,7 @@ class Admission:
             raise UserError(
                 f"{shape.rows} texts of {shape.length} tokens in one request, and at most {most} are served"
             )
-        takes = {f"input{i}": spec for i, spec in enumerate(self._specs(shape.rows, shape.length))}
+        takes = one_hot.sent(self._specs(shape.rows, shape.length))
         listed = header.fields.get("shares")
         if not isinstance(listed, list) or len(listed) != len(takes):
             raise UserError(f"another input than this model takes: {len(takes)} arrays were expected")

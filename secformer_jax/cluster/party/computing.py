@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.party import Party
 from secformer_jax.mpc.runtime.profile import Profile
 from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
-from secformer_jax.mpc.runtime.shares import Share
+from secformer_jax.mpc.runtime.shares import InputSpec, Share
 from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
 
 
@@ -32,7 +33,11 @@ class Compiled:
     digest: str
     specs: dict[str, jax.ShapeDtypeStruct]
     names: dict[str, str]
-    bits: dict[str, int]
+    inputs: tuple[InputSpec, ...]
+
+    def bits(self, name: str) -> int | None:
+        """Of the ring that an input is shared in."""
+        return self.inputs[int(name.removeprefix("input"))].bits if name.startswith("input") else None
 
     def read(self) -> set[str]:
         """The variables that the program reads, by their names on the wire."""
@@ -82,7 +87,7 @@ class Programs:
         variables = [weight_input(path, public=self._serving.is_public, keep=keep) for path, _ in leaves]
         variables += request_inputs(needed.material, needed.arguments()[2:])
         program = compile_program(
-            needed.compute,
+            self._deployment.reveal.of(needed.compute),
             needed.arguments(),
             variables,
             self._config,
@@ -91,9 +96,8 @@ class Programs:
         own = program.renamed({name for name in program.variables() if not name.startswith("weights")})
         request = jax.tree.leaves(needed.arguments()[1:])
         specs = {v.name: spec for v, spec in zip(variables[len(leaves) :], request, strict=True)}
-        bits = {f"input{i}": spec.bits for i, spec in enumerate(needed.inputs)}
         names = dict(zip(program.input_names, own.input_names, strict=True))
-        return Compiled(own, program.digest(), specs, names, bits)
+        return Compiled(own, program.digest(), specs, names, needed.inputs)
 
 
 class Computing:
@@ -155,21 +159,27 @@ class Computing:
         """Compute on zeros with a piece of material, and forget the result: what is compiled late is compiled then."""
         shape = _shape(message)
         compiled = self._set_up[shape]
-        for name in compiled.bits:
-            spec = compiled.specs[name]
+        for index, spec in enumerate(compiled.inputs):
             zeros = (np.zeros(spec.shape, np.int64),) * self._party.components
-            self._put(shape, {name: Share(str(spec.dtype), spec.shape, zeros, compiled.bits[name])}, "input")
+            self._put(shape, {f"input{index}": Share(spec.dtype, spec.shape, zeros, spec.bits)}, "input")
         self._whole(shape, "input")
         self._party.run(compiled.program, ONLINE)
         self._party.free(set(compiled.program.output_names))
         return Message("rehearsed")
 
     def request(self, message: Message) -> Message:
-        """Compute; the answer holds this party's component of the result."""
+        """Compute; the answer holds this party's component of the result, and which texts are no input."""
         shape, party, started = _shape(message), self._party, time.perf_counter()
-        self._put(shape, shares_of(message), "input")
+        inputs, shares = self._set_up[shape].inputs, shares_of(message)
+        profile, wrong = Profile(), np.zeros(shape.rows, bool)
+        if any(spec.one_hot for spec in inputs):
+            party.costs()
+            wrong = ~party.one_hot(inputs, shares)
+            profile.add(party.costs())
+        self._put(shape, {name: own for name, own in shares.items() if name.startswith("input")}, "input")
         compiled = self._whole(shape, "input")
-        cost = _cost(party.run(compiled.program, ONLINE))
+        profile.add(party.run(compiled.program, ONLINE))
+        cost = _cost(profile) | {"wrong": np.flatnonzero(wrong).tolist()}
         results = {
             f"output{index}": revealed(*party.get(name), self._zeros)
             for index, name in enumerate(compiled.program.output_names)
@@ -191,7 +201,7 @@ class Computing:
         for name, share in shares.items():
             spec = compiled.specs.get(name) if name.startswith(kind) else None
             fits = spec is not None and (str(spec.dtype), spec.shape) == (share.dtype, share.shape)
-            if not fits or share.bits != compiled.bits.get(name, share.bits):
+            if not fits or (compiled.bits(name) or share.bits) != share.bits:
                 raise ValueError(f"{name} {share.dtype} {share.shape} is nothing that this program takes")
             if name in used:
                 self._party.put(compiled.names[name], share)
@@ -211,7 +221,7 @@ def _shape(message: Message) -> RequestShape:
     return RequestShape(message.number("rows"), message.number("length"))
 
 
-def _cost(profile: Profile) -> dict[str, float]:
+def _cost(profile: Profile) -> dict[str, Any]:
     total = profile.total
     return {"seconds": total.seconds, "send_bytes": total.send_bytes, "send_actions": total.send_actions}
 

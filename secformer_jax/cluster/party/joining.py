@@ -20,7 +20,8 @@ def joined(messages: Sequence[Message], fields: Mapping[str, Any]) -> Message:
 
     Args:
         messages: of requests of one size.
-        fields: of the run; where its "rows" are more than those of all requests, shares of zero fill them.
+        fields: of the run; where its "rows" are more than those of all requests, shares of zero fill them, which
+            are no texts.
     """
     if len(messages) == 1 and messages[0].fields["rows"] == fields["rows"]:
         return Message("request", {**fields, "shares": messages[0].fields["shares"]}, messages[0].chunks)
@@ -38,7 +39,7 @@ def joined(messages: Sequence[Message], fields: Mapping[str, Any]) -> Message:
 
 def parted(answer: Message, count: int) -> list[Message]:
     """Each request's part of a result, in their order; costs of the run are divided evenly among them."""
-    costs = {key: value for key, value in answer.fields.items() if key != "shares"}
+    costs = {key: value for key, value in answer.fields.items() if key not in ("shares", "wrong")}
     costs |= {key: costs[key] / count for key in ("send_bytes", "send_actions") if key in costs}
     pieces: list[dict[str, Share]] = [{} for _ in range(count)]
     for name, share in shares_of(answer).items():

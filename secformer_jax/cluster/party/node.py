@@ -35,6 +35,9 @@ WORKERS_COMMANDS = ("drop", "forget", "rehearse")
 """See `computing.Computing`."""
 
 
+NO_INPUT = "what was sent is no text: its rows are not one-hot, or their proof is another's; nothing was answered"
+
+
 class RefusedError(RuntimeError):
     """One request can't be served; the session goes on."""
 
@@ -70,7 +73,7 @@ class Node:
         self.session = ""
         self.inputs: dict[str, Arrived] = {}
         self._running: dict[str, Arrived] = {}
-        self._results: dict[str, Message] = {}
+        self._results: dict[str, Message | RefusedError] = {}
         self.admission: Admission | None = None
         self.worker: WorkerProcess | None = None
         self._watch: asyncio.Task | None = None
@@ -171,6 +174,7 @@ class Node:
         for path in self._folder.glob("*.sealed"):
             if path.stat().st_mtime < current.stat().st_mtime:
                 path.unlink()
+                path.with_name(path.name + ".next").unlink(missing_ok=True)
                 self.description(path.stem).unlink(missing_ok=True)
 
     async def _has(self, fields: Fields) -> Fields:
@@ -215,10 +219,11 @@ class Node:
         requests = fields["requests"]
         messages = [self._running[request].message for request in requests]
         answer = await self._call(await asyncio.to_thread(joined, messages, _addressed(fields)))
-        count = fields["rows"] // self._running[requests[0]].shape.rows
+        rows = self._running[requests[0]].shape.rows
+        wrong = {row // rows for row in answer.fields["wrong"]}
         # What lies behind the last request is nobody's.
-        for request, part in zip(requests, parted(answer, count), strict=False):
-            self._results[request] = part
+        for i, (request, part) in enumerate(zip(requests, parted(answer, fields["rows"] // rows), strict=False)):
+            self._results[request] = RefusedError(NO_INPUT) if i in wrong else part
         return self._cost(answer)
 
     def _cost(self, answer: Message) -> Fields:
@@ -227,13 +232,19 @@ class Node:
         return cost
 
     async def _release(self, fields: Fields) -> Fields:
-        """All parties have computed: answer the clients, each with its own part."""
+        """All parties have computed: answer the clients, each with its own part; says whose input was none."""
+        refused = []
         for request in fields["requests"]:
-            arrived, answer = self._running.pop(request), self._results.pop(request)
+            answer = self._results.pop(request)
+            if isinstance(answer, RefusedError):
+                refused.append(request)
+                self.fail(request, str(answer))
+                continue
+            arrived = self._running.pop(request)
             if not arrived.answer.done():
                 arrived.answer.set_result(answer)
             self.metrics.requests.labels("answered").inc()
-        return {}
+        return {"refused": refused}
 
     async def _fail(self, fields: Fields) -> Fields:
         """Tell a client that its request is not answered."""

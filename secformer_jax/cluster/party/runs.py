@@ -154,11 +154,14 @@ class Runs:
             if other.work_before(shape) > 1:
                 self._start(self._prepare(other, shape))
         await lane.run(ids, shape)
-        await self._call("release", {"requests": ids})
+        released, *_ = await self._call("release", {"requests": ids})
         seconds = time.perf_counter() - started
         for request in requests:
-            self._metrics.seconds.observe(time.monotonic() - request.since)
             extra = {"request": request.id, "peer": request.client, "seconds": round(seconds, 3)}
+            if request.id in released["refused"]:
+                log.warning("refused: no text", extra=extra)
+                continue
+            self._metrics.seconds.observe(time.monotonic() - request.since)
             log.info("answered", extra={**extra, "count": len(requests)})
 
     async def _prepare(self, lane: Lane, shape: RequestShape) -> None:

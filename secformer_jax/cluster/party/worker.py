@@ -23,13 +23,16 @@ from secformer_jax.cluster.config import TlsFiles
 from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.memory import keep_memory_private
 from secformer_jax.cluster.party import identity
+from secformer_jax.cluster.party.aging import Sealed
 from secformer_jax.cluster.party.computing import Computing, Programs, resident_bytes
 from secformer_jax.cluster.requirements import MASKS, OPENED, WEIGHTS
 from secformer_jax.cluster.wire.frames import Channel
 from secformer_jax.cluster.wire.message import Message, shares_of
 from secformer_jax.mpc.runtime import config as mpc_config
+from secformer_jax.mpc.runtime.coins import Coins
 from secformer_jax.mpc.runtime.link import LinkTls, connect
 from secformer_jax.mpc.runtime.party import Party
+from secformer_jax.mpc.runtime.shares import HELD
 from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
 
 
@@ -88,7 +91,9 @@ class Worker:
         parties = [Party(config, link.spawn(), tag=f"#{lane}") for lane in range(message.number("lanes"))]
         if f["description"] is not None:
             deployment = Deployment.from_json(f["description"])
-            load(parties[0], store.read(Path(f["weights"]), store.sealing_key(Path(f["seal"])), deployment.name))
+            sealed = Sealed(Path(f["weights"]), store.sealing_key(Path(f["seal"])), deployment.name, link)
+            held = HELD[config.protocol](link.rank)
+            load(parties[0], sealed.renewed(f["session"], held, link.world_size, Coins(link.spawn())))
             for other in parties[1:]:
                 other.hold_what(parties[0])
             programs = Programs(config, deployment)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ import numpy as np
 from secformer_jax.mpc.material import Array, Dealt
 from secformer_jax.mpc.runtime.compiler import compile_program
 from secformer_jax.mpc.runtime.config import MpcConfig
+from secformer_jax.mpc.runtime.one_hot import shared
 from secformer_jax.mpc.runtime.parties import Parties
 from secformer_jax.mpc.runtime.profile import Profile
 from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Input, Program, request_inputs, weight_input
-from secformer_jax.mpc.runtime.shares import RING_BITS, deal
+from secformer_jax.mpc.runtime.shares import InputSpec, deal, sent_bytes
 
 
 @dataclass
@@ -180,17 +181,18 @@ class Engine:
         variables = [variable for variable, _ in self._weights] + request_inputs(material, inputs)
         return compile_program(function, (weights, material, *inputs), variables, self.config, part_of=self._part_of)
 
-    def run(self, program: Program, material: Dealt, *inputs: Any, bits: Sequence[int] | None = None) -> Result:
+    def run(self, program: Program, material: Dealt, *inputs: Any, specs: Sequence[InputSpec] | None = None) -> Result:
         """Serve one request; the material is used up.
 
         Args:
             program: compiled for inputs of these shapes.
             material: dealt for it.
             inputs: the client's.
-            bits: of the ring that each leaf of them is shared in; by default all 64.
+            specs: how each leaf of them is shared; by default in the ring of 64 bits, and nothing is proved.
 
         Raises:
             MaterialReusedError: the material has served before.
+            ValueError: an input that should be one-hot is not.
         """
         self._parties.costs()
         setup = Profile()
@@ -204,12 +206,11 @@ class Engine:
         supply, read = _Supply(self._parties, self.config, program, material), program.read()
 
         clock = _Clock()
-        client_bytes = self._parties.nothing()
-        leaves = jax.tree.leaves(inputs)
-        for i, (leaf, width) in enumerate(zip(leaves, bits or [RING_BITS] * len(leaves), strict=True)):
-            if f"input{i}" in read:
-                client_bytes = self._parties.share(f"input{i}", np.asarray(leaf), client_bytes, width)
-        profiles, seconds = {OFFLINE: Profile(), ONLINE: Profile()}, {OFFLINE: 0.0, ONLINE: clock.seconds()}
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
+        specs = specs or [InputSpec(str(leaf.dtype), leaf.shape) for leaf in leaves]
+        client_bytes = self._receive(specs, leaves, read)
+        profiles = {OFFLINE: Profile(), ONLINE: self._parties.costs()}
+        seconds = {OFFLINE: 0.0, ONLINE: clock.seconds()}
         for phase, stages in itertools.groupby(program.stages, key=lambda stage: stage.phase):
             if phase != SETUP:
                 for stage in stages:
@@ -234,3 +235,20 @@ class Engine:
             client_bytes=client_bytes,
             setup=setup,
         )
+
+    def _receive(
+        self, specs: Sequence[InputSpec], leaves: Sequence[np.ndarray], read: Container[str]
+    ) -> tuple[int, ...]:
+        """Give the parties what a client shares, and have them check it; returns its bytes by rank."""
+        config = self.config
+        shares = shared(specs, leaves, config.protocol, config.world_size, config.fraction_bits)
+        if any(spec.one_hot for spec in specs) and not self._parties.one_hot(specs, shares).all():
+            raise ValueError("an input that should be one-hot is not")
+        counted = self._parties.nothing()
+        for name in shares[0]:
+            own = [each[name] for each in shares]
+            if name in read:
+                counted = self._parties.give(name, own, counted)
+            elif not name.startswith("input"):
+                counted = tuple(before + sent_bytes(each) for before, each in zip(counted, own, strict=True))
+        return counted

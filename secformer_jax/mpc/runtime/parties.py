@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +17,7 @@ from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.party import Held, Party
 from secformer_jax.mpc.runtime.profile import Profile
 from secformer_jax.mpc.runtime.program import Step
-from secformer_jax.mpc.runtime.shares import RING_BITS, Share, decode, encode, join, sent_bytes, share
+from secformer_jax.mpc.runtime.shares import RING_BITS, InputSpec, Share, decode, encode, join, sent_bytes, share
 
 _session = itertools.count()
 
@@ -58,6 +58,11 @@ class Parties:
         for party, own in zip(self._parties, shares, strict=True):
             party.put(name, own)
         return tuple(before + sent_bytes(own) for before, own in zip(counted, shares, strict=True))
+
+    def one_hot(self, inputs: Sequence[InputSpec], shares: Sequence[Mapping[str, Share]]) -> np.ndarray:
+        """Which texts of an input are one-hot, as every party finds: bool (texts,)."""
+        found = self._pool.map(lambda party, own: party.one_hot(inputs, own), self._parties, shares)
+        return np.logical_and.reduce(list(found))
 
     def publish(self, name: str, array: np.ndarray) -> None:
         """Give the parties ring elements in clear."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import Any
@@ -17,11 +17,13 @@ import spu
 from spu import libspu
 
 from secformer_jax.mpc.ring import cut, ring_matmul
+from secformer_jax.mpc.runtime.coins import Coins
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.exchange import open_shares
+from secformer_jax.mpc.runtime.one_hot import one_hot
 from secformer_jax.mpc.runtime.profile import Cost, LogReader, Profile, parse
 from secformer_jax.mpc.runtime.program import LocalStage, OpeningStage, ProductStage, Program, Stage, Step
-from secformer_jax.mpc.runtime.shares import HELD, RING_BITS, Share, pieces
+from secformer_jax.mpc.runtime.shares import HELD, RING_BITS, InputSpec, Share, pieces
 from secformer_jax.mpc.runtime.values import from_spu, to_spu
 
 
@@ -60,6 +62,7 @@ class Party:
         self._log, self._tag = LogReader() if profiled else None, tag
         self._held: dict[str, Held] = {}
         self._own = Profile()
+        self._coins: Coins | None = None
         self._components = HELD[config.protocol](link.rank)
         self._first = np.array([component == 0 for component in self._components], np.int64)
 
@@ -100,6 +103,22 @@ class Party:
         share = np.asarray(self._read(secret, True)) - np.asarray(self._read(mask, True))
         [found], _, _ = open_shares(self._link, self._config.protocol, [share], [RING_BITS])
         self.put_public(result, Held(found, False))
+
+    def one_hot(self, inputs: Sequence[InputSpec], shares: Mapping[str, Share]) -> np.ndarray:
+        """Check with the other parties which texts of a client's input are one-hot: bool (texts,); see `one_hot`."""
+        if self._coins is None:
+            self._coins = Coins(self._link)
+        started, cost = time.perf_counter(), Cost()
+
+        def opened(values: Sequence[np.ndarray], bits: Sequence[int]) -> list[np.ndarray]:
+            found, sent, messages = open_shares(self._link, self._config.protocol, values, bits)
+            cost.add(Cost(0.0, sent, messages))
+            return found
+
+        found = one_hot(inputs, shares, self._coins.seed, self._first, opened)
+        cost.seconds = time.perf_counter() - started
+        self._own.add_own("input", "check", cost)
+        return found
 
     def agree(self, digest: str) -> None:
         """Compare a digest with the other parties'.

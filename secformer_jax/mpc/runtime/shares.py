@@ -33,11 +33,15 @@ Component = bytes | np.ndarray
 
 
 class InputSpec(NamedTuple):
-    """What is shared: the dtype of the plaintext (one of `DTYPES`), its shape, and the bits of the ring."""
+    """What is shared: the dtype of the plaintext (one of `DTYPES`), its shape, and the bits of the ring.
+
+    Where the last axis holds one-hot vectors, `one_hot` has their lengths.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     bits: int = RING_BITS
+    one_hot: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
