@@ -12,7 +12,7 @@ from secformer_jax.errors import UserError
 
 MAX_ROWS = 32
 """The most texts in a run."""
-KEYS = ("batch_wait_ms", "batch_tokens", "runs_in_flight", "link_sources", "operators", "answers")
+KEYS = ("batch_wait_ms", "batch_tokens", "runs_in_flight", "link_sources", "operators", "answers", "audits")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Options:
         link_sources: networks from which parties connect to each other, beside the addresses of their links.
         operators: who may see status and metrics, beside the servers and the owner.
         answers: how many texts a client may have answered in all, by its name; nobody else has a limit.
+        audits: which part of the dealer's pieces two servers look at instead of using them.
     """
 
     batching: Batching = Batching()
@@ -60,6 +61,7 @@ class Options:
     link_sources: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
     answers: Mapping[str, int] = field(default_factory=dict)
+    audits: float = 0.05
 
     @classmethod
     def read(cls, path: Path, extra: Mapping[str, Any]) -> Options:
@@ -74,7 +76,7 @@ class Options:
         """
         names = name_list(path, "operators", extra.get("operators", []))
         flight, sources, answers = _runs_in_flight(path, extra), _link_sources(path, extra), _answers(path, extra)
-        return cls(_batching(path, extra), flight, sources, names, answers)
+        return cls(_batching(path, extra), flight, sources, names, answers, _audits(path, extra))
 
 
 def name_list(path: Path, key: str, names: Any) -> tuple[str, ...]:
@@ -117,3 +119,10 @@ def _answers(path: Path, extra: Mapping[str, Any]) -> dict[str, int]:
     if not isinstance(given, dict) or not all(type(limit) is int and limit >= 0 for limit in given.values()):
         raise UserError(f'{path}: "answers" has a number of texts for some clients, and it is {given!r}')
     return given
+
+
+def _audits(path: Path, extra: Mapping[str, Any]) -> float:
+    given = extra.get("audits", 0.05)
+    if not isinstance(given, int | float) or isinstance(given, bool) or not 0 <= given < 1:
+        raise UserError(f'{path}: "audits" is {given!r}, and a part from 0 to below 1 was expected')
+    return float(given)

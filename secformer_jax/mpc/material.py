@@ -6,11 +6,13 @@ such nodes, abstract at first (shapes only); the dealer turns each into ring ele
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -33,7 +35,14 @@ class Material(flax.struct.PyTreeNode):
     """Correlated randomness for one evaluation at one place of the model.
 
     A subclass has int64 leaves (ring elements, shared additively) and static fields that say what they hold.
+
+    Attributes:
+        of_weights: whether what is derived here is linear in the masks of weights. Else it depends on none.
+        tolerance: by how many units floating-point arithmetic of different machines may differ.
     """
+
+    of_weights: ClassVar[bool] = False
+    tolerance: ClassVar[int] = 0
 
     def deal(self, randomness: Randomness, masks: WeightMasks) -> Any:
         """A copy of this node whose leaves are fresh `Array`s; the shapes are this node's own.
@@ -66,26 +75,44 @@ class Array:
 
 
 class Randomness:
-    """Uniform ring elements from AES-256 in counter mode, keyed by the operating system's generator.
+    """Uniform ring elements from AES-256 in counter mode, under keys that one secret seed gives, by BLAKE2b.
+
+    Whoever has the seed makes all of it again, see `audit`.
 
     Args:
         parties: how many share what is made.
+        seed: by default one of the operating system's generator.
     """
 
-    def __init__(self, parties: int = 1) -> None:
-        self.parties = parties
+    def __init__(self, parties: int = 1, seed: bytes | None = None) -> None:
+        self.parties, self.seed = parties, seed or os.urandom(SEED_BYTES)
+        self._given = Counter[str]()
+
+    def key(self) -> bytes:
+        """Another generator's key."""
+        return self._next("key")
+
+    def child(self) -> Randomness:
+        """Another source of its own."""
+        return type(self)(self.parties, self._next("child"))
 
     def uniform(self, shape: tuple[int, ...], bits: int = RING_BITS) -> Array:
         """Uniform modulo 2^bits: a sum of one generator's output for each party.
 
         The generators' keys are its components: whoever holds them needs no byte of the array itself.
         """
-        keys = tuple(os.urandom(SEED_BYTES) for _ in range(self.parties))
+        keys = tuple(self.key() for _ in range(self.parties))
         return Array(shape, bits, keys, join([expand(key, shape, bits) for key in keys]))
 
     def derived(self, ring: np.ndarray, bits: int) -> Array:
         """What was computed: fresh keys for all parties but the last, which gets what is left."""
-        return Array(ring.shape, bits, tuple(split(ring, self.parties, bits)), ring)
+        keys = [self.key() for _ in range(self.parties - 1)]
+        return Array(ring.shape, bits, tuple(split(ring, keys, bits)), ring)
+
+    def _next(self, what: str) -> bytes:
+        self._given[what] += 1
+        count = self._given[what].to_bytes(8, "little")
+        return hashlib.blake2b(count, key=self.seed, digest_size=SEED_BYTES, person=what.encode()).digest()
 
 
 class NoMasks(Randomness):
@@ -208,9 +235,9 @@ def material_nodes(spec: Any) -> list[Material]:
 def deal_nodes(nodes: Sequence[Material], randomness: Randomness, masks: WeightMasks) -> list[Array]:
     """The leaves of nodes, filled; each core fills some."""
 
-    def deal(node: Material) -> list[Array]:
-        return [replace(array, ring=_NOT_KEPT) for array in jax.tree.leaves(node.deal(randomness, masks))]
+    def deal(node: Material, own: Randomness) -> list[Array]:
+        return [replace(array, ring=_NOT_KEPT) for array in jax.tree.leaves(node.deal(own, masks))]
 
-    cores = len(os.sched_getaffinity(0))
+    cores, sources = len(os.sched_getaffinity(0)), [randomness.child() for _ in nodes]
     with threadpool_limits(limits=1), ThreadPoolExecutor(cores) as pool:
-        return [array for arrays in pool.map(deal, nodes) for array in arrays]
+        return [array for arrays in pool.map(deal, nodes, sources) for array in arrays]

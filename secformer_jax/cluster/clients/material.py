@@ -17,6 +17,7 @@ from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
 
 DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH = "/v1/describe", "/v1/masks", "/v1/material"
+REVEAL_PATH = "/v1/reveal"
 
 
 class MaterialClient:
@@ -59,6 +60,15 @@ class MaterialClient:
         """
         asked = {"deployment": deployment.name, "piece": piece, **dataclasses.asdict(shape)}
         return self._ask(MATERIAL_PATH, asked)
+
+    async def reveal(self, piece: str) -> bytes:
+        """The seed that the dealer dealt a piece from; it answers when all parties have asked.
+
+        Raises:
+            UserError: the dealer refuses, or is not there.
+        """
+        [message] = [message async for message in self._ask(REVEAL_PATH, {"piece": piece})]
+        return b"".join(map(bytes, message.chunks))
 
     async def _ask(self, path: str, values: dict[str, Any]) -> AsyncIterator[Message]:
         if self._http is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from secformer_jax.cluster import store
-from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH
+from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH, REVEAL_PATH
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.deployment import Deployment, RequestShape
@@ -23,16 +22,33 @@ from secformer_jax.cluster.wire.http import peer_of
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
+from secformer_jax.mpc.audit import commitment
 from secformer_jax.mpc.material import MaterialReusedError, Randomness, WeightMasks, deal_nodes, material_nodes
-from secformer_jax.mpc.runtime.shares import SEED_BYTES, Share, deal, sent_bytes
+from secformer_jax.mpc.runtime.shares import SEED_BYTES, Share, deal, fresh_seeds, sent_bytes
 
 log = logging.getLogger(__name__)
 
 KEPT_DEPLOYMENTS = 2
 KEPT_PIECES, KEPT_AHEAD = 4, 4
 BATCH_BYTES = 1 << 20
-Pieces = list[list[Share]]
-"""By rank: the shares of every leaf."""
+KEPT_SEEDS, REVEAL_SECONDS = 64, 60.0
+
+
+@dataclass
+class Piece:
+    """One request's material: the seed of all of it, and by rank the shares of every leaf."""
+
+    seed: bytes
+    shares: list[list[Share]]
+
+
+@dataclass
+class Delivered:
+    """The seed of a piece that all parties have, and who wants to look at how it was dealt."""
+
+    seed: bytes
+    asked: set[str] = field(default_factory=set)
+    by_all: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass
@@ -70,8 +86,9 @@ class MaterialService:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="material")
         self._published: dict[str, Published] = {}
         self._describing: set[str] = set()
-        self._dealt: dict[str, tuple[asyncio.Future[Pieces], set[str]]] = {}
-        self._ahead: dict[tuple[str, RequestShape], asyncio.Future[Pieces]] = {}
+        self._dealt: dict[str, tuple[asyncio.Future[Piece], set[str]]] = {}
+        self._delivered: dict[str, Delivered] = {}
+        self._ahead: dict[tuple[str, RequestShape], asyncio.Future[Piece]] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """For `http.application`."""
@@ -79,6 +96,7 @@ class MaterialService:
             web.post(DESCRIBE_PATH, self._describe),
             web.post(MASKS_PATH, self._masks),
             web.post(MATERIAL_PATH, self._material),
+            web.post(REVEAL_PATH, self._reveal),
         ]
 
     def close(self) -> None:
@@ -132,14 +150,34 @@ class MaterialService:
             raise web.HTTPConflict(text=f"{party} has this piece of material already: ask for a new one\n")
         taken.add(party)
         try:
-            shares = (await dealt)[self._cluster.rank(party)]
+            made = await dealt
         except MaterialReusedError as error:
             log.warning("refused", extra={"party": party, "request": piece, "reason": str(error)})
             raise web.HTTPConflict(text=f"{error}\n") from None
         if len(taken) == len(self._cluster.parties):
             self._dealt.pop(piece, None)
+            self._delivered[piece] = Delivered(made.seed)
+            while len(self._delivered) > KEPT_SEEDS:
+                self._delivered.pop(next(iter(self._delivered)))
             self._deal_ahead(published, shape)
-        return await _stream(request, _batches(shares))
+        return await _stream(request, _batches(made.shares[self._cluster.rank(party)], commitment(made.seed)))
+
+    async def _reveal(self, request: web.Request) -> web.StreamResponse:
+        """The seed of a piece, to all parties when all have asked: who has it knows what the piece hides."""
+        party = peer_of(request, self._cluster.parties)
+        piece = str((await request.json()).get("piece"))
+        delivered = self._delivered.get(piece)
+        if delivered is None:
+            raise web.HTTPNotFound(text="not all parties have this piece, or it was dealt too long ago\n")
+        delivered.asked.add(party)
+        if len(delivered.asked) == len(self._cluster.parties):
+            self._delivered.pop(piece, None)
+            delivered.by_all.set()
+        try:
+            await asyncio.wait_for(delivered.by_all.wait(), REVEAL_SECONDS)
+        except TimeoutError:
+            raise web.HTTPConflict(text="another party did not ask how this piece was dealt\n") from None
+        return await _stream(request, Message("seed", {}, [delivered.seed]).pack())
 
     def _deal_ahead(self, published: Published, shape: RequestShape) -> None:
         """One piece for the next request of this size; only the sizes asked for last have one."""
@@ -149,27 +187,27 @@ class MaterialService:
                 self._ahead.pop(next(iter(self._ahead))).cancel()
             self._ahead[key] = self._deal(published, shape)
 
-    async def _entered(self, piece: str, ready: asyncio.Future[Pieces]) -> Pieces:
+    async def _entered(self, piece: str, ready: asyncio.Future[Piece]) -> Piece:
         """The material, once its number is in the ledger."""
         if not await asyncio.to_thread(self._ledger.add, piece):
             raise MaterialReusedError("this piece of material has been dealt before: ask for a new one")
         return await ready
 
-    def _deal(self, published: Published, shape: RequestShape) -> asyncio.Future[Pieces]:
+    def _deal(self, published: Published, shape: RequestShape) -> asyncio.Future[Piece]:
         return asyncio.ensure_future(self._in_thread(self._make, published, shape))
 
-    def _make(self, published: Published, shape: RequestShape) -> Pieces:
+    def _make(self, published: Published, shape: RequestShape) -> Piece:
         """Fresh material of one request, as shares; on the thread."""
         if shape not in published.nodes:
             needed = requirements(serving(published.deployment, self._fraction_bits), shape)
             published.nodes[shape] = material_nodes(needed.material)
         parties = len(self._cluster.parties)
-        pieces: Pieces = [[] for _ in range(parties)]
-        for array in deal_nodes(published.nodes[shape], Randomness(parties), published.masks()):
-            shares = deal(array.components, "int64", array.shape, self._protocol, array.bits)
-            for own, share in zip(pieces, shares, strict=True):
+        randomness, shares = Randomness(parties), [list[Share]() for _ in range(parties)]
+        for array in deal_nodes(published.nodes[shape], randomness, published.masks()):
+            dealt = deal(array.components, "int64", array.shape, self._protocol, array.bits)
+            for own, share in zip(shares, dealt, strict=True):
                 own.append(share)
-        return pieces
+        return Piece(randomness.seed, shares)
 
     def _publish(self, deployment: Deployment) -> None:
         """Draw the masks of the weights, and keep their generators' keys, sealed."""
@@ -179,7 +217,7 @@ class MaterialService:
             needed = requirements(serving(deployment, self._fraction_bits), RequestShape(2, length))
             shapes = mask_shapes(needed.weights)
         parties = len(self._cluster.parties)
-        seeds = {name: [os.urandom(SEED_BYTES) for _ in range(parties)] for name in shapes}
+        seeds = {name: fresh_seeds(parties) for name in shapes}
         writer = store.SealedWriter(self._path(deployment.name), self._key, deployment.name)
         fields = {"description": deployment.to_json(), "shapes": {name: list(shape) for name, shape in shapes.items()}}
         writer.add(Message("published", fields, [b"".join(keys) for keys in seeds.values()]))
@@ -228,18 +266,18 @@ class MaterialService:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
 
-def _batches(shares: list[Share]) -> Iterator[Bytes]:
-    """Messages of about a MiB."""
+def _batches(shares: list[Share], committed: str) -> Iterator[Bytes]:
+    """Messages of about a MiB, each with the dealer's commitment to the seed of all."""
     batch: dict[str, Share] = {}
-    size = 0
+    fields, size = {"commitment": committed}, 0
     for index, share in enumerate(shares):
         batch[f"material{index}"] = share
         size += sent_bytes(share)
         if size >= BATCH_BYTES:
-            yield from with_shares("material", {}, batch).pack()
+            yield from with_shares("material", fields, batch).pack()
             batch, size = {}, 0
     if batch:
-        yield from with_shares("material", {}, batch).pack()
+        yield from with_shares("material", fields, batch).pack()
 
 
 async def _stream(request: web.Request, parts) -> web.StreamResponse:

@@ -65,7 +65,7 @@ class Sealed:
         writer = store.SealedWriter(self._next, self._key, self._deployment)
         try:
             writer.add(Message(_AGE, {_AGE: session}))
-            for record in self._records(self._path):
+            for record in self.records():
                 shares = {name: _renewed(share, held, parties, coins) for name, share in shares_of(record).items()}
                 fields = {key: value for key, value in record.fields.items() if key != "shares"}
                 new = with_shares(record.kind, fields, shares)
@@ -79,6 +79,10 @@ class Sealed:
         os.utime(self._next, ns=(published, published))
         self._link.all_gather("written")
         self._next.replace(self._path)
+
+    def records(self) -> Iterator[Message]:
+        """The records as they are on disk now."""
+        return (record for record in store.read(self._path, self._key, self._deployment) if record.kind != _AGE)
 
     def _agree(self) -> None:
         """Go on from the newest age that all parties have."""
@@ -95,9 +99,6 @@ class Sealed:
     def _age(self, path: Path) -> str:
         first = next(store.read(path, self._key, self._deployment), None)
         return str(first.fields[_AGE]) if first is not None and first.kind == _AGE else ""
-
-    def _records(self, path: Path) -> Iterator[Message]:
-        return (record for record in store.read(path, self._key, self._deployment) if record.kind != _AGE)
 
 
 def _renewed(share: Share, held: Sequence[int], parties: int, coins: Coins) -> Share:

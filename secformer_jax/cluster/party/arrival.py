@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from secformer_jax.cluster.config import Cluster
@@ -26,6 +27,16 @@ HEADER_SECONDS = 10.0
 PAYLOAD_SECONDS, PAYLOAD_BYTES_A_SECOND = 10.0, 100_000
 CLIENT_REQUESTS, CLIENT_BYTES = 64, 128 << 20
 _NUMBER = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass
+class Arrived:
+    """A client's input, as it came, and the answer that its connection waits for."""
+
+    client: str
+    shape: RequestShape
+    message: Message
+    answer: asyncio.Future[Message]
 
 
 class BusyError(RuntimeError):

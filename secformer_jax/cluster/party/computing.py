@@ -16,6 +16,9 @@ from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.memory import give_back
 from secformer_jax.cluster.requirements import part_of, requirements, serving
 from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
+from secformer_jax.mpc.audit import audit, commitment
+from secformer_jax.mpc.material import Material, WeightMasks, material_nodes
+from secformer_jax.mpc.runtime.coins import Coins
 from secformer_jax.mpc.runtime.compiler import compile_program
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.party import Party
@@ -27,13 +30,14 @@ from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
 
 @dataclass(frozen=True)
 class Compiled:
-    """A shape's program under variable names of its own, and what has to be put in for a request."""
+    """A shape's program under variable names of its own, and what has to be put in or dealt for a request."""
 
     program: Program
     digest: str
     specs: dict[str, jax.ShapeDtypeStruct]
     names: dict[str, str]
     inputs: tuple[InputSpec, ...]
+    nodes: list[Material]
 
     def bits(self, name: str) -> int | None:
         """Of the ring that an input is shared in."""
@@ -97,7 +101,22 @@ class Programs:
         request = jax.tree.leaves(needed.arguments()[1:])
         specs = {v.name: spec for v, spec in zip(variables[len(leaves) :], request, strict=True)}
         names = dict(zip(program.input_names, own.input_names, strict=True))
-        return Compiled(own, program.digest(), specs, names, needed.inputs)
+        return Compiled(own, program.digest(), specs, names, needed.inputs, material_nodes(needed.material))
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How the dealer is watched.
+
+    Attributes:
+        coins: of all parties.
+        chance: that a piece is looked at instead of being used.
+        masks: this party's shares of the weights' masks.
+    """
+
+    coins: Coins
+    chance: float
+    masks: Callable[[], WeightMasks]
 
 
 class Computing:
@@ -107,16 +126,19 @@ class Computing:
         party: its runtime, with the published weights.
         programs: shared with the other lanes.
         zeros: for what the client gets.
+        looking: whether a piece of the dealer's is looked at.
     """
 
-    def __init__(self, party: Party, programs: Programs, zeros: ZeroSharing) -> None:
-        self._party, self._programs, self._zeros = party, programs, zeros
+    def __init__(self, party: Party, programs: Programs, zeros: ZeroSharing, looking: Looking) -> None:
+        self._party, self._programs, self._zeros, self._looking = party, programs, zeros, looking
+        self._committed: dict[RequestShape, str] = {}
         self._set_up: dict[RequestShape, Compiled] = {}
         self._pending: dict[RequestShape, set[str]] = {}
         self.commands: dict[str, Callable[[Message], Message | None]] = {
             "compile": self.compile,
             "material": self.material,
             "prepare": self.prepare,
+            "audit": self.audit,
             "drop": self.drop,
             "forget": self.forget,
             "rehearse": self.rehearse,
@@ -136,12 +158,32 @@ class Computing:
 
     def material(self, message: Message) -> None:
         """Take some of the dealer's material for the next request of a shape."""
-        self._put(_shape(message), shares_of(message), "material")
+        shape, committed = _shape(message), message.text("commitment")
+        if self._committed.setdefault(shape, committed) != committed:
+            raise ValueError("the dealer commits itself to two seeds for one piece")
+        self._put(shape, shares_of(message), "material")
 
     def prepare(self, message: Message) -> Message:
-        """Run what needs material and no input."""
+        """Run what needs material and no input; or, if the parties' coins say so, nothing, to look at the material."""
         compiled = self._whole(_shape(message), "material")
-        return Message("prepared", _cost(self._party.run(compiled.program, OFFLINE)))
+        looks = self._looking.coins.toss(self._looking.chance)
+        if not looks:
+            del self._committed[_shape(message)]
+        profile = Profile() if looks else self._party.run(compiled.program, OFFLINE)
+        return Message("prepared", _cost(profile) | {"audit": looks})
+
+    def audit(self, message: Message) -> Message:
+        """Make the material again from the dealer's seed, and forget it; says whether it was dealt rightly."""
+        shape, seed = _shape(message), b"".join(map(bytes, message.chunks))
+        compiled, committed = self._set_up[shape], self._committed.pop(shape)
+        names = [name for name in compiled.specs if name.startswith("material")]
+        used = {name: compiled.names[name] for name in compiled.read() if name.startswith("material")}
+        held = {names.index(name): self._party.share_of(own) for name, own in used.items()}
+        good, rests = audit(compiled.nodes, seed, self._looking.masks(), self._party.rank, held)
+        self._party.free(used.values())
+        good &= commitment(seed) == committed
+        holds = not self._party.others(f"{good} {committed} {rests}") and good
+        return Message("audited", {"holds": holds})
 
     def drop(self, message: Message) -> Message:
         """Forget what was prepared for a shape."""

@@ -15,6 +15,7 @@ import aiohttp
 
 from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.party.dealer_watch import until_gone, until_there
+from secformer_jax.cluster.party.lane import CheatedError
 from secformer_jax.cluster.party.node import Fields, Node, RefusedError
 from secformer_jax.cluster.party.peers import LocalMember, LostError, Member, RemoteMember
 from secformer_jax.cluster.party.runs import Runs
@@ -44,7 +45,7 @@ class Coordinator:
         self._turns, self._arriving = Turns(), dict[str, Request]()
         self._lost: asyncio.Future[str] | None = None
         self._ready = asyncio.Event()
-        self._stopping = False
+        self._cheated: CheatedError | None = None
         self.state = "starting"
         node.notify = self._event
 
@@ -92,7 +93,10 @@ class Coordinator:
             self._lost.set_result(text)
 
     def _failed(self, error: BaseException) -> None:
-        if not isinstance(error, LostError):
+        if isinstance(error, CheatedError):
+            log.critical("stopped", extra={"reason": str(error)})
+            self._cheated = error
+        elif not isinstance(error, LostError):
             log.error("an error of this program", exc_info=error)
         self._break(str(error))
 
@@ -131,14 +135,19 @@ class Coordinator:
             task.add_done_callback(self._told.discard)
 
     async def run(self) -> None:
-        """Sessions, one after the other, until the process ends."""
+        """Sessions, one after the other, until the process ends.
+
+        Raises:
+            CheatedError: the dealer was caught.
+        """
         self._told: set[asyncio.Task] = set()
         context = tls.client_context(self._cluster.tls(self._node.name))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         connector = aiohttp.TCPConnector(ssl=context)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
-            while not self._stopping:
+            while self._cheated is None:
                 await self._session(http)
+        raise self._cheated
 
     async def _session(self, http: aiohttp.ClientSession) -> None:
         self._lost = asyncio.get_running_loop().create_future()
@@ -200,7 +209,9 @@ class Coordinator:
         certificates = {
             member.name: answer["certificate"] for member, answer in zip(self._members, opened, strict=True)
         }
-        await self._all("start", {"certificates": certificates, "lanes": self._cluster.options.runs_in_flight})
+        options = self._cluster.options
+        chosen = {"lanes": options.runs_in_flight, "audits": options.audits}
+        await self._all("start", {"certificates": certificates, **chosen})
         self._node.metrics.sessions.inc()
         self.state = "ready" if self._node.deployment else "ready; no model is published"
         self._node.metrics.ready.set(1)

@@ -15,10 +15,15 @@ from secformer_jax.cluster.deployment import RequestShape
 log = logging.getLogger(__name__)
 
 
+class CheatedError(RuntimeError):
+    """The dealer does not follow the protocol: nothing more is computed with what it deals."""
+
+
 class Lane:
     """Has all parties do the same in their runtimes of this lane, one command after the other.
 
     A piece of the dealer's material has a number, which serves one run, whatever becomes of it. One is there at a time.
+    At some of them the parties only look.
 
     Args:
         number: of this lane.
@@ -87,8 +92,14 @@ class Lane:
             if self._prepared is not None:
                 other, self._prepared = self._prepared, None
                 await self._command("drop", other, {})
-            started = time.perf_counter()
-            await self._command("prepare", shape, {"piece": secrets.token_hex(16)})
+            started, piece = time.perf_counter(), {"piece": secrets.token_hex(16)}
+            while (await self._command("prepare", shape, piece))[0]["audit"]:
+                if not all(answer["holds"] for answer in await self._command("audit", shape, piece)):
+                    raise CheatedError(
+                        f"the dealer has dealt a wrong piece of material ({piece['piece']}): it is stopped"
+                    )
+                log.info("audited", extra={"request": piece["piece"]})
+                piece = {"piece": secrets.token_hex(16)}
             self._prepared = shape
             log.info("material", extra={"seconds": round(time.perf_counter() - started, 3)})
 

@@ -6,7 +6,6 @@ It does what the coordinator (the first party's supervisor) says, in that order,
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import json
 import logging
@@ -19,7 +18,7 @@ from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
-from secformer_jax.cluster.party.arrival import Admission
+from secformer_jax.cluster.party.arrival import Admission, Arrived
 from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Fields = dict[str, Any]
 START_SECONDS = 180
-COMMANDS = ("has", "open", "start", "compile", "claim", "prepare", "run", "release", "fail", "close")
+COMMANDS = ("has", "open", "start", "compile", "claim", "prepare", "audit", "run", "release", "fail", "close")
 WORKERS_COMMANDS = ("drop", "forget", "rehearse")
 """See `computing.Computing`."""
 
@@ -40,16 +39,6 @@ NO_INPUT = "what was sent is no text: its rows are not one-hot, or their proof i
 
 class RefusedError(RuntimeError):
     """One request can't be served; the session goes on."""
-
-
-@dataclasses.dataclass
-class Arrived:
-    """A client's input, as it came, and the answer that its connection waits for."""
-
-    client: str
-    shape: RequestShape
-    message: Message
-    answer: asyncio.Future[Message]
 
 
 class Node:
@@ -130,6 +119,11 @@ class Node:
     async def _start(self, fields: Fields) -> Fields:
         """Have the worker meet the others and load the weights."""
         assert self.worker is not None
+        audits = self.cluster.options.audits
+        if fields["audits"] != audits:
+            raise WorkerError(
+                f'{self.name}: "audits" is {audits} in its cluster file, and {fields["audits"]} elsewhere'
+            )
         runtime = self._folder / "worker"
         paths = {key: runtime / f"link-{key}.pem" for key in ("certificate", "key", "peers")}
         certificates = {party: str(fields["certificates"][party]) for party in self.cluster.parties}
@@ -160,6 +154,7 @@ class Node:
                 "weights": None if deployment is None else str(self.weights(deployment.name)),
                 "seal": str(self._seal),
                 "lanes": fields["lanes"],
+                "audits": audits,
                 "link_sources": self.cluster.options.link_sources,
             },
         )
@@ -207,7 +202,18 @@ class Node:
             parts = Message("material", {**message.fields, **_addressed(fields)}, message.chunks).pack()
             self.metrics.received.labels("dealer").inc(sum(memoryview(part).nbytes for part in parts))
             await self.worker.send(parts)
-        return self._cost(await self._call(Message("prepare", _addressed(fields))))
+        answer = await self._call(Message("prepare", _addressed(fields)))
+        return self._cost(answer) | {"audit": answer.fields["audit"]}
+
+    async def _audit(self, fields: Fields) -> Fields:
+        """Look at how a piece was dealt that is used for nothing else."""
+        assert self._material is not None
+        try:
+            seed = await self._material.reveal(fields["piece"])
+        except UserError as error:
+            raise WorkerError(f"{self.name} can't see how material was dealt: {error}") from None
+        answer = await self._call(Message("audit", _addressed(fields), [seed]))
+        return {"holds": answer.fields["holds"]}
 
     async def _tell_worker(self, kind: str, fields: Fields) -> Fields:
         """What the worker does with a program by itself."""

@@ -20,7 +20,7 @@ from secformer_jax.cluster.party import arrival
 from secformer_jax.cluster.party.allowance import Allowance
 from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
-from secformer_jax.cluster.party.node import Arrived, Node, RefusedError
+from secformer_jax.cluster.party.node import Node, RefusedError
 from secformer_jax.cluster.party.peers import HEARTBEAT_SECONDS, LostError, follow
 from secformer_jax.cluster.wire import frames, tls
 from secformer_jax.cluster.wire.http import Server, application, peer_of, until_stopped
@@ -190,7 +190,7 @@ class PartyServer:
             raise UserError("a request of this number is under way: each has a number of its own")
         self._allowance.take(client, shape.rows)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self.node.inputs[number] = Arrived(client, shape, message, answer)
+        self.node.inputs[number] = arrival.Arrived(client, shape, message, answer)
         fields = {"party": self.name, "request": number, "client": client, **dataclasses.asdict(shape)}
         self.node.notify("arrived", fields)
         return answer
@@ -223,7 +223,7 @@ class PartyServer:
         """Serve until SIGTERM or SIGINT; the request under way is answered first.
 
         Raises:
-            UserError: TLS files that can't be used, or an address that is taken.
+            UserError: TLS files that can't be used, an address that is taken, or a dealer that was caught.
         """
         address = self.cluster.control[self.name]
         server = Server(self.application(), address, tls.server_context(self.cluster.tls(self.name)))
@@ -254,3 +254,5 @@ class PartyServer:
         with contextlib.suppress(aiohttp.ClientError):
             await server.close()
         log.info("stopped")
+        if ordering is not None and not ordering.cancelled() and (error := ordering.exception()) is not None:
+            raise UserError(str(error))

@@ -9,6 +9,7 @@ of different lanes at the same time.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
@@ -24,10 +25,11 @@ from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.memory import keep_memory_private
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.aging import Sealed
-from secformer_jax.cluster.party.computing import Computing, Programs, resident_bytes
+from secformer_jax.cluster.party.computing import Computing, Looking, Programs, resident_bytes
 from secformer_jax.cluster.requirements import MASKS, OPENED, WEIGHTS
 from secformer_jax.cluster.wire.frames import Channel
 from secformer_jax.cluster.wire.message import Message, shares_of
+from secformer_jax.mpc.audit import PARTIES, OwnMasks
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.coins import Coins
 from secformer_jax.mpc.runtime.link import LinkTls, connect
@@ -97,11 +99,11 @@ class Worker:
             for other in parties[1:]:
                 other.hold_what(parties[0])
             programs = Programs(config, deployment)
-            zeros = [ZeroSharing(link.spawn()) for _ in parties]
-            self._lanes = [
-                Lane(Computing(party, programs, own), ThreadPoolExecutor(1))
-                for party, own in zip(parties, zeros, strict=True)
-            ]
+            chance = f["audits"] if link.world_size == PARTIES else 0.0
+            for party in parties:
+                looking = Looking(Coins(link.spawn()), chance, functools.partial(own_masks, sealed))
+                computing = Computing(party, programs, ZeroSharing(link.spawn()), looking)
+                self._lanes.append(Lane(computing, ThreadPoolExecutor(1)))
         self._parties = parties
         return Message("ready", {"resident_bytes": resident_bytes()})
 
@@ -124,6 +126,13 @@ def load(party: Party, records: Iterator[Message]) -> None:
                 party.put(_variable(path), share)
     if masked:
         raise RuntimeError("the dealer's masks of the weights are missing: publish again")
+
+
+def own_masks(sealed: Sealed) -> OwnMasks:
+    """This party's shares of the weights' masks."""
+    named = (pair for record in sealed.records() for pair in shares_of(record).items())
+    prefix = f"{MASKS}/"
+    return OwnMasks({path.removeprefix(prefix): own.rings()[0] for path, own in named if path.startswith(prefix)})
 
 
 def _variable(path: str) -> str:

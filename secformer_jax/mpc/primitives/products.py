@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -34,6 +35,8 @@ class WeightProducts(Material):
 
     With e = x - a open and F the weight less its mask M, x W = e W + a F + a M: e W online, a F ahead of it.
     """
+
+    of_weights: ClassVar[bool] = True
 
     a: Leaf
     products: dict[str, Leaf]

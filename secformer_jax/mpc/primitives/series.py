@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -22,7 +22,7 @@ from secformer_jax.functions.series import Series
 from secformer_jax.mpc.material import Array, Leaf, Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, Masked
 from secformer_jax.mpc.runtime.pieces import cut_pieces, joined
-from secformer_jax.mpc.runtime.shares import RING_BITS, SEED_BYTES, expand_packed, packed_bytes, pieces
+from secformer_jax.mpc.runtime.shares import RING_BITS, expand_packed, packed_bytes, pieces
 
 _DEALT_TOGETHER = 1 << 14
 """Values whose masks the dealer computes at a time: they fit a core's cache."""
@@ -57,6 +57,8 @@ class OpenedSeries(Material):
     Coefficients fall with the square of the harmonic, or faster: so the factors of the higher ones may be coarser, and
     whole bytes of their masks are not needed.
     """
+
+    tolerance: ClassVar[int] = 2
 
     t: Leaf
     parts: tuple[HarmonicMasks, ...]
@@ -125,7 +127,7 @@ class OpenedSeries(Material):
         def by_harmonic(packed: np.ndarray) -> tuple[np.ndarray, ...]:
             return tuple(piece.reshape(shape[0], -1) for piece in pieces(packed, width))
 
-        keys = [[os.urandom(SEED_BYTES) for _ in range(randomness.parties - 1)] for _ in range(2)]
+        keys = [[randomness.key() for _ in range(randomness.parties - 1)] for _ in range(2)]
         drawn = [[by_harmonic(expand_packed(key, size, width)) for key in own] for own in keys]
         left = [np.empty(packed_bytes(size, width), np.uint8) for _ in range(2)]
         pieces_left = [by_harmonic(each) for each in left]

@@ -34,3 +34,7 @@ class Coins:
         """The next seed."""
         self._count += 1
         return hashlib.blake2b(self._count.to_bytes(8, "little"), key=self._key, digest_size=SEED_BYTES).digest()
+
+    def toss(self, chance: float) -> bool:
+        """Heads with this chance, for all parties alike."""
+        return int.from_bytes(self.seed()[:8], "little") < chance * 2**64

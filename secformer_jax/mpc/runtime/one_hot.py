@@ -22,21 +22,19 @@ Source: sketches of one-hot vectors as in Boneh et al. (IEEE S&P 2021), section 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from secformer_jax.mpc.ring import ring_matmul
 from secformer_jax.mpc.runtime.shares import (
     RING_BITS,
-    SEED_BYTES,
     Component,
     InputSpec,
     Share,
     deal,
     encode,
     expand,
+    fresh_seeds,
     join,
     share,
     split,
@@ -44,6 +42,9 @@ from secformer_jax.mpc.runtime.shares import (
 
 CHECKS = RING_BITS
 """Subsets for each vector: the bits of a ring element say which of them an index is in."""
+
+_HALF = (1 << 32) - 1
+"""Sums of up to 2^21 such numbers stay below 2^53."""
 
 Open = Callable[[Sequence[np.ndarray], Sequence[int]], list[np.ndarray]]
 """(shares, their bits) -> public values, as `exchange.open_shares`."""
@@ -110,22 +111,22 @@ def _proof(spec: InputSpec) -> InputSpec:
 
 
 def _prove(proof: InputSpec, parties: int) -> tuple[list[Component], list[Component]]:
-    keys: list[Component] = [os.urandom(SEED_BYTES) for _ in range(parties)]
-    a = join([expand(key, proof.shape, proof.bits) for key in keys if isinstance(key, bytes)])
-    return keys, split(a * a, parties, proof.bits)
+    keys = fresh_seeds(parties)
+    a = join([expand(key, proof.shape, proof.bits) for key in keys])
+    return [*keys], split(a * a, fresh_seeds(parties - 1), proof.bits)
 
 
 def _sums(given: Share, spec: InputSpec, seed: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Of each vector's elements in each subset (components, ..., vectors, CHECKS), and of all (.., vectors)."""
     drawn = expand(seed, (sum(spec.one_hot),)).view(np.uint8).reshape(-1, CHECKS // 8)
     # The last column is every element.
-    subsets = np.concatenate([np.unpackbits(drawn, axis=1), np.ones((len(drawn), 1))], axis=1).astype(np.int64)
+    subsets = np.concatenate([np.unpackbits(drawn, axis=1), np.ones((len(drawn), 1))], axis=1)
     start, sums, shape = 0, [], (*spec.shape[:-1], CHECKS + 1)
     for width in spec.one_hot:
         block = slice(start, start + width)
-        # A text at a time: its digits are as much again as its shares.
+        # A text at a time: as floating-point numbers it takes as much again as its shares.
         texts = [
-            ring_matmul(text.reshape(-1, spec.shape[-1])[:, block], subsets[block], spec.bits)
+            _product(text.reshape(-1, spec.shape[-1])[:, block], subsets[block], spec.bits)
             for ring in given.rings()
             for text in ring
         ]
@@ -133,3 +134,11 @@ def _sums(given: Share, spec: InputSpec, seed: bytes) -> tuple[np.ndarray, np.nd
         start += width
     found = np.stack(sums, axis=-2)
     return found[..., :-1], found[..., -1]
+
+
+def _product(x: np.ndarray, subsets: np.ndarray, bits: int) -> np.ndarray:
+    """x (n, d) modulo 2^bits times zeros and ones (d, k): halves of 32 bits, whose sums float64 holds exactly."""
+    total = ((x & _HALF).astype(np.float64) @ subsets).astype(np.int64)
+    if bits > 32:
+        total += (((x >> 32) & _HALF).astype(np.float64) @ subsets).astype(np.int64) << 32
+    return total

@@ -67,6 +67,11 @@ class Party:
         self._first = np.array([component == 0 for component in self._components], np.int64)
 
     @property
+    def rank(self) -> int:
+        """Of this party."""
+        return self._link.rank
+
+    @property
     def components(self) -> int:
         """How many components of a share this party holds."""
         return len(self._components)
@@ -104,6 +109,12 @@ class Party:
         [found], _, _ = open_shares(self._link, self._config.protocol, [share], [RING_BITS])
         self.put_public(result, Held(found, False))
 
+    def share_of(self, name: str) -> Share:
+        """A share that was put here and that nobody has read since."""
+        found = self._held[name].array
+        assert isinstance(found, Share)
+        return found
+
     def one_hot(self, inputs: Sequence[InputSpec], shares: Mapping[str, Share]) -> np.ndarray:
         """Check with the other parties which texts of a client's input are one-hot: bool (texts,); see `one_hot`."""
         if self._coins is None:
@@ -121,17 +132,19 @@ class Party:
         return found
 
     def agree(self, digest: str) -> None:
-        """Compare a digest with the other parties'.
+        """Compare a program's digest with the other parties'.
 
         Raises:
             RuntimeError: a party has another one.
         """
-        digests = self._link.all_gather(digest)
-        others = [str(rank) for rank, other in enumerate(digests) if other != digest]
+        others = self.others(digest)
         if others:
-            raise RuntimeError(
-                f"rank {', '.join(others)} compiled another program: install the same versions everywhere"
-            )
+            ranks = ", ".join(map(str, others))
+            raise RuntimeError(f"rank {ranks} compiled another program: install the same versions everywhere")
+
+    def others(self, text: str) -> list[int]:
+        """The ranks of those who say another text."""
+        return [rank for rank, other in enumerate(self._link.all_gather(text)) if other != text]
 
     def close(self) -> None:
         """Leave the link."""

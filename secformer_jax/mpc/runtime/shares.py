@@ -120,9 +120,8 @@ def expand_packed(seed: bytes, count: int, bits: int) -> np.ndarray:
     return packed[:-16]
 
 
-def split(ring: np.ndarray, parties: int, bits: int = RING_BITS) -> list[Component]:
+def split(ring: np.ndarray, seeds: Sequence[bytes], bits: int = RING_BITS) -> list[Component]:
     """Components that add up to `ring` modulo 2^bits: fresh seeds, and last what is left, packed."""
-    seeds: list[bytes] = [os.urandom(SEED_BYTES) for _ in range(parties - 1)]
     generators = [[_generator(seed, index) for index, _ in enumerate(_pieces(bits))] for seed in seeds]
     flat, drawn = np.ascontiguousarray(ring).reshape(-1), np.empty(_BLOCK, np.int64)
     packed, output = np.empty(packed_bytes(flat.size, bits), np.uint8), np.empty(8 * _BLOCK + 16, np.uint8)
@@ -150,7 +149,12 @@ def _zeros(count: int) -> bytes:
 
 def share(ring: np.ndarray, dtype: str, protocol: str, parties: int, bits: int = RING_BITS) -> list[Share]:
     """Shares of ring elements by rank."""
-    return deal(split(ring, parties, bits), dtype, ring.shape, protocol, bits)
+    return deal(split(ring, fresh_seeds(parties - 1), bits), dtype, ring.shape, protocol, bits)
+
+
+def fresh_seeds(count: int) -> list[bytes]:
+    """From the operating system's generator."""
+    return [os.urandom(SEED_BYTES) for _ in range(count)]
 
 
 def deal(
