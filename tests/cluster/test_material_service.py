@@ -18,6 +18,7 @@ from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.http import Server, application
 from secformer_jax.cluster.wire.message import Message, shares_of
 from secformer_jax.errors import UserError
+from secformer_jax.mpc.audit import commitment
 from secformer_jax.mpc.runtime.shares import Share, join
 
 SHAPE = RequestShape(1, 16)
@@ -134,5 +135,24 @@ def test_only_who_may_is_answered(tiny, tmp_path):
         ):
             with pytest.raises(UserError):
                 await all_of(asked)
+
+    with_dealer(tmp_path, story)
+
+
+def test_a_seed_is_revealed_when_all_have_asked_and_once(tiny, tmp_path):
+    async def story(clients: dict[str, MaterialClient]) -> None:
+        described, number = tiny.description.anew(), "e" * 32
+        await clients[OWNER].describe(described)
+        for party in ("S0", "S1"):
+            with pytest.raises(UserError, match="not all parties have this piece"):
+                await clients[party].reveal(number)
+            messages = [message async for message in clients[party].fetch(described, SHAPE, number)]
+        alone = asyncio.create_task(clients["S0"].reveal(number))
+        await asyncio.sleep(0.5)
+        assert not alone.done()
+        seeds = await asyncio.gather(alone, clients["S1"].reveal(number))
+        assert seeds[0] == seeds[1] and commitment(seeds[0]) == messages[0].fields["commitment"]
+        with pytest.raises(UserError, match="too long ago"):
+            await clients["S0"].reveal(number)
 
     with_dealer(tmp_path, story)
