@@ -13,6 +13,7 @@ from memory_link import at_every_end
 
 from secformer_jax.cluster.config import DEALER
 from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.transcript import RECEIPT
 from secformer_jax.errors import UserError
 from secformer_jax.mpc.runtime.coins import Coins
 
@@ -47,8 +48,14 @@ def test_pieces_of_an_honest_dealer_are_looked_at_and_others_used(tiny, tmp_path
         tiny.publish(local)
         until_ready(local)
         texts = [tiny.text(seed) for seed in range(8)]
-        for text, answer in zip(texts, ask(local, "client", *texts), strict=True):
+        answers = ask(local, "client", *texts)
+        for text, answer in zip(texts, answers, strict=True):
             assert tiny.error(text, answer) < TOLERANCE
+        signed = [[json.loads(each["text"]) for each in answer.transcript] for answer in answers]
+        pieces = [{each["piece"] for each in facts if each["kind"] == RECEIPT} for facts in signed]
+        assert all(len(piece) == 1 for piece in pieces) and len(set.union(*pieces)) == len(texts)
+        programs = {each["program"] for facts in signed for each in facts} - {None}
+        assert len(programs) == 1 and len({each["session"] for facts in signed for each in facts}) == 1
         events = [json.loads(line)["event"] for line in local.log("S0").read_text().splitlines()]
         assert events.count("ready") == 1 and events.count("answered") == len(texts)
         # The chance that none of so many is looked at is 2^-8, at the most.

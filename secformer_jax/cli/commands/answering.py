@@ -150,7 +150,7 @@ async def _ask(
             entry: dict[str, Any] = {"text": text, "text_pair": pair, "head": head, "reveals": reveals}
             entry |= {**found, "seconds": answer.seconds}
             entry["sent_bytes"] = dict(zip(cluster.parties, answer.sent_bytes, strict=True))
-            entries.append(entry | {"party": answer.party})
+            entries.append(entry | {"party": answer.party, "transcript": list(answer.transcript)})
             reporter.say(" / ".join(part for part in (text, pair) if part))
             for line in described(found):
                 reporter.say(f"  {line}")

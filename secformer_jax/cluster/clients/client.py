@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from secformer_jax.cluster import transcript
 from secformer_jax.cluster.clients.channel import Servers
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.requirements import serving
 from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
-from secformer_jax.cluster.wire.paths import INFER_PATH
+from secformer_jax.cluster.wire.paths import INFER_PATH, STATEMENT_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.inference.serving import Serving
 from secformer_jax.models.heads import HEADS
@@ -35,12 +37,14 @@ class Answer:
         seconds: from the encoded input to the logits, as the client sees it.
         sent_bytes: by party: the share of the input.
         party: the first party's own figures for the online part: seconds, send_bytes, send_actions.
+        transcript: what the servers have signed, see `cluster.transcript`.
     """
 
     logits: np.ndarray
     seconds: float
     sent_bytes: tuple[int, ...]
     party: dict[str, float]
+    transcript: tuple[dict[str, str], ...] = ()
 
     @classmethod
     def joined(cls, answers: Sequence[Answer]) -> Answer:
@@ -50,6 +54,7 @@ class Answer:
             sum(answer.seconds for answer in answers),
             tuple(map(sum, zip(*(answer.sent_bytes for answer in answers), strict=True))),
             {name: sum(answer.party[name] for answer in answers) for name in answers[0].party},
+            tuple(each for answer in answers for each in answer.transcript),
         )
 
 
@@ -62,7 +67,8 @@ class ClusterClient:
     """
 
     def __init__(self, cluster: Cluster, role: str) -> None:
-        self._cluster, self._servers = cluster, Servers(cluster, role)
+        self._cluster, self._role, self._servers = cluster, role, Servers(cluster, role)
+        self._signer = identity.Signer(cluster.tls(role))
         self._bits = cluster.fraction_bits
         self._serving: Serving | None = None
         self._name = self._head = ""
@@ -117,27 +123,58 @@ class ClusterClient:
         rows, length = encoded.input_ids.shape
         fields = {"request": secrets.token_hex(16), "deployment": self._name, "rows": rows, "length": length}
         parties, protocol = self._cluster.parties, self._cluster.protocol
+        stated = await self._statements(rows, length)
         specs, inputs = self._serving.input_specs(rows, length), self._serving.inputs(encoded)
         shares = one_hot.shared(specs, inputs, protocol, len(parties), self._bits)
-        bodies = {
-            party: b"".join(with_shares("infer", fields, own).pack())
-            for party, own in zip(parties, shares, strict=True)
-        }
+        messages = [with_shares("infer", fields, own) for own in shares]
+        bodies = {party: b"".join(message.pack()) for party, message in zip(parties, messages, strict=True)}
 
         async def ask(party: str) -> bytes:
             return await self._servers.post(party, INFER_PATH, data=bodies[party])
 
         answers = await self._servers.each(ask)
         try:
-            messages = [unpack(answer) for answer in answers]
-            outputs = [shares_of(message)["output0"] for message in messages]
+            results = [unpack(answer) for answer in answers]
+            outputs = [shares_of(result)["output0"] for result in results]
+            receipts = [result.fields["receipt"] for result in results]
         except (MessageError, KeyError):
             raise UserError("the servers' answers don't have the expected form: install the same version") from None
+        known = {"client": self._role, "request": fields["request"], "model": self._name}
+        found = [
+            transcript.read(
+                self._signer, party, transcript.RECEIPT, receipt, known | {"input": transcript.digest(sent)}
+            )
+            for party, receipt, sent in zip(parties, receipts, messages, strict=True)
+        ]
+        transcript.agree(found, parties)
         ring = join([output.rings()[0] for output in outputs])
         logits = decode(ring, outputs[0].dtype, self._bits)
-        cost = {name: value for name, value in messages[0].fields.items() if isinstance(value, int | float)}
+        cost = {name: value for name, value in results[0].fields.items() if isinstance(value, int | float)}
         sent = tuple(len(body) for body in bodies.values())
-        return Answer(logits, time.perf_counter() - started, sent, cost)
+        return Answer(logits, time.perf_counter() - started, sent, cost, (*stated, *receipts))
+
+    async def _statements(self, rows: int, length: int) -> list[dict[str, str]]:
+        """What the servers put their names to, before anything is sent to them.
+
+        Raises:
+            UserError: they say different things, or serve another model.
+        """
+        asked = {"nonce": secrets.token_hex(16), "rows": rows, "length": length}
+
+        async def ask(party: str) -> bytes:
+            return await self._servers.post(party, STATEMENT_PATH, json={**asked, "deployment": self._name})
+
+        found, known = await self._servers.each(ask), {**asked, "client": self._role, "model": self._name}
+        try:
+            stated = [json.loads(each) for each in found]
+        except ValueError:
+            raise UserError("the servers' statements are no JSON: install the same version") from None
+        facts = [
+            transcript.read(self._signer, party, transcript.STATEMENT, each, known)
+            for party, each in zip(self._cluster.parties, stated, strict=True)
+        ]
+        transcript.agree(facts, self._cluster.parties)
+        return stated
 
 
 async def statuses(cluster: Cluster, role: str) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from secformer_jax.cluster.config import Cluster
@@ -31,12 +31,13 @@ _NUMBER = re.compile(r"[0-9a-f]{32}")
 
 @dataclass
 class Arrived:
-    """A client's input, as it came, and the answer that its connection waits for."""
+    """A client's input, as it came, the answer that its connection waits for, and what the run has used."""
 
     client: str
     shape: RequestShape
     message: Message
     answer: asyncio.Future[Message]
+    used: dict[str, Any] = field(default_factory=dict)
 
 
 class BusyError(RuntimeError):
@@ -67,14 +68,7 @@ class Admission:
         number, shape = message.text("request"), RequestShape(message.number("rows"), message.number("length"))
         if header.kind != "infer" or not _NUMBER.fullmatch(number):
             raise MessageError("a request is of the kind infer, and its number has 32 hexadecimal digits")
-        if message.text("deployment") != self._deployment.name:
-            raise UserError("another model has been published: ask secformer status, and send it again")
-        self._deployment.check(shape)
-        most = self._batching.rows(shape.length, HEADS[self._deployment.head].rows)
-        if shape.rows > most:
-            raise UserError(
-                f"{shape.rows} texts of {shape.length} tokens in one request, and at most {most} are served"
-            )
+        self.check_size(message.text("deployment"), shape)
         takes = one_hot.sent(self._specs(shape.rows, shape.length))
         listed = header.fields.get("shares")
         if not isinstance(listed, list) or len(listed) != len(takes):
@@ -83,6 +77,21 @@ class Admission:
         if header.sizes != [size for entry, (name, spec) in pairs for size in self._sizes(entry, name, spec)]:
             raise MessageError("the sizes of the shares are not those of their shapes")
         return number, shape
+
+    def check_size(self, deployment: str, shape: RequestShape) -> None:
+        """Refuse another model than the one that is served, and a size that it is not served with.
+
+        Raises:
+            UserError: it is one.
+        """
+        if deployment != self._deployment.name:
+            raise UserError("another model has been published: ask secformer status, and send it again")
+        self._deployment.check(shape)
+        most = self._batching.rows(shape.length, HEADS[self._deployment.head].rows)
+        if shape.rows > most:
+            raise UserError(
+                f"{shape.rows} texts of {shape.length} tokens in one request, and at most {most} are served"
+            )
 
     def _sizes(self, entry: Any, name: str, spec: InputSpec) -> list[int]:
         """Bytes of each component that is listed for an input."""

@@ -154,7 +154,7 @@ class Computing:
             party.run(compiled.program, SETUP)
             self._set_up[shape] = compiled
         needs_material = any(name.startswith("material") for name in self._set_up[shape].specs)
-        return Message("compiled", {"needs_material": needs_material})
+        return Message("compiled", {"needs_material": needs_material, "program": self._set_up[shape].digest})
 
     def material(self, message: Message) -> None:
         """Take some of the dealer's material for the next request of a shape."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secformer_jax.cluster import certs, store
+from secformer_jax.cluster import certs
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
@@ -22,6 +22,7 @@ from secformer_jax.cluster.party.arrival import Admission, Arrived
 from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
+from secformer_jax.cluster.party.shelf import Shelf
 from secformer_jax.cluster.wire.message import Message
 from secformer_jax.errors import UserError
 
@@ -56,13 +57,16 @@ class Node:
     ) -> None:
         self.cluster, self.name, self.metrics = cluster, name, metrics
         self._folder, self._material, self._files = folder, material, cluster.tls(name)
-        self._seal = self._files.key.with_name(f"{name}.seal.key")
+        self.shelf = Shelf(folder, name, self._files)
         self.notify: Callable[[str, Fields], None] = lambda kind, fields: None
         self.deployment: Deployment | None = None
         self.session = ""
         self.inputs: dict[str, Arrived] = {}
         self._running: dict[str, Arrived] = {}
         self._results: dict[str, Message | RefusedError] = {}
+        self._programs: dict[RequestShape, str] = {}
+        self._pieces: dict[int, str] = {}
+        self._link: list[str] = []
         self.admission: Admission | None = None
         self.worker: WorkerProcess | None = None
         self._watch: asyncio.Task | None = None
@@ -70,7 +74,12 @@ class Node:
             name: getattr(self, f"_{name}") for name in COMMANDS
         }
         self.commands |= {name: functools.partial(self._tell_worker, name) for name in WORKERS_COMMANDS}
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def facts(self, shape: RequestShape) -> Fields:
+        """What this party knows of the present session, for `transcript`."""
+        program, link = self._programs.get(shape), [hashlib.sha256(pem.encode()).hexdigest() for pem in self._link]
+        name = None if self.deployment is None else self.deployment.name
+        return {"session": self.session, "model": name, "link": link, "program": program}
 
     @property
     def busy(self) -> bool:
@@ -81,29 +90,12 @@ class Node:
         """Whether an input of this number waits or is computed on."""
         return request in self.inputs or request in self._running
 
-    def weights(self, deployment: str) -> Path:
-        """Where this party's sealed shares of a deployment lie."""
-        return self._folder / f"{deployment}.sealed"
-
-    def description(self, deployment: str) -> Path:
-        """Where the public description of a deployment lies."""
-        return self._folder / f"{deployment}.json"
-
-    def writer(self, deployment: Deployment) -> store.SealedWriter:
-        """For the shares of a publication; the description is kept beside them."""
-        path = self.description(deployment.name)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(deployment.to_json()))
-        partial.replace(path)
-        return store.SealedWriter(self.weights(deployment.name), store.sealing_key(self._seal), deployment.name)
-
     async def _open(self, fields: Fields) -> Fields:
         """A new session: end the old one's worker, and make a certificate for the link."""
         await self.close("a new session begins")
         self.session, name = str(fields["session"]), fields["deployment"]
-        if name is not None and not self.weights(name).is_file():
-            raise UserError(f"{self.name} has no shares of the published model: publish it again")
-        self.deployment = None if name is None else Deployment.from_json(json.loads(self.description(name).read_text()))
+        self._programs, self._pieces, self._link = {}, {}, []
+        self.deployment = None if name is None else self.shelf.deployment(name)
         certificate, self._link_key = identity.session_certificate(self.name)
         self._link_certificate = certificate
         self.worker = WorkerProcess(self._folder / "worker")
@@ -129,6 +121,7 @@ class Node:
         certificates = {party: str(fields["certificates"][party]) for party in self.cluster.parties}
         if certificates[self.name] != self._link_certificate.decode():
             raise WorkerError(f"{self.name}: another certificate of this server is passed on than it made")
+        self._link = list(certificates.values())
         peers = [pem for party, pem in certificates.items() if party != self.name]
         for key, data in (
             ("certificate", self._link_certificate),
@@ -151,8 +144,8 @@ class Node:
                 "cluster_file": str(self.cluster.path),
                 "runtime": self.cluster.party_runtime(self.name, dealer_key),
                 "description": None if deployment is None else deployment.to_json(),
-                "weights": None if deployment is None else str(self.weights(deployment.name)),
-                "seal": str(self._seal),
+                "weights": None if deployment is None else str(self.shelf.weights(deployment.name)),
+                "seal": str(self.shelf.seal),
                 "lanes": fields["lanes"],
                 "audits": audits,
                 "link_sources": self.cluster.options.link_sources,
@@ -161,26 +154,19 @@ class Node:
         answer = await asyncio.wait_for(self._call(message), START_SECONDS)
         if deployment is not None:
             self.admission = Admission(deployment, self.cluster, self.cluster.rank(self.name))
-            self._forget_before(self.weights(deployment.name))
+            self.shelf.forget_before(deployment.name)
         return answer.fields
-
-    def _forget_before(self, current: Path) -> None:
-        """Remove what was published earlier; what came later waits to be served."""
-        for path in self._folder.glob("*.sealed"):
-            if path.stat().st_mtime < current.stat().st_mtime:
-                path.unlink()
-                path.with_name(path.name + ".next").unlink(missing_ok=True)
-                self.description(path.stem).unlink(missing_ok=True)
 
     async def _has(self, fields: Fields) -> Fields:
         """Whether a publication is whole here."""
-        if not self.weights(fields["deployment"]).is_file():
+        if not self.shelf.weights(fields["deployment"]).is_file():
             raise RefusedError(f"{self.name} has no shares of this model: publish it again")
         return {}
 
     async def _compile(self, fields: Fields) -> Fields:
         """Compile for a shape."""
         answer = await self._call(Message("compile", _addressed(fields)))
+        self._programs[_shape(fields)] = answer.fields["program"]
         return {"needs_material": answer.fields["needs_material"]}
 
     async def _claim(self, fields: Fields) -> Fields:
@@ -202,6 +188,7 @@ class Node:
             parts = Message("material", {**message.fields, **_addressed(fields)}, message.chunks).pack()
             self.metrics.received.labels("dealer").inc(sum(memoryview(part).nbytes for part in parts))
             await self.worker.send(parts)
+        self._pieces[fields["lane"]] = fields["piece"]
         answer = await self._call(Message("prepare", _addressed(fields)))
         return self._cost(answer) | {"audit": answer.fields["audit"]}
 
@@ -225,6 +212,9 @@ class Node:
         requests = fields["requests"]
         messages = [self._running[request].message for request in requests]
         answer = await self._call(await asyncio.to_thread(joined, messages, _addressed(fields)))
+        used = self.facts(_shape(fields)) | {"piece": self._pieces.pop(fields["lane"], None)}
+        for request in requests:
+            self._running[request].used = used
         rows = self._running[requests[0]].shape.rows
         wrong = {row // rows for row in answer.fields["wrong"]}
         # What lies behind the last request is nobody's.

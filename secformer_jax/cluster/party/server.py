@@ -13,10 +13,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from secformer_jax.cluster import transcript
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
-from secformer_jax.cluster.party import arrival
+from secformer_jax.cluster.party import arrival, identity
 from secformer_jax.cluster.party.allowance import Allowance
 from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
@@ -25,7 +26,15 @@ from secformer_jax.cluster.party.peers import HEARTBEAT_SECONDS, LostError, foll
 from secformer_jax.cluster.wire import frames, tls
 from secformer_jax.cluster.wire.http import Server, application, peer_of, until_stopped
 from secformer_jax.cluster.wire.message import Header, Message, MessageError, shares_of
-from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, END, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATUS_PATH
+from secformer_jax.cluster.wire.paths import (
+    ACTIVATE_PATH,
+    END,
+    INFER_PATH,
+    PEER_PATH,
+    PUBLISH_PATH,
+    STATEMENT_PATH,
+    STATUS_PATH,
+)
 from secformer_jax.cluster.wire.revocation import Revoked
 from secformer_jax.errors import UserError
 
@@ -52,7 +61,7 @@ class PartyServer:
         self.coordinator = Coordinator(self.node, folder) if cluster.rank(name) == 0 else None
         self._leader: web.WebSocketResponse | None = None
         self._draining = False
-        self._quota = arrival.Quota()
+        self._quota, self._signer = arrival.Quota(), identity.Signer(cluster.tls(name))
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._allowance = Allowance(folder / "answers.json", cluster.options.answers)
         self._publishing = asyncio.Lock()
@@ -64,6 +73,7 @@ class PartyServer:
             web.post(ACTIVATE_PATH, self._activate),
             web.post(INFER_PATH, self._infer),
             web.get(STATUS_PATH, self._status),
+            web.post(STATEMENT_PATH, self._state),
             web.get(PEER_PATH, self._follow),
         ]
         roles, operators = self.cluster.roles, self.cluster.operators
@@ -106,9 +116,9 @@ class PartyServer:
             try:
                 first = await frames.read(request.content)
                 deployment = Deployment.from_json(first.fields.get("description"))
-                if self.node.weights(deployment.name).exists():
+                if self.node.shelf.weights(deployment.name).exists():
                     raise UserError("a model of this name has been published: another publication has another name")
-                writer = self.node.writer(deployment)
+                writer = self.node.shelf.writer(deployment)
             except (MessageError, UserError, asyncio.IncompleteReadError) as error:
                 raise web.HTTPBadRequest(text=f"{error}\n") from None
             try:
@@ -159,11 +169,14 @@ class PartyServer:
                 with self._quota.input(client, sum(header.sizes)):
                     message = await arrival.read_payload(request.content, header)
                     self.metrics.received.labels("clients").inc(sum(header.sizes))
-                    answer = self._arrive(client, number, shape, message)
-                    while not (await asyncio.wait({answer}, timeout=1))[0]:
+                    arrived = self._arrive(client, number, shape, message)
+                    while not (await asyncio.wait({arrived.answer}, timeout=1))[0]:
                         if request.transport is None or request.transport.is_closing():
                             self._gone(number)
-            result = answer.result()
+            result = arrived.answer.result()
+            facts = {"client": client, "request": number.partition("/")[2], **dataclasses.asdict(shape)}
+            facts |= {**arrived.used, "input": await asyncio.to_thread(transcript.digest, message)}
+            result.fields["receipt"] = self._signed(transcript.RECEIPT, facts)
         except (MessageError, UserError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         except arrival.BusyError as error:
@@ -177,23 +190,45 @@ class PartyServer:
 
     def _admit(self, client: str, header: Header) -> tuple[str, RequestShape]:
         """A request's number, which is this client's own, and its size."""
+        number, shape = self._admission().check(header)
+        return f"{client}/{number}", shape
+
+    def _admission(self) -> arrival.Admission:
         admission = self.node.admission
         if self._draining:
             raise RefusedError(f"{self.name} is stopping")
         if admission is None or (self.coordinator is None and self._leader is None):
             raise RefusedError(f"{self.name} serves no model now: {self.state}")
-        number, shape = admission.check(header)
-        return f"{client}/{number}", shape
+        return admission
 
-    def _arrive(self, client: str, number: str, shape: RequestShape, message: Message) -> asyncio.Future[Message]:
+    async def _state(self, request: web.Request) -> web.Response:
+        """What this party puts its name to before a client sends anything."""
+        client = peer_of(request, self.cluster.clients)
+        try:
+            asked = Message("statement", dict(await request.json()))
+            nonce, shape = asked.text("nonce"), RequestShape(asked.number("rows"), asked.number("length"))
+            if len(nonce) > 64:
+                raise MessageError("a nonce has at most 64 characters")
+            self._admission().check_size(asked.text("deployment"), shape)
+        except RefusedError as error:
+            raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
+        except (ValueError, TypeError, MessageError, UserError) as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        facts = {"client": client, "nonce": nonce, **dataclasses.asdict(shape), **self.node.facts(shape)}
+        return web.json_response(self._signed(transcript.STATEMENT, facts))
+
+    def _signed(self, kind: str, facts: dict[str, Any]) -> dict[str, str]:
+        return transcript.signed(self._signer, kind, {"party": self.name, **facts})
+
+    def _arrive(self, client: str, number: str, shape: RequestShape, message: Message) -> arrival.Arrived:
         if self.node.has(number):
             raise UserError("a request of this number is under way: each has a number of its own")
         self._allowance.take(client, shape.rows)
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self.node.inputs[number] = arrival.Arrived(client, shape, message, answer)
+        arrived = arrival.Arrived(client, shape, message, asyncio.get_running_loop().create_future())
+        self.node.inputs[number] = arrived
         fields = {"party": self.name, "request": number, "client": client, **dataclasses.asdict(shape)}
         self.node.notify("arrived", fields)
-        return answer
+        return arrived
 
     def _gone(self, number: str) -> None:
         """A client that has hung up: what waits is forgotten, and what is computed goes on, for the others' sake."""
