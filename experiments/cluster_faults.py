@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from cluster_subject import Subject, ask, processes, tiny, until_ready
 from results import Entry
 
+from secformer_jax.cluster.clients.client import ClusterClient
 from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.errors import UserError
 
@@ -46,11 +48,28 @@ def kill(role: str, times: int) -> Entry:
     }
 
 
+def kills(first: int, count: int) -> Entry:
+    """Random roles killed one after the other, on a cluster of their own; each is the same whenever it is tried."""
+    subject, trials = tiny("fast"), []
+    with (
+        tempfile.TemporaryDirectory(prefix="secformer-kills-") as folder,
+        LocalCluster(Path(folder), "2pc_semi2k_dealer", clients=CLIENTS) as local,
+    ):
+        subject.publish(local)
+        asyncio.run(ask(local, "bob", subject.requests[:1]))
+        for number in range(first, first + count):
+            chance = random.Random(f"kill {number}")
+            role = chance.choice(ROLES)
+            trials.append({"role": role, **_trial(local, subject, role, chance)})
+        pieces = (Path(folder) / "tls" / "dealer-state" / "pieces").read_text(encoding="utf-8").split()
+    return {"trials": trials, "pieces": len(pieces), "pieces_twice": len(pieces) - len(set(pieces))}
+
+
 def _trial(local: LocalCluster, subject: Subject, role: str, chance: random.Random) -> Entry:
     until_ready(local)
     before = processes(local)
     outside = role in ("client", "owner")
-    asking = _Asking(local, subject) if not outside else None
+    asking = [] if outside else [_Asking(local, subject, client) for client in CLIENTS]
     victim = _outsider(local, subject, role) if outside else None
     moment = chance.uniform(0.2, _MOMENTS) + (4 if outside else 0)
     time.sleep(moment)
@@ -63,8 +82,8 @@ def _trial(local: LocalCluster, subject: Subject, role: str, chance: random.Rand
         os.kill(before[role], signal.SIGKILL)
         if role in local.processes:
             local.processes[role].wait()
-        assert asking is not None
-        failure, reported = asking.failure(killed)
+        failures = [each.failure(killed) for each in asking]
+        failure, reported = next((text for text, _ in failures if text), ""), max(seconds for _, seconds in failures)
         # What an init system would do; the others go on by themselves.
         if role in local.processes:
             local.start(role)
@@ -93,22 +112,30 @@ def _trial(local: LocalCluster, subject: Subject, role: str, chance: random.Rand
 class _Asking:
     """A client that asks until it fails."""
 
-    def __init__(self, local: LocalCluster, subject: Subject) -> None:
-        self._error, self._when = "", 0.0
-        self._thread = threading.Thread(target=self._ask, args=(local, subject), daemon=True)
+    def __init__(self, local: LocalCluster, subject: Subject, client: str) -> None:
+        self._error, self._when, self._worst = "", 0.0, 0.0
+        self._thread = threading.Thread(target=self._ask, args=(local, subject, client), daemon=True)
         self._thread.start()
 
-    def _ask(self, local: LocalCluster, subject: Subject) -> None:
+    def _ask(self, local: LocalCluster, subject: Subject, client: str) -> None:
         try:
-            asyncio.run(ask(local, "alice", subject.requests * 200))
+            asyncio.run(self._ask_on(local, subject, client))
         except UserError as error:
             self._error, self._when = str(error), time.monotonic()
+
+    async def _ask_on(self, local: LocalCluster, subject: Subject, client: str) -> None:
+        async with ClusterClient(local.cluster, client) as asking:
+            for index in itertools.count():
+                answer = await asking.infer(subject.requests[index % len(subject.requests)])
+                self._worst = max(self._worst, subject.error(index, answer))
 
     def failure(self, killed: float) -> tuple[str, float]:
         """What is wrong with how it ended ("" if nothing is), and seconds until it did."""
         self._thread.join(2 * LIMIT_SECONDS)
         if not self._error:
             return "the client hangs", 2 * LIMIT_SECONDS
+        if self._worst > TOLERANCE:
+            return f"wrong by {self._worst}", 0.0
         wrong = f"more than a line: {self._error!r}" if "\n" in self._error else ""
         return wrong, max(0.0, self._when - killed)
 

@@ -39,7 +39,7 @@ class Parties:
             await self.held[kind].wait()
         if kind == self.gone:
             raise RuntimeError("the dealer is gone")
-        return [{"needs_material": True, "refused": []}] * 2
+        return [{"needs_material": True, "refused": [], "audit": False}] * 2
 
     def hold(self, kind: str) -> asyncio.Event:
         self.held[kind] = asyncio.Event()

@@ -6,6 +6,8 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import spu
@@ -61,8 +63,9 @@ class Parties:
 
     def one_hot(self, inputs: Sequence[InputSpec], shares: Sequence[Mapping[str, Share]]) -> np.ndarray:
         """Which texts of an input are one-hot, as every party finds: bool (texts,)."""
-        found = self._pool.map(lambda party, own: party.one_hot(inputs, own), self._parties, shares)
-        return np.logical_and.reduce(list(found))
+        with self._own_cores():
+            found = list(self._pool.map(lambda party, own: party.one_hot(inputs, own), self._parties, shares))
+        return np.logical_and.reduce(found)
 
     def publish(self, name: str, array: np.ndarray) -> None:
         """Give the parties ring elements in clear."""
@@ -78,8 +81,12 @@ class Parties:
         """
         if not self._parties:
             raise RuntimeError("the engine is closed")
-        with self._libraries.limit(limits=max(1, self._cores // self._config.world_size)):
+        with self._own_cores():
             list(self._pool.map(lambda party: party.step(stage), self._parties))
+
+    def _own_cores(self) -> AbstractContextManager[Any]:
+        """Each party's libraries use its part of the cores."""
+        return self._libraries.limit(limits=max(1, self._cores // self._config.world_size))
 
     def costs(self) -> Profile:
         """What the stages since the last call cost the profiled party."""
