@@ -19,7 +19,7 @@ from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MA
 from secformer_jax.cluster.config import DEALER, Cluster
 from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.message import MAGIC, PREFIX, VERSION, Message, with_shares
-from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, INFER_PATH, PEER_PATH, PUBLISH_PATH
+from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, INFER_PATH, PEER_PATH, PUBLISH_PATH, STATEMENT_PATH
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime.one_hot import shared
 
@@ -185,6 +185,23 @@ async def proofs_of_another_input(mallory: Mallory) -> None:
             for name, mine, good in zip(inputs, message.chunks, other.chunks, strict=True)
         ]
     assert 200 not in await mallory.to_all(messages)
+
+
+@attack
+async def questions_that_are_none(mallory: Mallory) -> None:
+    good = {"nonce": "0" * 32, "deployment": mallory.deployment, "rows": 1, "length": 16}
+    changes = (
+        {"rows": 10**18},
+        {"length": 7},
+        {"nonce": "x" * 100_000},
+        {"nonce": None},
+        {"deployment": "x"},
+        {"rows": True},
+    )
+    bodies = [json.dumps(good | change).encode() for change in changes]
+    for body in (*bodies, b"[" * 100_000, b"[" * 3000, b"{}", b"", b"null", b"1" * 4000, secrets.token_bytes(4000)):
+        assert await mallory.post("S0", body, STATEMENT_PATH) == 400
+    assert await mallory.post("S0", json.dumps(good).encode(), STATEMENT_PATH) == 200
 
 
 @attack

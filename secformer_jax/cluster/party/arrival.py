@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import math
 import re
 from collections import Counter
@@ -22,7 +23,7 @@ from secformer_jax.models.heads import HEADS
 from secformer_jax.mpc.runtime import one_hot
 from secformer_jax.mpc.runtime.shares import HELD, SEED_BYTES, InputSpec, packed_bytes
 
-HEADER_BYTES = 1 << 14
+HEADER_BYTES, QUESTION_BYTES, NONCE_LENGTH = 1 << 14, 1 << 12, 64
 HEADER_SECONDS = 10.0
 PAYLOAD_SECONDS, PAYLOAD_BYTES_A_SECOND = 10.0, 100_000
 CLIENT_REQUESTS, CLIENT_BYTES = 64, 128 << 20
@@ -145,6 +146,27 @@ class Quota:
             yield
         finally:
             self._bytes[client] -= size
+
+
+async def read_question(reader: Reader) -> tuple[str, str, RequestShape]:
+    """What a client asks before it sends anything: its nonce, the model that it knows, and a size.
+
+    Raises:
+        MessageError: it is none of it, or does not come.
+    """
+    data = b""
+    with _in_time("question"):
+        async with asyncio.timeout(HEADER_SECONDS):
+            while len(data) <= QUESTION_BYTES and (more := await reader.read(QUESTION_BYTES)):
+                data += more
+    try:
+        asked = Message("statement", dict(json.loads(data[: QUESTION_BYTES + 1])))
+    except (ValueError, TypeError, RecursionError):
+        raise MessageError("a JSON object with nonce, deployment, rows and length was expected") from None
+    nonce, shape = asked.text("nonce"), RequestShape(asked.number("rows"), asked.number("length"))
+    if len(nonce) > NONCE_LENGTH:
+        raise MessageError(f"a nonce has at most {NONCE_LENGTH} characters")
+    return nonce, asked.text("deployment"), shape
 
 
 async def read_header(reader: Reader) -> Header:

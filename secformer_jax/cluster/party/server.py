@@ -205,14 +205,11 @@ class PartyServer:
         """What this party puts its name to before a client sends anything."""
         client = peer_of(request, self.cluster.clients)
         try:
-            asked = Message("statement", dict(await request.json()))
-            nonce, shape = asked.text("nonce"), RequestShape(asked.number("rows"), asked.number("length"))
-            if len(nonce) > 64:
-                raise MessageError("a nonce has at most 64 characters")
-            self._admission().check_size(asked.text("deployment"), shape)
+            nonce, deployment, shape = await arrival.read_question(request.content)
+            self._admission().check_size(deployment, shape)
         except RefusedError as error:
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
-        except (ValueError, TypeError, MessageError, UserError) as error:
+        except (MessageError, UserError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         facts = {"client": client, "nonce": nonce, **dataclasses.asdict(shape), **self.node.facts(shape)}
         return web.json_response(self._signed(transcript.STATEMENT, facts))

@@ -46,6 +46,9 @@ class Reader(Protocol):
     async def readexactly(self, n: int) -> bytes:
         """That many bytes; asyncio.IncompleteReadError when the stream ends."""
 
+    async def read(self, n: int) -> bytes:
+        """Up to so many bytes; none when the stream ends."""
+
 
 async def read(reader: Reader) -> Message:
     """The next message from a stream.
