@@ -138,7 +138,7 @@ class Computing:
             "compile": self.compile,
             "material": self.material,
             "prepare": self.prepare,
-            "audit": self.audit,
+            "audit": self.look,
             "drop": self.drop,
             "forget": self.forget,
             "rehearse": self.rehearse,
@@ -172,7 +172,7 @@ class Computing:
         profile = Profile() if looks else self._party.run(compiled.program, OFFLINE)
         return Message("prepared", _cost(profile) | {"audit": looks})
 
-    def audit(self, message: Message) -> Message:
+    def look(self, message: Message) -> Message:
         """Make the material again from the dealer's seed, and forget it; says whether it was dealt rightly."""
         shape, seed = _shape(message), b"".join(map(bytes, message.chunks))
         compiled, committed = self._set_up[shape], self._committed.pop(shape)
