@@ -57,32 +57,36 @@ class MaskedSquare(Material):
 
 
 class Keys(NamedTuple):
-    """Which keys are real, from how many tokens each text has.
+    """What attention needs to know about which keys are real.
 
     Attributes:
-        mask: integers (batch, length), 1 for a token and 0 for padding.
-        weights: 0 for padding, else one number near length / tokens, so that a sum over the keys has the same range for
-            any number of them; it cancels in every softmax.
-        means: 0 for padding, else 1 / tokens with scales.MEAN fraction bits.
+        weights: integers (batch, length): 0 for padding, else one number near length / tokens, so that a sum over the
+            keys has the same range for any number of them; it cancels in every softmax.
+        means: (batch, length): 0 for padding, else 1 / tokens with scales.MEAN fraction bits.
     """
 
-    mask: jax.Array
     weights: jax.Array
     means: jax.Array
 
     @classmethod
     def of(cls, counts: jax.Array) -> Keys:
-        """From one-hot rows (batch, length), whose element n - 1 stands for n tokens: sums, and no message."""
+        """From how many tokens each text has, see `at_tokens`."""
         length = counts.shape[-1]
         tokens = np.arange(1, length + 1)
-        longer = jnp.arange(length)[None, :] >= jnp.arange(length)[:, None]
+        weights, means = np.rint(length / tokens), np.rint(2.0**scales.MEAN / tokens)
+        return cls(at_tokens(counts, weights), at_tokens(counts, means))
 
-        def at_tokens(values: np.ndarray) -> jax.Array:
-            table = jnp.where(longer, jnp.asarray(values, jnp.int64), 0)
-            return jnp.sum(counts[:, None, :] * table, axis=-1)
 
-        ones, weights, means = np.ones(length), np.rint(length / tokens), np.rint(2.0**scales.MEAN / tokens)
-        return cls(*(at_tokens(values) for values in (ones, weights, means)))
+def at_tokens(counts: jax.Array, values: np.ndarray) -> jax.Array:
+    """A number at every token, and 0 at padding: int64 (batch, length), sums of shares and no message.
+
+    Args:
+        counts: one-hot rows (batch, length), whose element n - 1 stands for n tokens.
+        values: the number that a text of 1, 2, .. tokens has.
+    """
+    length = counts.shape[-1]
+    longer = jnp.arange(length)[None, :] >= jnp.arange(length)[:, None]
+    return jnp.sum(counts[:, None, :] * jnp.where(longer, jnp.asarray(values, jnp.int64), 0), axis=-1)
 
 
 Softmax = Callable[[Block, Fixed, Fixed, "jax.Array | None", Keys, Masked, SoftmaxPlan], tuple[Fixed, jax.Array]]

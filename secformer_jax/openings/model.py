@@ -10,6 +10,7 @@ import functools
 import math
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 from secformer_jax.functions.series import Series, fit_gelu_tail, fit_tanh
@@ -21,7 +22,7 @@ from secformer_jax.mpc.primitives.products import WeightProducts
 from secformer_jax.mpc.primitives.scaled import NormPair
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.openings import scales
-from secformer_jax.openings.attention import Keys, Softmax, attend
+from secformer_jax.openings.attention import Keys, Softmax, at_tokens, attend
 from secformer_jax.openings.block import Block, narrowed, row_series
 from secformer_jax.openings.constants import HEAD_WIDTH, LayerPlan, NormPlan, Plan
 
@@ -266,7 +267,8 @@ class OpenedModel(Block):
             values = narrowed(self, "last_pair", hidden, self.fraction_bits).real(self.fraction_bits)
             if self.head.pooled:
                 values = Pooler(c, self._pooler_activation, name="pooler")(values)
-            return self.head.compute(c, values, Fixed(keys.mask, 0).real(self.fraction_bits), True)
+            mask = Fixed(at_tokens(counts, np.ones(counts.shape[-1])), 0).real(self.fraction_bits)
+            return self.head.compute(c, values, mask, True)
 
     def _pooler_activation(self, x: jax.Array) -> jax.Array:
         if self.config.pooler_act == "tanh":
