@@ -89,7 +89,7 @@ def test_parties_of_different_files_do_not_start(tiny, tmp_path):
 
     with Different(tmp_path, "2pc_semi2k_dealer") as local:
         ends = time.monotonic() + 60
-        while '"audits" is 0.2 in its cluster file' not in local.log("S0").read_text():
+        while 'audits\\" is 0.2 in its cluster file' not in local.log("S0").read_text():
             assert time.monotonic() < ends
             time.sleep(0.2)
 
