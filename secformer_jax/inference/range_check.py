@@ -165,8 +165,8 @@ class _WatchedSeries(OpenedSeries):
 class _WatchedPair(TruncationPair):
     """A truncation that notes what it is asked to mask."""
 
-    path: str = flax.struct.field(pytree_node=False)
-    seen: _Seen = flax.struct.field(pytree_node=False)
+    path: str = flax.struct.field(pytree_node=False, default="")
+    seen: _Seen = flax.struct.field(pytree_node=False, default_factory=dict)
 
     def masked(self, x: Fixed) -> Masked:
         """See TruncationPair."""

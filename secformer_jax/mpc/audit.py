@@ -65,7 +65,7 @@ def audit(
             if place in held:
                 good &= _is_dealt(array, node, rank, held[place])
             if node.of_weights and not _is_key(array.components[-1]):
-                rests.update(pack(_rest(array, rank, held.get(place)), array.bits))
+                rests.update(pack(_rest(array, rank, held.get(place)), array.bits).data)
             place += 1
     return good, rests.hexdigest()
 

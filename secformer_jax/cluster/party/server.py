@@ -286,5 +286,5 @@ class PartyServer:
         with contextlib.suppress(aiohttp.ClientError):
             await server.close()
         log.info("stopped")
-        if ordering is not None and not ordering.cancelled() and (error := ordering.exception()) is not None:
-            raise UserError(str(error))
+        if ordering is not None and not ordering.cancelled() and (caught := ordering.exception()) is not None:
+            raise UserError(str(caught))

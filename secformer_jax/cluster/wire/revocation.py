@@ -34,7 +34,7 @@ class Revoked:
         if (now := self._state()) is not None:
             self._read_at, self._serials = now, read(self._path, ca)
 
-    def __contains__(self, serial: int) -> bool:
+    def __contains__(self, serial: object) -> bool:
         now = self._state()
         if now is not None and now != self._read_at:
             self._read_at = now
