@@ -165,8 +165,8 @@ class _WatchedSeries(OpenedSeries):
 class _WatchedPair(TruncationPair):
     """A truncation that notes what it is asked to mask."""
 
-    path: str = flax.struct.field(pytree_node=False, default="")
-    seen: _Seen = flax.struct.field(pytree_node=False, default_factory=dict)
+    path: str = flax.struct.field(pytree_node=False)
+    seen: _Seen = flax.struct.field(pytree_node=False)
 
     def masked(self, x: Fixed) -> Masked:
         """See TruncationPair."""
@@ -232,8 +232,7 @@ def _watch(
     elif place.endswith(".gelu") and place.startswith("layer"):
         factor = 1 / plan.layers[int(place.split(".")[1])].gelu_stretch
     if isinstance(node, TruncationPair):
-        reach = 2.0 ** (node.width - 2 - bits)
-        domain = (-reach, reach) if node.signed else (0.0, 2 * reach)
+        domain = -(2.0 ** (node.width - 2 - bits)), 2.0 ** (node.width - 2 - bits)
     else:
         domain = node.series.low, node.series.high
     keys = re.search("score_pair|exponential|square_|numerators", path) is not None

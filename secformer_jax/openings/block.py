@@ -46,8 +46,8 @@ def row_series(series: Series, shape: tuple[int, ...], bits: int, result_bits: i
     )
 
 
-def narrowed(block: Block, name: str, x: Fixed, bits: int, width: int = RING_BITS, *, signed: bool = True) -> Fixed:
+def narrowed(block: Block, name: str, x: Fixed, bits: int, width: int = RING_BITS) -> Fixed:
     """x with no more than these fraction bits, in a ring of `width` bits, by a dealer's pair: one message."""
-    pair = block.material(name, lambda: TruncationPair.abstract(x.shape, x.bits - bits, x.width, width, signed=signed))
+    pair = block.material(name, lambda: TruncationPair.abstract(x.shape, x.bits - bits, x.width, width))
     [opening] = open_together([pair.masked(x)])
     return pair.finish(opening, x)

@@ -19,7 +19,7 @@ class ExactPlan:
         offset: taken off all scores: the middle of a bias's means, so that z stays small; it cancels.
         exponential: exp(z / 2^squarings) of centred scores.
         first_mean, later_mean: 1/x for the means of its squares.
-        square_width: ring of the exponential, once it is rounded, and of normalised squares.
+        exponential_width, square_width: rings of the exponential before its truncation, and of normalised squares.
     """
 
     squarings: int
@@ -27,6 +27,7 @@ class ExactPlan:
     exponential: Series
     first_mean: Series
     later_mean: Series
+    exponential_width: int
     square_width: int
 
 

@@ -195,8 +195,9 @@ def _exact_softmax(calibration: Calibration, place: str, length: int, width: int
         exponential,
         _good(_inverse_mean(*_with_weights(*squares), length, 0.03), at, "the squares' first mean"),
         _inverse_mean(0.8, length * 1.2, length, 0.05),
-        # No normalised square is negative, or beyond the number of keys but for the rough reciprocal's error.
-        ring(at, 2 * scales.EXPONENTIAL + scales.ROUGH, 1.5 * length) - 1,
+        ring(at, 2 * scales.EXPONENTIAL + 6, math.exp(max(high, 1.0) / parts) * 2),
+        # No normalised square is beyond the number of keys, but for the rough reciprocal's error.
+        ring(at, 2 * scales.EXPONENTIAL + scales.ROUGH, 1.5 * length),
     )
     # The last square comes normalised but for that error.
     bits = scales.EXACT_NUMERATOR

@@ -64,8 +64,8 @@ MEAN = 11
 EXPONENT_OPENED = 24
 """Bits that the exponential's opening sends, of which those after the period are fraction bits."""
 
-EXPONENTIAL = 13
+EXPONENTIAL = 16
 """exp(z / 2^squarings) and its normalised squares."""
 
-ROUGH = 11
+ROUGH = 12
 """The inverse means of those squares, which need not be accurate."""

@@ -21,7 +21,6 @@ from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, op
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.ring import ring_matmul
 from secformer_jax.mpc.runtime.operations import product
-from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import Keys
 from secformer_jax.openings.block import Block, narrowed, row_series
@@ -168,8 +167,7 @@ class SquaredPair(Material):
     @classmethod
     def abstract(cls, shape: tuple[int, ...], dropped: int, width: int, result: int) -> SquaredPair:
         """Shapes for values of this shape; as for TruncationPair."""
-        # No square is negative.
-        pair, x = TruncationPair.abstract(shape, dropped, width, result, signed=False), jnp.zeros(shape, jnp.int64)
+        pair, x = TruncationPair.abstract(shape, dropped, width, result), jnp.zeros(shape, jnp.int64)
         return cls(pair, x, x, jnp.zeros((*shape[:-1], 1), jnp.int64), x, x, x, x)
 
     def deal(self, randomness: Randomness, masks) -> SquaredPair:
@@ -205,7 +203,7 @@ class SquaredPair(Material):
 def exact_softmax(
     block: Block, query: Fixed, key: Fixed, bias: jax.Array | None, keys: Keys, extra: Masked, plan: SoftmaxPlan
 ) -> tuple[Fixed, jax.Array]:
-    """n softmax(s) up to a factor for each row: 4 messages and 4 a squaring; see `attention.Softmax`."""
+    """n softmax(s) up to a factor for each row: 5 messages and 4 a squaring; see `attention.Softmax`."""
     length, ring = key.shape[-2], plan.score_width
     shape, weights, means = (*query.shape[:-1], length), keys.weights[:, None, None, :], keys.means[:, None, None, :]
     constants = plan.exact
@@ -233,21 +231,21 @@ def exact_softmax(
     bits = query.bits + key.bits + scales.MEAN
     centred = Fixed((centred << scales.MEAN) - offset - round(constants.offset * 2**bits), bits, ring)
     with jax.named_scope("softmax"):
-        period, width = round(math.log2(constants.exponential.period)), constants.square_width
-        # What the ring of 64 bits is longer than that of the squares is rounded off, with no message.
-        bits = scales.EXPONENTIAL + RING_BITS - width
+        period = round(math.log2(constants.exponential.period))
         exponential = block.material(
             "exponential",
             lambda: OpenedSeries.abstract(
                 constants.exponential,
                 shape,
                 bits=scales.EXPONENT_OPENED - period,
-                mask_bits=bits - bits // 2,
-                public_bits=bits // 2,
+                mask_bits=scales.EXPONENTIAL + 2,
+                public_bits=scales.EXPONENTIAL + 4,
+                width=constants.exponential_width,
             ),
         )
         [opening] = open_together([exponential.masked(centred)])
-        v = exponential.finish(opening).rounded(scales.EXPONENTIAL)
+        width = constants.square_width
+        v = narrowed(block, "exponential_pair", exponential.finish(opening), scales.EXPONENTIAL, width)
         first = block.material("square_0", lambda: WeightedSquared.abstract(shape, weights.shape, width))
         e, d = open_together([v.masked(first.plain.a, first.plain.width), Masked(weights - first.b, first.plain.width)])
         squares, c = (first.square(e, d), first.masked(e, d)), first.plain.c
@@ -258,7 +256,7 @@ def exact_softmax(
             later = block.material(f"square_{step}", make)
             [opening] = open_together([later.pair.masked(v)])
             v = _normalised(block, f"mean_{step}", later.squares(opening), later.c, constants.later_mean, width)
-        return narrowed(block, "numerators_pair", v, plan.numerator_bits, plan.sums_width, signed=False), extra_e
+        return narrowed(block, "numerators_pair", v, plan.numerator_bits, plan.sums_width), extra_e
 
 
 def _normalised(

@@ -120,8 +120,8 @@ def test_exact_softmax(protocol):
     assert_padding_weighs_nothing(found, protocol)
     squarings = plan.softmax.exact.squarings
     assert squarings == 5
-    if protocol == "2pc_semi2k":  # 4 messages, 4 a squaring, 3 of the context
-        assert result.profile.total.send_actions == 4 + 4 * squarings + 3
+    if protocol == "2pc_semi2k":  # 5 messages, 4 a squaring, 3 of the context
+        assert result.profile.total.send_actions == 5 + 4 * squarings + 3
 
 
 @pytest.mark.parametrize("protocol", ["2pc_semi2k", "3pc_aby3"])
