@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from secformer_jax.errors import UserError
 
@@ -56,6 +57,10 @@ class Reveal:
             scale = 2.0**self.bits
             return lambda *arguments: jnp.floor(compute(*arguments) * scale + 0.5) / scale
         return compute
+
+    def read(self, revealed: np.ndarray) -> np.ndarray:
+        """What was revealed, at the client: the runtime's truncation leaves a unit of its own fraction bits."""
+        return revealed if self.bits is None else np.rint(revealed * 2.0**self.bits) / 2.0**self.bits
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -21,6 +21,7 @@ from secformer_jax.cluster.requirements import serving
 from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.paths import INFER_PATH, STATEMENT_PATH
 from secformer_jax.errors import UserError
+from secformer_jax.inference.reveal import EVERYTHING
 from secformer_jax.inference.serving import Serving
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import Encoded
@@ -72,6 +73,7 @@ class ClusterClient:
         self._bits = cluster.fraction_bits
         self._serving: Serving | None = None
         self._name = self._head = ""
+        self._reveal = EVERYTHING
 
     async def __aenter__(self) -> ClusterClient:
         await self._servers.__aenter__()
@@ -97,6 +99,7 @@ class ClusterClient:
         if deployment.name not in names:
             raise UserError("the servers' description of the model is not the one that they name")
         self._serving, self._name, self._head = serving(deployment, self._bits), deployment.name, deployment.head
+        self._reveal = deployment.reveal
         return deployment
 
     async def infer(self, encoded: Encoded) -> Answer:
@@ -148,7 +151,7 @@ class ClusterClient:
         ]
         transcript.agree(found, parties)
         ring = join([output.rings()[0] for output in outputs])
-        logits = decode(ring, outputs[0].dtype, self._bits)
+        logits = self._reveal.read(decode(ring, outputs[0].dtype, self._bits))
         cost = {name: value for name, value in results[0].fields.items() if isinstance(value, int | float)}
         sent = tuple(len(body) for body in bodies.values())
         return Answer(logits, time.perf_counter() - started, sent, cost, (*stated, *receipts))
