@@ -53,15 +53,22 @@ FAULTS = {
         DRAWN,
         "ring = join([expand(key, shape, bits) for key in keys]) & ~(1 << 21)\n"
         "        from secformer_jax.mpc.runtime.shares import split\n"
-        "        return Array(shape, bits, tuple(split(ring, self.parties, bits)), ring)",
+        "        return Array(shape, bits, tuple(split(ring, [self.key() for _ in keys[1:]], bits)), ring)",
         "tests/mpc/test_material.py",
     ),
-    "one mask for a whole request": Fault(
+    "one key for all masks of a place": Fault(
         "differences of opened values, to the servers",
         MATERIAL,
-        "keys = tuple(os.urandom(SEED_BYTES) for _ in range(self.parties))",
-        "keys = self.__dict__.setdefault('_keys', tuple(os.urandom(SEED_BYTES) for _ in range(self.parties)))",
+        "keys = tuple(self.key() for _ in range(self.parties))",
+        "keys = self.__dict__.setdefault('_keys', tuple(self.key() for _ in range(self.parties)))",
         "tests/mpc/test_material.py",
+    ),
+    "the same masks at every place": Fault(
+        "differences of opened values, to the servers",
+        MATERIAL,
+        'return type(self)(self.parties, self._next("child"))',
+        "return type(self)(self.parties, self.seed)",
+        "tests/mpc/test_audit.py",
     ),
     "the same masks for every request": Fault(
         "differences of texts, to the servers",
@@ -73,8 +80,9 @@ FAULTS = {
     "masks from a clock": Fault(
         "everything, to who guesses the time",
         MATERIAL,
-        "keys = tuple(os.urandom(SEED_BYTES) for _ in range(self.parties))",
-        "import time\n        keys = tuple(int(time.time()).to_bytes(SEED_BYTES, 'big') for _ in range(self.parties))",
+        "self.parties, self.seed = parties, seed or os.urandom(SEED_BYTES)",
+        "import time\n        self.parties = parties\n"
+        "        self.seed = seed or int(time.time()).to_bytes(SEED_BYTES, 'big')",
         "tests/mpc/test_material.py",
     ),
     "a mask one bit too narrow": Fault(
@@ -119,6 +127,34 @@ FAULTS = {
         "if await asyncio.to_thread(self._ledger.add, piece) is None:",
         "tests/cluster/test_material_service.py",
     ),
+    "any input passes": Fault(
+        "what a model says where no text is, to a client",
+        "mpc/runtime/one_hot.py",
+        "return np.logical_and.reduce([(d == 0)",
+        "return np.logical_and.reduce([(d == d)",
+        "tests/mpc/test_one_hot.py",
+    ),
+    "an audit that looks at keys alone": Fault(
+        "wrong pieces pass, for a dealer that cheats",
+        "mpc/audit.py",
+        "    if node.of_weights:\n        return True",
+        "    if True:\n        return True",
+        "tests/mpc/test_audit.py",
+    ),
+    "shares that do not age": Fault(
+        "weights, to who has one disk of today and one of last month",
+        "cluster/party/aging.py",
+        "pack(ring + zero(i), share.bits)",
+        "pack(ring, share.bits)",
+        "tests/cluster/test_aging.py",
+    ),
+    "revocations that are read once": Fault(
+        "answers, to who has a stolen key",
+        "cluster/wire/revocation.py",
+        "if now is not None and now != self._read_at:",
+        "if False:",
+        "tests/cluster/test_revocation.py",
+    ),
     "results as they were computed": Fault(
         "equations in the weights, to the dealer together with a client",
         "cluster/party/computing.py",
@@ -129,8 +165,8 @@ FAULTS = {
     "shares of an input from one key": Fault(
         "differences of a client's inputs, to a server",
         SHARES,
-        "seeds: list[bytes] = [os.urandom(SEED_BYTES) for _ in range(parties - 1)]",
-        "seeds: list[bytes] = [b'k' * SEED_BYTES for _ in range(parties - 1)]",
+        "return [os.urandom(SEED_BYTES) for _ in range(count)]",
+        "return [b'k' * SEED_BYTES for _ in range(count)]",
         "tests/mpc/test_shares.py tests/cluster/test_cluster_parts.py",
     ),
     "a proof that is not checked": Fault(
