@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import itertools
 import json
@@ -13,6 +14,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from cluster_subject import Subject, ask, processes, tiny, until_ready
@@ -29,17 +31,23 @@ TOLERANCE = 0.02
 _MOMENTS = 3.0
 
 
-def kill(role: str, times: int) -> Entry:
-    """Kill a role some times; each trial's seconds until it was reported and until the model was served again."""
-    subject, trials = tiny("fast"), []
+@contextlib.contextmanager
+def _served() -> Iterator[tuple[LocalCluster, Subject]]:
+    """A tiny model on a cluster whose runs have one request each, so that each answer has a piece of its own."""
+    subject = tiny("fast")
     with (
         tempfile.TemporaryDirectory(prefix="secformer-faults-") as folder,
-        LocalCluster(Path(folder), "2pc_semi2k_dealer", clients=CLIENTS) as local,
+        LocalCluster(Path(folder), "2pc_semi2k_dealer", clients=CLIENTS, options={"batch_wait_ms": 0}) as local,
     ):
         subject.publish(local)
         asyncio.run(ask(local, "bob", subject.requests[:1]))
-        for number in range(times):
-            trials.append(_trial(local, subject, role, random.Random(f"{role} {number}")))
+        yield local, subject
+
+
+def kill(role: str, times: int) -> Entry:
+    """Kill a role some times; each trial's seconds until it was reported and until the model was served again."""
+    with _served() as (local, subject):
+        trials = [_trial(local, subject, role, random.Random(f"{role} {number}")) for number in range(times)]
     return {
         "trials": trials,
         "most_report_seconds": max(trial["report_seconds"] for trial in trials),
@@ -50,18 +58,13 @@ def kill(role: str, times: int) -> Entry:
 
 def kills(first: int, count: int) -> Entry:
     """Random roles killed one after the other, on a cluster of their own; each is the same whenever it is tried."""
-    subject, trials = tiny("fast"), []
-    with (
-        tempfile.TemporaryDirectory(prefix="secformer-kills-") as folder,
-        LocalCluster(Path(folder), "2pc_semi2k_dealer", clients=CLIENTS) as local,
-    ):
-        subject.publish(local)
-        asyncio.run(ask(local, "bob", subject.requests[:1]))
+    trials = []
+    with _served() as (local, subject):
         for number in range(first, first + count):
             chance = random.Random(f"kill {number}")
             role = chance.choice(ROLES)
             trials.append({"role": role, **_trial(local, subject, role, chance)})
-        pieces = (Path(folder) / "tls" / "dealer-state" / "pieces").read_text(encoding="utf-8").split()
+    pieces = [piece for trial in trials for piece in trial.pop("pieces")]
     return {"trials": trials, "pieces": len(pieces), "pieces_twice": len(pieces) - len(set(pieces))}
 
 
@@ -106,6 +109,7 @@ def _trial(local: LocalCluster, subject: Subject, role: str, chance: random.Rand
         "report_seconds": reported,
         "recovery_seconds": recovery,
         "failure": failure or ", ".join(gone + restarted),
+        "pieces": [piece for each in asking for piece in each.pieces],
     }
 
 
@@ -114,6 +118,7 @@ class _Asking:
 
     def __init__(self, local: LocalCluster, subject: Subject, client: str) -> None:
         self._error, self._when, self._worst = "", 0.0, 0.0
+        self.pieces: list[str] = []
         self._thread = threading.Thread(target=self._ask, args=(local, subject, client), daemon=True)
         self._thread.start()
 
@@ -128,6 +133,8 @@ class _Asking:
             for index in itertools.count():
                 answer = await asking.infer(subject.requests[index % len(subject.requests)])
                 self._worst = max(self._worst, subject.error(index, answer))
+                # Both servers' receipts name the piece: once is enough.
+                self.pieces.append(json.loads(answer.transcript[-1]["text"])["piece"])
 
     def failure(self, killed: float) -> tuple[str, float]:
         """What is wrong with how it ended ("" if nothing is), and seconds until it did."""
