@@ -52,6 +52,10 @@ class Series:
         angle = np.outer([self.low, self.high], 2 * math.pi / self.period * np.asarray(self.harmonics))
         return self.constant + np.cos(angle) @ np.asarray(self.cos) + np.sin(angle) @ np.asarray(self.sin)
 
+    def norm(self) -> float:
+        """The root of the sum of the coefficients' squares: what independent errors of the harmonics add up to."""
+        return math.sqrt(sum(c * c + s * s for c, s in zip(self.cos, self.sin, strict=True)))
+
     def _by_rotation(self, x: jax.Array) -> jax.Array:
         """Equally spaced harmonics, each by a rotation of the one before: training's time is mostly GeLU otherwise.
 

@@ -174,7 +174,7 @@ class _WatchedPair(TruncationPair):
         return super().masked(x)
 
 
-_OF_SERIES = re.compile(r"(row|mean_\d+|exponential|tanh|pooler_gelu)_pair$|_norm/pair$")
+_OF_SERIES = re.compile(r"(row|mean_\d+|tanh|pooler_gelu)_pair$|_norm/pair$|square_0/plain/pair$")
 """Truncations of what a series gives: that is bounded, and the series is watched."""
 
 
@@ -232,7 +232,8 @@ def _watch(
     elif place.endswith(".gelu") and place.startswith("layer"):
         factor = 1 / plan.layers[int(place.split(".")[1])].gelu_stretch
     if isinstance(node, TruncationPair):
-        domain = -(2.0 ** (node.width - 2 - bits)), 2.0 ** (node.width - 2 - bits)
+        reach = 2.0 ** (node.width - 2 - bits)
+        domain = (-reach, reach) if node.signed else (0.0, 2 * reach)
     else:
         domain = node.series.low, node.series.high
     keys = re.search("score_pair|exponential|square_|numerators", path) is not None

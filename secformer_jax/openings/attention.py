@@ -132,7 +132,7 @@ def attend(
     untruncated = series.finish(total_opening)
     pair = block.material(
         "row_pair",
-        lambda: TruncationPair.abstract(row, scales.ROW_TRUNCATION, untruncated.width, result),
+        lambda: TruncationPair.abstract(row, untruncated.bits - plan.reciprocal_bits, untruncated.width, result),
     )
     sums_opening, pair_opening = open_together([scaling.pair.masked(sums), pair.masked(untruncated)])
     # The sum was read in units of 2^sum_bits, and its inverse is: fraction bits of the product.

@@ -36,18 +36,22 @@ class Block(nn.Module):
 
 
 def row_series(series: Series, shape: tuple[int, ...], bits: int, result_bits: int) -> OpenedSeries:
-    """Abstract material for a series with one value a row, where precision is cheap; its ring fits a truncation."""
-    mask_bits = result_bits + scales.ROW_TRUNCATION - scales.ROW_PUBLIC
+    """Abstract material for a series with one value a row, to be truncated to result_bits, where precision is cheap.
+
+    The coefficients multiply what the masks are rounded by: this stays a seventh of the result's last bit.
+    """
+    mask_bits = result_bits + max(3, 1 + math.ceil(math.log2(series.norm())))
     # Twice the greatest value, which is at one of the ends: a little beyond them the series goes on.
     largest = max(1.0, 2 * float(np.abs(series.ends()).max()))
-    width = result_bits + scales.ROW_TRUNCATION + math.ceil(math.log2(largest)) + 2
+    above = mask_bits + math.ceil(math.log2(largest)) + 2
+    public_bits = min(scales.ROW_PUBLIC, RING_BITS - above)
     return OpenedSeries.abstract(
-        series, shape, bits=bits, mask_bits=mask_bits, public_bits=scales.ROW_PUBLIC, width=min(width, RING_BITS)
+        series, shape, bits=bits, mask_bits=mask_bits, public_bits=public_bits, width=above + public_bits
     )
 
 
-def narrowed(block: Block, name: str, x: Fixed, bits: int, width: int = RING_BITS) -> Fixed:
+def narrowed(block: Block, name: str, x: Fixed, bits: int, width: int = RING_BITS, *, signed: bool = True) -> Fixed:
     """x with no more than these fraction bits, in a ring of `width` bits, by a dealer's pair: one message."""
-    pair = block.material(name, lambda: TruncationPair.abstract(x.shape, x.bits - bits, x.width, width))
+    pair = block.material(name, lambda: TruncationPair.abstract(x.shape, x.bits - bits, x.width, width, signed=signed))
     [opening] = open_together([pair.masked(x)])
     return pair.finish(opening, x)

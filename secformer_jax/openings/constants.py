@@ -18,8 +18,10 @@ class ExactPlan:
         squarings: exp(z) comes from exp(z / 2^squarings).
         offset: taken off all scores: the middle of a bias's means, so that z stays small; it cancels.
         exponential: exp(z / 2^squarings) of centred scores.
-        first_mean, later_mean: 1/x for the means of its squares.
-        exponential_width, square_width: rings of the exponential before its truncation, and of normalised squares.
+        first_mean, later_mean: a factor below 1 over x, for the means of its squares.
+        exponential_width: ring of the exponential before its truncation.
+        root_bits: fraction bits of what is squared.
+        square_width: ring of normalised squares.
     """
 
     squarings: int
@@ -28,6 +30,7 @@ class ExactPlan:
     first_mean: Series
     later_mean: Series
     exponential_width: int
+    root_bits: int
     square_width: int
 
 

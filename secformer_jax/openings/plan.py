@@ -43,6 +43,9 @@ NORM_BITS = 29
 MOST_SQUARINGS = 8
 """Each doubles the relative error of the exact softmax."""
 
+NORMALISED, LEAST_MEAN, MOST_MEAN = 0.6, 0.45, 0.75
+"""What squares are normalised to; and what their mean may be after it, for the inverse is rough."""
+
 
 def ring(place: str, fraction_bits: int, largest: float, *, later: int = 0) -> int:
     """Bits of a ring for values up to `largest` that are truncated by a dealer's pair.
@@ -189,19 +192,23 @@ def _exact_softmax(calibration: Calibration, place: str, length: int, width: int
     squares = math.exp(2 * least / parts), math.exp(2 * max(high, 0.0) / parts)
     # Each squaring doubles a relative error.
     exponential = fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts)
+    # No normalised square is negative, or beyond their sum, which is below n: such a ring has no bit of sign.
+    count_bits = math.ceil(math.log2(length))
+    root_bits = max(scales.LEAST_ROOT, (scales.SQUARES - scales.ROUGH - count_bits - 1) // 2)
     exact = ExactPlan(
         squarings,
         offset,
         exponential,
         _good(_inverse_mean(*_with_weights(*squares), length, 0.03), at, "the squares' first mean"),
-        _inverse_mean(0.8, length * 1.2, length, 0.05),
+        # The mean square is at least the square of the mean, and at most n times it, where one key has all weight.
+        _inverse_mean(LEAST_MEAN**2, MOST_MEAN**2 * length, length, 0.05),
         ring(at, 2 * scales.EXPONENTIAL + 6, math.exp(max(high, 1.0) / parts) * 2),
-        # No normalised square is beyond the number of keys, but for the rough reciprocal's error.
-        ring(at, 2 * scales.EXPONENTIAL + scales.ROUGH, 1.5 * length),
+        root_bits,
+        2 * root_bits + scales.ROUGH + count_bits + 1,
     )
-    # The last square comes normalised but for that error.
+    # The last square comes normalised but for the rough inverse's error.
     bits = scales.EXACT_NUMERATOR
-    division = _division(calibration, place, 0.8 * length, 1.2 * length, width, bits, bits)
+    division = _division(calibration, place, LEAST_MEAN * length, MOST_MEAN * length, width, bits, bits)
     period = round(math.log2(exponential.period))
     return replace(division, exact=exact, score_width=scales.QUERY + scales.KEY + scales.MEAN + period)
 
@@ -233,9 +240,9 @@ def _division(
 
 
 def _inverse_mean(low: float, high: float, length: int, tolerance: float) -> Series:
-    """1/mean for means in this range, read from a sum divided by the power of two at or below the length."""
+    """NORMALISED / mean for means in this range, read from a sum divided by the power of two at or below the length."""
     ratio = length / 2 ** int(math.log2(length))
-    return fit_reciprocal(low * ratio, high * ratio, tolerance=tolerance).scaled(ratio)
+    return fit_reciprocal(low * ratio, high * ratio, tolerance=tolerance).scaled(NORMALISED * ratio)
 
 
 def _with_weights(low: float, high: float) -> tuple[float, float]:

@@ -47,10 +47,7 @@ GELU_OPENED = 24
 """Bits that GeLU's opening sends: the period and as many fraction bits as there is room for."""
 
 ROW_PUBLIC = 20
-"""Public factors of series with one value a row, where there are few and precision is free."""
-
-ROW_TRUNCATION = 23
-"""Bits that such a series' result loses to a dealer's pair."""
+"""Public factors of series with one value a row, where there are few and precision is cheap."""
 
 RECIPROCAL = 12
 """The inverse row sum, in units of the largest."""
@@ -65,7 +62,13 @@ EXPONENT_OPENED = 24
 """Bits that the exponential's opening sends, of which those after the period are fraction bits."""
 
 EXPONENTIAL = 16
-"""exp(z / 2^squarings) and its normalised squares."""
+"""The exponential's series before its truncation."""
+
+LEAST_ROOT = 12
+"""What is squared, at the least."""
 
 ROUGH = 12
-"""The inverse means of those squares, which need not be accurate."""
+"""The inverse means of the squares, which need not be accurate."""
+
+SQUARES = 48
+"""Bits of the squares' ring, which six bytes hold: what is squared has as many fraction bits as there is room for."""

@@ -77,6 +77,25 @@ def test_truncation_pair(engine, width, dropped, result_width):
     check_opening(engine, result, (x.size, width))
 
 
+@pytest.mark.parametrize(("width", "dropped", "result_width"), OTHER_RINGS)
+def test_truncation_pair_of_what_is_not_negative(engine, width, dropped, result_width):
+    """The same for every 0 <= x < 2^(width-1)."""
+    bits = min(width, 63) - 1
+    x = np.abs(sizes(bits))
+    pair = abstract(lambda: TruncationPair.abstract(x.shape, dropped, width, result_width, signed=False))
+
+    def function(pair, x):
+        value = Fixed(x, 60, width)
+        [opening] = open_together([pair.masked(value)])
+        return pair.finish(opening, value).ring
+
+    result = run(engine, function, pair, x)
+    difference = signed(result.value - (x >> dropped), result_width)
+    assert difference.min() >= 0 and difference.max() <= 1
+    assert not difference[unsigned(x, dropped) == 0].any()
+    check_opening(engine, result, (x.size, width))
+
+
 def test_a_pair_for_another_ring_is_refused():
     pair = abstract(lambda: TruncationPair.abstract((3,), 20, 40))
     with pytest.raises(ValueError, match="a pair for 40 bits, and a value of 64"):

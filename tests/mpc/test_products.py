@@ -18,7 +18,8 @@ from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.operations import product
 from secformer_jax.openings.attention import MaskedSquare
-from secformer_jax.openings.softmax_exact import CentredScores, Squared, SquaredPair, WeightedSquared
+from secformer_jax.openings.softmax_exact import CentredScores
+from secformer_jax.openings.squares import SquaredPair, WeightedSquaredPair
 
 WIDTHS = [24, 40, 64]
 
@@ -111,34 +112,6 @@ def test_masked_square(engine, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_squared(engine, width):
-    """x^2 r with r opened after x."""
-    x, r = elements(2, 3, 4, 5), elements(2, 3, 4, 1)
-
-    def function(masks, x, r):
-        [e] = openings(width, x - masks.a)
-        [r_e] = openings(width, r - masks.c)
-        return [masks.square(e), r_e * masks.square(e) + masks.masked(e)]
-
-    material = abstract(lambda: Squared.abstract(x.shape, width))
-    check(engine, function, material, [x, r], [x * x, x * x * r], width, messages=2)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_weighted_squared(engine, width):
-    x, w, r = elements(2, 3, 4, 5), elements(2, 1, 1, 5), elements(2, 3, 4, 1)
-
-    def function(masks, x, w, r):
-        e, d = openings(width, x - masks.plain.a, w - masks.b)
-        [r_e] = openings(width, r - masks.plain.c)
-        square = masks.square(e, d)
-        return [square, r_e * square + masks.masked(e, d)]
-
-    material = abstract(lambda: WeightedSquared.abstract(x.shape, w.shape, width))
-    check(engine, function, material, [x, w, r], [w * x * x, w * x * x * r], width, messages=2)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
 def test_centred_scores(engine, width):
     """q k^T and q (u k)^T, u the secret weights of a mean over the keys."""
     query, key, u = elements(2, 3, 4, 5), elements(2, 3, 6, 5), elements(2, 1, 1, 6)
@@ -172,8 +145,7 @@ MATERIAL = {
     "scaled": lambda: ScaledPair.abstract((3, 4), 12, 40, 33),
     "norm": lambda: NormPair.abstract((3, 4), 12, 40, 33, 28),
     "squared pair": lambda: SquaredPair.abstract((3, 4), 12, 40, 33),
-    "squared": lambda: Squared.abstract((3, 4), 40),
-    "weighted": lambda: WeightedSquared.abstract((3, 4), (1, 4), 40),
+    "weighted squared pair": lambda: WeightedSquaredPair.abstract((3, 4), (1, 4), 12, 40, 33),
     "masked": lambda: MaskedSquare.abstract((3, 4), (1, 4), 40),
     "centred": lambda: CentredScores.abstract((1, 2, 4, 3), (1, 2, 5, 3), 40),
     "products": lambda: ProductMasks.abstract("context", (1, 2, 4, 5), (1, 2, 5, 3), 40),

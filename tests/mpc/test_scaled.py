@@ -11,11 +11,11 @@ pytest.importorskip("spu")
 
 from programs import abstract, run
 
-from secformer_jax.mpc.primitives.fixed import Fixed, open_together
+from secformer_jax.mpc.primitives.fixed import Fixed, Masked, open_together
 from secformer_jax.mpc.primitives.scaled import NormPair, ScaledPair
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.openings.softmax_exact import SquaredPair
+from secformer_jax.openings.squares import SquaredPair, WeightedSquaredPair
 
 RINGS = [(64, 40, 64), (40, 12, 40), (41, 14, 64), (48, 30, 24), (40, 20, 33), (25, 4, 50)]
 """(width, dropped, result): of a truncation."""
@@ -132,6 +132,31 @@ def test_squared_pair(engine, ring):
     assert_equal(square, truncated * truncated, result)
     assert_equal(scaled, truncated * truncated * row, result)
     assert_equal(total, np.sum(truncated * truncated, axis=-1), result)
+
+
+@pytest.mark.parametrize("ring", [*RINGS, FEW_DROPPED])
+def test_weighted_squared_pair(engine, ring):
+    """w T^2, w a number for each column, and w T^2 r; a column whose weight is 0 is exactly 0."""
+    width, dropped, result = ring
+    x, row = values(width)
+    weights = np.array([0, 1, 3, 0, 512, -5, 2**40 + 1])
+    material = abstract(lambda: WeightedSquaredPair.abstract(x.shape, weights.shape, dropped, width, result))
+
+    def function(masks, x, weights, row):
+        x, plain = Fixed(x, 50, width), masks.plain
+        opening, d = open_together([plain.pair.masked(x), Masked(weights - masks.b, result)])
+        [row_e] = open_together([Masked(row - plain.c, result)])
+        square, with_c = masks.squares(opening, d)
+        return plain.pair.finish(opening, x).ring, square, row_e * square + with_c
+
+    found = run(engine, function, material, above(x, width), weights, row)
+    truncated, square, scaled = found.value
+    check_truncated(truncated, x, dropped, result)
+    assert_equal(square, weights * truncated * truncated, result)
+    assert_equal(scaled, weights * truncated * truncated * row, result)
+    total = found.profile.total
+    sent = (x.size * width_bytes(width) + (weights.size + row.size) * width_bytes(result), 2)
+    assert (total.send_bytes, total.send_actions) == ((0, 0) if engine.config.world_size == 1 else sent)
 
 
 def test_squares_in_a_wider_ring_are_refused():

@@ -27,7 +27,8 @@ from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.parties import Parties
 from secformer_jax.mpc.runtime.shares import packed_bytes, unpack
 from secformer_jax.openings.attention import MaskedSquare
-from secformer_jax.openings.softmax_exact import CentredScores, Squared, SquaredPair, WeightedSquared
+from secformer_jax.openings.softmax_exact import CentredScores
+from secformer_jax.openings.squares import SquaredPair, WeightedSquaredPair
 
 GELU, RSQRT = fit_gelu_tail(12.5), fit_rsqrt(0.003, 0.04)
 MANY = (OPENINGS, 1)
@@ -79,8 +80,8 @@ def series(fitted: Series, bits: int, more: int, width: int):
     return make, lambda m, x: [m.masked(Fixed(x, bits + more, width))], [bits + int(np.log2(fitted.period))]
 
 
-def truncation(dropped: int, width: int, result: int):
-    make = lambda: TruncationPair.abstract(MANY, dropped, width, result)  # noqa: E731
+def truncation(dropped: int, width: int, result: int, *, signed: bool = True):
+    make = lambda: TruncationPair.abstract(MANY, dropped, width, result, signed=signed)  # noqa: E731
     return make, lambda m, x: [m.masked(Fixed(x, dropped, width))], [width]
 
 
@@ -96,13 +97,15 @@ KINDS = {
     "LayerNorm's input and inverse deviation": and_factor(
         lambda: NormPair.abstract(MANY, 15, 35, 51, 36), 28, 35, "scaled.pair", "scaled.b", 51
     ),
-    "first square of the exponential, key weight, inverse mean": same_ring(
-        lambda: WeightedSquared.abstract(MANY, MANY, 51), 51, "plain.a", "b", "plain.c"
+    "exponential before its square, key weight, inverse mean": (
+        lambda: WeightedSquaredPair.abstract(MANY, MANY, 25, 44, 48),
+        lambda m, x: [m.plain.pair.masked(Fixed(x, 38, 44)), Masked(x - m.b, 48), Masked(x - m.plain.c, 48)],
+        [44, 48, 48],
     ),
-    "squared and inverse mean": same_ring(lambda: Squared.abstract(MANY, 50), 50, "a", "c"),
     "later square and inverse mean": and_factor(
-        lambda: SquaredPair.abstract(MANY, 28, 51, 50), 44, 51, "pair", "c", 50
+        lambda: SquaredPair.abstract(MANY, 26, 48, 48, signed=False), 40, 48, "pair", "c", 48
     ),
+    "truncation of what is not negative": truncation(15, 36, 64, signed=False),
     # Queries, keys, the weights of the mean, the mean key.
     "centred scores": same_ring(lambda: CentredScores.abstract(EACH, EACH, 41), 41, "a", "b", "u", "c"),
     # GeLU's input modulo the period, whole and without its low bits; a variance, of which the period is below 1.

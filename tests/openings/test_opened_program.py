@@ -86,7 +86,7 @@ def expected_openings(preset: str) -> list[tuple[str, list[tuple[int, int]]]]:
         return [("layer_norm", [each]) for each in ((hidden, values), (ROWS, squares), (ROWS, result), (ROWS, inverse))]
 
     # Rows of one-hot token ids and types; hidden states into a product with weights.
-    found = [("embedding", [(one_hot, 24)]), *layer_norm(24, 37, 41, 52), ("attention", [(hidden, 35)])]
+    found = [("embedding", [(one_hot, 24)]), *layer_norm(24, 37, 42, 52), ("attention", [(hidden, 35)])]
     found += [("attention", [(hidden, 35)] * 3)]  # queries, keys and values before their truncation
     if preset == "fast":
         found += [
@@ -94,24 +94,23 @@ def expected_openings(preset: str) -> list[tuple[str, list[tuple[int, int]]]]:
             ("softmax", [(scores, 31)]),
             ("softmax", [(scores, 46), (columns, 46)]),  # scores + c, and the weights of the keys
             ("softmax", [(scores, 36), (rows, 28)]),  # the numerators and their sum
-            ("attention", [(hidden, 36), (rows, 42)]),  # the context, and the inverse sum before its truncation
+            ("attention", [(hidden, 36), (rows, 43)]),  # the context, and the inverse sum before its truncation
             ("attention", [(rows, 51)]),
         ]
         norms, feed = ((35, 38, 42, 52), (35, 36, 42, 63)), 35
     else:
         found += [
-            ("attention", [(hidden, 41), (hidden, 41), (columns, 41), (hidden, 34)]),  # with the mean's weights
+            ("attention", [(hidden, 41), (hidden, 41), (columns, 41), (hidden, 33)]),  # with the mean's weights
             ("attention", [(batch * width, 41)]),  # the mean key
             ("softmax", [(scores, 24)]),  # into the exponential
-            ("softmax", [(scores, 42)]),
-            ("softmax", [(scores, 51), (columns, 51)]),
+            ("softmax", [(scores, 42), (columns, 47)]),  # before the first square, and the weights of the keys
         ]
         # The rows' mean, the truncation of its inverse, the product with it, the truncation of that: of each squaring.
-        for mean in (39, 41):
-            found += [("softmax", [each]) for each in ((rows, mean), (rows, 39), (rows, 51), (scores, 51))]
+        for mean, inverse in ((37, 38), (38, 47)):
+            found += [("softmax", [each]) for each in ((rows, mean), (rows, inverse), (rows, 47), (scores, 47))]
         found += [
-            ("softmax", [(scores, 34), (rows, 15)]),
-            ("attention", [(hidden, 34), (rows, 40)]),
+            ("softmax", [(scores, 33), (rows, 15)]),
+            ("attention", [(hidden, 33), (rows, 40)]),
             ("attention", [(rows, 49)]),
         ]
         norms, feed = ((35, 38, 42, 53), (36, 37, 42, 63)), 36

@@ -106,7 +106,8 @@ class TruncationPair(Material):
         y / 2^dropped = floor(c_low / 2^dropped) - high + 2^(width-1-dropped) (c_top xor msb) - 2^(width-2-dropped)
 
     within one unit, and c_top xor msb = c_top + (1 - 2 c_top) msb is linear in the shares of msb. High and msb are
-    shared in the ring of the result, so a value comes into a wider ring by its truncation.
+    shared in the ring of the result, so a value comes into a wider ring by its truncation. Where no y is negative
+    (`signed`), 0 <= y < 2^(width-1) and nothing is added to it or taken off again.
 
     Source: Escudero et al. (CRYPTO 2020, ePrint 2020/338), section 5.1; the pair comes from the dealer.
     """
@@ -117,14 +118,21 @@ class TruncationPair(Material):
     dropped: int = flax.struct.field(pytree_node=False)
     width: int = flax.struct.field(pytree_node=False)
     result: int = flax.struct.field(pytree_node=False)
+    signed: bool = flax.struct.field(pytree_node=False)
 
     @classmethod
     def abstract(
-        cls, shape: tuple[int, ...], dropped: int, width: int = RING_BITS, result: int = RING_BITS
+        cls,
+        shape: tuple[int, ...],
+        dropped: int,
+        width: int = RING_BITS,
+        result: int = RING_BITS,
+        *,
+        signed: bool = True,
     ) -> TruncationPair:
         """Shapes for values of this shape; width is their ring's, result that of what comes out."""
         zeros = jnp.zeros(shape, jnp.int64)
-        return cls(zeros, zeros, zeros, dropped, width, result)
+        return cls(zeros, zeros, zeros, dropped, width, result, signed)
 
     def deal(self, randomness: Randomness, masks) -> TruncationPair:
         """Fresh masks; see Material."""
@@ -140,10 +148,10 @@ class TruncationPair(Material):
         return self.width - 1 - self.dropped
 
     def masked(self, x: Fixed) -> Masked:
-        """What to open: x + 2^(width-2) + r, for abs(x) < 2^(width-2); uniform."""
+        """What to open, uniform: x + 2^(width-2) + r, for abs(x) < 2^(width-2); or x + r, for 0 <= x < 2^(width-1)."""
         if x.width != self.width:
             raise ValueError(f"a pair for {self.width} bits, and a value of {x.width}")
-        return Masked(x.ring + (1 << (self.width - 2)) + self.r, self.width)
+        return Masked(x.ring + (self._offset << (self.width - 2)) + self.r, self.width)
 
     def finish(self, opening: jax.Array, x: Fixed) -> Fixed:
         """x with `dropped` fewer fraction bits, within one unit, from the opened value; no message."""
@@ -154,5 +162,9 @@ class TruncationPair(Material):
         """P and q, public, of the result P - high + q msb."""
         low = (opening & ((1 << (self.width - 1)) - 1)) >> self.dropped
         top = (opening >> (self.width - 1)) & 1
-        known = low + (top << self.turn_bits) - (1 << (self.width - 2 - self.dropped))
+        known = low + (top << self.turn_bits) - (self._offset << (self.width - 2 - self.dropped))
         return known, (1 - 2 * top) << self.turn_bits
+
+    @property
+    def _offset(self) -> int:
+        return int(self.signed)
