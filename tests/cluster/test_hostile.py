@@ -6,13 +6,16 @@ import threading
 import time
 from collections import Counter
 
+import attacks_by_connection
+import attacks_by_message
 import pytest
 from cluster_processes import TOLERANCE, Tiny, ask, status, until_ready
-from mallory import ATTACKS, NAME, Mallory
+from mallory import NAME, Mallory
 
 from secformer_jax.cluster.loopback import LocalCluster
 
 pytestmark = pytest.mark.timeout(1800)
+ATTACKS = attacks_by_message.ATTACKS | attacks_by_connection.ATTACKS
 PATIENCE_SECONDS, GROWTH_BYTES = 15.0, 300 << 20
 
 
