@@ -29,7 +29,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import efficiency
 import matplotlib
@@ -38,6 +38,7 @@ import party
 import rate_limited
 import typer
 from efficiency import QUICK, SIDES, Case
+from published import SYSTEMS, System
 from results import FOLDER, Check, Entry, Results, console, run, table
 
 from secformer_jax.functions import presets
@@ -52,30 +53,6 @@ from matplotlib import pyplot as plt
 PARTY_SECONDS = 1_800
 TOLERANCE = 0.25
 BASE = "base-128"
-
-
-class Published(NamedTuple):
-    """Another system's figures for BERT-base, 128 tokens: of one request, bytes as its source counts them.
-
-    None is what the source does not say; `reported` are seconds, compute included, and where they were measured.
-    """
-
-    megabytes: float
-    messages: int | None
-    reported: str
-    source: str
-
-
-PUBLISHED = {
-    "FuseFSS (published)": Published(
-        891, 1_116, "1.15 on 2 GPUs; 3.36 and 9.94 by its formula, bytes twice", "ICML 2026, evaluation file: read"
-    ),
-    "SIGMA (published)": Published(1_060, 1_128, "1.61 on GPUs", "PETS 2024: read"),
-    "SHAFT (its own code)": Published(5_625, 1_495, "30.3, 16.2 without its provider", "NDSS 2025: run on 2 cores"),
-    "Puma (published)": Published(10_800, None, "33.9, 3 parties, 5 Gbit/s, 0.5 ms", "arXiv 2307.12533: read"),
-    "Mosformer (published)": Published(1_150, None, "20.1, 3 parties", "CCS 2025: from a digest"),
-    "BumbleBee (published)": Published(6_400, None, "185, no dealer", "NDSS 2025: from Mosformer's digest"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +112,7 @@ def main(
                 results.cell(key, functools.partial(measure, case, each, network))
         tables.append(_measured_table(results.cells))
     checks = list(required(predicted, results.cells))
-    published = {system: figures._asdict() for system, figures in PUBLISHED.items()}
+    published = {system: figures._asdict() for system, figures in SYSTEMS.items()}
     results.publish(out, tables, checks, predicted=predicted, published=published, link=missing or "measured")
     plot(predicted, results.cells, folder / "network.png")
     raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
@@ -240,10 +217,10 @@ def _prediction_table(case: Case, predicted: dict[str, Entry]) -> Any:
 def _published_table(measured: dict[str, Entry]) -> Any:
     rows = []
     figures = {
-        side: Published(p["send_bytes"] / 1e6, round(p["send_actions"]), f"compute {p['compute']:.1f}", "measured here")
+        side: System(p["send_bytes"] / 1e6, round(p["send_actions"]), f"compute {p['compute']:.1f}", "measured here")
         for side, p in measured.items()
     }
-    for system, p in (figures | PUBLISHED).items():
+    for system, p in (figures | SYSTEMS).items():
         cells = [""] * (1 + len(COMMUNICATION))
         if p.messages is not None:
             found = (NETWORKS[network].seconds(p.megabytes * 1e6, p.messages) for network in COMMUNICATION)

@@ -15,7 +15,6 @@ from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, open_toget
 from secformer_jax.mpc.primitives.products import Weight
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime.shares import RING_BITS
-from secformer_jax.openings import scales
 
 
 class Block(nn.Module):
@@ -36,18 +35,22 @@ class Block(nn.Module):
 
 
 def row_series(series: Series, shape: tuple[int, ...], bits: int, result_bits: int) -> OpenedSeries:
-    """Abstract material for a series with one value a row, to be truncated to result_bits, where precision is cheap.
+    """Abstract material for a series with one value a row, to be truncated to result_bits.
 
-    The coefficients multiply what the masks are rounded by: this stays a seventh of the result's last bit.
+    The masks, in which the coefficients are, multiply what public factors are rounded by, and those, sines, what masks
+    are. Either error stays below a third of the result's last bit, or of the series' own error where that is larger;
+    and the ring has whole bytes.
     """
-    mask_bits = result_bits + max(3, 1 + math.ceil(math.log2(series.norm())))
+    ends = np.abs(series.ends())
+    fine = -math.log2(max(2.0**-result_bits, series.error * float(ends.min())))
+    public_bits = math.ceil(fine + math.log2(series.norm()))
+    mask_bits = math.ceil(fine + math.log2(len(series.harmonics)) / 2)
     # Twice the greatest value, which is at one of the ends: a little beyond them the series goes on.
-    largest = max(1.0, 2 * float(np.abs(series.ends()).max()))
-    above = mask_bits + math.ceil(math.log2(largest)) + 2
-    public_bits = min(scales.ROW_PUBLIC, RING_BITS - above)
-    return OpenedSeries.abstract(
-        series, shape, bits=bits, mask_bits=mask_bits, public_bits=public_bits, width=above + public_bits
-    )
+    needed = mask_bits + public_bits + math.ceil(math.log2(max(1.0, 2 * float(ends.max())))) + 2
+    width = min(RING_BITS, -(-needed // 8) * 8)
+    mask_bits += (width - needed) // 2
+    public_bits += width - needed - (width - needed) // 2
+    return OpenedSeries.abstract(series, shape, bits=bits, mask_bits=mask_bits, public_bits=public_bits, width=width)
 
 
 def narrowed(block: Block, name: str, x: Fixed, bits: int, width: int = RING_BITS, *, signed: bool = True) -> Fixed:

@@ -46,9 +46,6 @@ GELU_MASK = 12
 GELU_OPENED = 24
 """Bits that GeLU's opening sends: the period and as many fraction bits as there is room for."""
 
-ROW_PUBLIC = 20
-"""Public factors of series with one value a row, where there are few and precision is cheap."""
-
 RECIPROCAL = 12
 """The inverse row sum, in units of the largest."""
 

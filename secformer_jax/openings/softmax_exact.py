@@ -142,7 +142,9 @@ def _normalised(
     """
     (square, with_c), bits, width = squares, 2 * plan.root_bits, plan.square_width
     sum_bits = bits + int(math.log2(square.shape[-1]))
-    series = block.material(name, lambda: row_series(inverse_mean, (*square.shape[:-1], 1), sum_bits, scales.ROUGH))
+    row = (*square.shape[:-1], 1)
+    # Two bits finer than it is kept: a unit is much of an inverse mean near 1/n, and more than that leaves the domain.
+    series = block.material(name, lambda: row_series(inverse_mean, row, sum_bits, scales.ROUGH + 2))
     [opening] = open_together([series.masked(Fixed(jnp.sum(square, axis=-1, keepdims=True), sum_bits, width))])
     inverse = narrowed(block, f"{name}_pair", series.finish(opening), scales.ROUGH, width)
     [inverse_e] = open_together([inverse.masked(c, width)])
