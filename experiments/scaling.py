@@ -3,23 +3,25 @@
     python experiments/scaling.py [--axis tokens ...] [--side fast ...] [--fresh] [--quick]
 
 BERT-base's layers with random weights and MiniLM's ranges (see efficiency.py), the encoder alone, steady state, SEMI2K:
-tokens 32 to 512 with one layer and one text; layers 1 to 24 and texts 1 to 16 at 32 tokens. The exponent is the slope
-of a straight line through the last two points in log-log scale. Writes results/scaling.json, .md and .png.
+tokens 16 to 512 with one layer and one text; layers 1 to 24 and texts 1 to 16 at 32 tokens. Exponents are fitted in
+log-log scale: the slope of a straight line through all points, and of the last two. Bytes of fast have to be linear in
+layers and texts. Writes results/scaling.json, .md and .png.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import efficiency
 import matplotlib
+import numpy as np
 import typer
 from efficiency import Case, of, shown
-from results import FOLDER, Entry, Results, console, run, table
+from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 
 matplotlib.use("Agg")
@@ -27,11 +29,13 @@ from matplotlib import pyplot as plt
 
 BASE = Case("bert-base", 1, 32, vocab_size=1024)
 AXES: dict[str, tuple[str, tuple[int, ...]]] = {
-    "tokens": ("length", (32, 64, 128, 256, 512)),
+    "tokens": ("length", (16, 32, 64, 128, 256, 512)),
     "layers": ("layers", (1, 2, 4, 8, 16, 24)),
     "texts": ("batch", (1, 2, 4, 8, 16)),
 }
 SIDES = ("fast", "drop-in", "puma")
+LINEAR, LEAST, MOST = ("layers", "texts"), 0.95, 1.05
+"""Axes on which the bytes of fast are linear: what their exponent is within."""
 
 
 def main(
@@ -61,8 +65,10 @@ def main(
         for name in SIDES
     }
     curves = {key: points for key, points in curves.items() if points}
-    results.publish(console(), [growth_table(chosen, curves) for chosen in AXES])
+    checks = list(required(curves))
+    results.publish(console(), [growth_table(chosen, curves) for chosen in AXES], checks)
     plot(curves, folder / "scaling.png")
+    raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
 
 
 def cases(axis: str, quick: bool) -> dict[int, Case]:
@@ -84,9 +90,10 @@ def growth_table(axis: str, curves: dict[tuple[str, str], dict[int, Entry]]) -> 
         for size, e in points.items():
             figures = [shown(quantity, of(e, "encoder", quantity)) for quantity in efficiency.QUANTITIES]
             rows.append([f"{size}", side, *figures, f"{e['offline_bytes'] / 1e6:,.1f}", _gigabytes(e)])
-        if len(points) > 1:
-            exponents = [f"{exponent(points, quantity):.2f}" for quantity in efficiency.QUANTITIES]
-            rows.append(["exponent", side, *exponents, "", ""])
+        for title, used in (("exponent", points), ("of the last two", dict(list(points.items())[-2:]))):
+            if len(used) > 1:
+                exponents = [f"{exponent(used, quantity):.2f}" for quantity in efficiency.QUANTITIES]
+                rows.append([title, side, *exponents, "", ""])
     return table(f"The encoder by {axis}", columns, rows, text_columns=2)
 
 
@@ -95,10 +102,19 @@ def _gigabytes(entry: Entry) -> str:
 
 
 def exponent(points: dict[int, Entry], quantity: str) -> float:
-    """Slope between the last two points, in log-log scale."""
-    (small, first), (large, last) = list(points.items())[-2:]
-    growth = of(last, "encoder", quantity) / of(first, "encoder", quantity)
-    return math.log(growth) / math.log(large / small)
+    """Slope of the straight line that fits all points best, in log-log scale."""
+    slope, _ = np.polyfit(np.log(list(points)), np.log([of(e, "encoder", quantity) for e in points.values()]), 1)
+    return float(slope)
+
+
+def required(curves: dict[tuple[str, str], dict[int, Entry]]) -> Iterator[Check]:
+    """Bytes of fast grow with the layers and the texts as a straight line through 0 does."""
+    for axis in LINEAR:
+        points = curves.get((axis, "fast"), {})
+        if len(points) > 1:
+            found = exponent(points, "send_bytes")
+            yield Check(f"exponent of fast's bytes in the {axis}", found, LEAST, at_least=True)
+            yield Check(f"exponent of fast's bytes in the {axis}", found, MOST)
 
 
 def plot(curves: dict[tuple[str, str], dict[int, Entry]], path: Path) -> None:

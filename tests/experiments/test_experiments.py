@@ -109,3 +109,20 @@ def test_scaling(folder):
     assert "The encoder by layers" in out
     one, two = (found["cells"][f"tiny, {n} layers, 1 x 16 tokens, 2pc_semi2k, fast"] for n in (1, 2))
     assert 1.5 < two["send_bytes"] / one["send_bytes"] < 2.5 or two["send_actions"] > one["send_actions"]
+
+
+def test_ablation(folder):
+    _, found = run("ablation", folder)
+    cells = {key.split(", ", 4)[-1]: cell for key, cell in found["cells"].items()}
+    resident, opened = cells["puma: weights resident"], cells["everything by openings, narrow rings: fast"]
+    assert opened["send_bytes"] < cells["+ LayerNorm by Goldschmidt: secformer"]["send_bytes"]
+    assert resident["send_bytes"] < cells["puma, weights not resident"]["send_bytes"]
+    assert cells["puma with GeLU by an opening"]["send_bytes"] < resident["send_bytes"]
+    assert (folder / "ablation.png").stat().st_size > 10_000
+
+
+def test_baseline(folder):
+    out, found = run("baseline", folder)
+    theirs, ours = found["cells"].values()
+    assert theirs["send_bytes"] > 0 and theirs["max_abs_error"] < 0.05 and ours["send_bytes"] > 0
+    assert "bytes of FlaxBert on stock SPU" in out
