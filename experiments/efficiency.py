@@ -260,7 +260,7 @@ def three_servers(cells: dict[str, Entry]) -> list[Any]:
 
 def plot(case: Case, entries: dict[str, Entry], path: Path) -> None:
     """Stacked bars by part: seconds, bytes, sends."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 0.6 + 0.45 * len(entries)), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(15, 1.0 + 0.45 * len(entries)), layout="constrained", sharey=True)
     sides: Sequence[str] = list(entries)
     labels = {"seconds": "seconds", "send_bytes": "MB sent", "send_actions": "sends"}
     for axis, quantity in zip(axes, QUANTITIES, strict=True):
@@ -272,7 +272,9 @@ def plot(case: Case, entries: dict[str, Entry], path: Path) -> None:
             left += values
         axis.set_xlabel(labels[quantity])
         axis.invert_yaxis()
-    axes[0].legend(fontsize="small")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COLUMNS), fontsize="small"
+    )
     figure.suptitle(case.key("").rstrip(", "))
     figure.savefig(path, dpi=100)
     plt.close(figure)
