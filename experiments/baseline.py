@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from unittest import mock
 
 import efficiency
@@ -81,8 +81,9 @@ def outside(case: Case) -> Entry:
     with mock.patch.dict(hugging_face.ACT2FN, gelu=gelu), mock.patch("jax.nn.softmax", softmax):
         params = jax.tree.map(np.asarray, encoder.init(jax.random.key(1), hidden, None, None))
 
-        def function(params, hidden):
-            return encoder.apply(params, hidden, None, None).last_hidden_state
+        def function(params: Any, hidden: jax.Array) -> jax.Array:
+            outputs: Any = encoder.apply(params, hidden, None, None)
+            return outputs.last_hidden_state
 
         expected = np.asarray(function(params, hidden))
         chosen = mpc_config.load(CONFIG)
