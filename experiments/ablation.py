@@ -109,16 +109,16 @@ def pearson(choice: Choice, data_dir: Path) -> Entry:
 
 
 def ablation_table(title: str, case: Case, cells: dict[str, Entry], rows: dict[str, Choice], folder: Path) -> Any:
-    """One row a change: costs of the encoder, its ratio to the first row's, errors and accuracy."""
+    """One row a change: costs of the encoder, bytes compared with Puma's (resident weights), errors and accuracy."""
     found = {name: cells[case.key(name)] for name in rows if case.key(name) in cells}
-    first = cells.get(case.key("puma: weights resident"))
+    puma = cells.get(case.key("puma: weights resident"))
     lines: list[list[str]] = []
     for name, e in found.items():
         costs = {quantity: of(e, "encoder", quantity) for quantity in efficiency.QUANTITIES}
         line = [name, *(shown(quantity, value) for quantity, value in costs.items())]
         line += [f"{e['whole_seconds']:.1f}"]
         line += [f"{on_network(costs, network):.1f}" for network in ON]
-        line += [f"{of(first, 'encoder', 'send_bytes') / costs['send_bytes']:.2f}" if first else ""]
+        line += [f"{of(puma, 'encoder', 'send_bytes') / costs['send_bytes']:.2f}" if puma else ""]
         line += [f"{e['same_functions_max_abs_error']:.4f}"]
         accuracy = cells.get(f"STS-B, {name}")
         lines.append([*line, f"{100 * accuracy['pearson']:.1f}" if accuracy else "", distilled(rows[name], folder)])

@@ -228,21 +228,21 @@ def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
         row = [shown(quantity, of(e, column, quantity)) for column in (*COLUMNS, "encoder")]
         row += [shown(quantity, layer(e, quantity)), shown(quantity, e[quantity]), f"{e['offline_seconds']:.1f}"]
         row += [f"{e['offline_bytes'] / 1e6:,.0f}", f"{e['peak_memory_bytes'] / 1e9:.1f}"]
-        rows.append([_layers(case, side, e), *row, f"{e['same_functions_max_abs_error']:.4f}"])
+        rows.append([_with_layers(side, e, case.layers), *row, f"{e['same_functions_max_abs_error']:.4f}"])
     return table(f"{unit}: {case.key('').rstrip(', ')}", columns, rows)
 
 
-def _layers(case: Case, side: str, entry: Entry) -> str:
-    return side if entry["layers"] == case.layers else f"{side}, {entry['layers']} layers"
+def _with_layers(side: str, entry: Entry, usual: int) -> str:
+    return side if entry["layers"] == usual else f"{side}, {entry['layers']} layers"
 
 
 def whole_table(title: str, entries: dict[str, Entry], puma: Entry | None) -> Any:
     """Everything that a request needs, by who does it and by link: seconds on this machine, megabytes by server."""
     rows = []
     for side, e in entries.items():
-        same = puma is not None and puma["layers"] == e["layers"]
-        ratio = f"{e['whole_seconds'] / puma['whole_seconds']:.2f}" if puma and same else ""
-        rows.append([side if same or not puma else f"{side}, {e['layers']} layers", *whole_cells(e), ratio])
+        comparable = puma is not None and puma["layers"] == e["layers"]
+        ratio = f"{e['whole_seconds'] / puma['whole_seconds']:.2f}" if puma and comparable else ""
+        rows.append([_with_layers(side, e, puma["layers"] if puma else e["layers"]), *whole_cells(e), ratio])
     return table(f"whole: {title}", ("side", *WHOLE, "of puma's"), rows)
 
 

@@ -4,7 +4,7 @@
 
 It needs no network and no other file: tables can be sorted and filtered, plots are inside, and it prints well. Each
 section names its command, commits, dates and machine. The plots stand beside the page as PNG files too. A section
-whose results are not there says which command makes them.
+whose results are not there says so.
 """
 
 from __future__ import annotations
@@ -81,7 +81,6 @@ SECTIONS = (
         "Puma from outside",
         "Hugging Face's own FlaxBert with Puma's functions swapped in, on stock SPU, beside this package's preset.",
     ),
-    Section("peers", "Other systems that run here", "Functions as others define them, two processes, one run."),
     Section("cluster", "A cluster of real processes", "Mutual TLS, a dealer, several clients; memory; faults."),
     Section("dealer", "The dealer", "What is dealt ahead, and how fast."),
     Section("price", "The price of security", "A request with and without the proof, the audit and fresh shares."),
@@ -116,7 +115,7 @@ def section(part: Section, results: Path) -> str:
     words = RENDER.render(part.words)
     path = results / f"{part.name}.md"
     if not path.is_file():
-        missing = f"<p class=missing>Not measured: <code>python experiments/{part.name}.py</code>.</p>"
+        missing = f"<p class=missing>Not measured: no <code>{path.name}</code> in results/.</p>"
         return f'<section id="{part.name}"><h2>{html.escape(part.title)}</h2>{words}{missing}</section>'
     about, *rest = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     about = "\n".join(about.splitlines()[1:])

@@ -38,8 +38,8 @@ def row_series(series: Series, shape: tuple[int, ...], bits: int, result_bits: i
     """Abstract material for a series with one value a row, to be truncated to result_bits.
 
     The masks, in which the coefficients are, multiply what public factors are rounded by, and those, sines, what masks
-    are. Either error stays below a third of the result's last bit, or of the series' own error where that is larger;
-    and the ring has whole bytes.
+    are. Either error stays below a third of the result's last bit, or of the series' own error where that is larger, as
+    far as 64 bits have room; and the ring has whole bytes.
     """
     ends = np.abs(series.ends())
     fine = -math.log2(max(2.0**-result_bits, series.error * float(ends.min())))

@@ -61,7 +61,7 @@ def test_published_figures_are_marked(page):
 def test_what_was_not_measured_is_said(tmp_path):
     (tmp_path / "results").mkdir()
     text = build(tmp_path / "results", tmp_path / "report")
-    assert "Not measured: <code>python experiments/efficiency.py</code>" in text
+    assert "Not measured: no <code>efficiency.md</code> in results/" in text
 
 
 def test_a_table_cannot_bring_a_script(tmp_path):
