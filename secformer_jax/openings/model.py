@@ -40,7 +40,8 @@ class LayerNorm(Block):
             plan, row = self.plan, (*x.shape[:-1], 1)
             # The sum of squares is read as a number between one and two variances: a change of scale.
             bits = 2 * plan.centred + x.shape[-1].bit_length() - 1
-            series = self.material("series", lambda: row_series(plan.series, row, bits, plan.inverse))
+            # Two bits finer than it is kept: an error of the inverse deviation is one of a whole row.
+            series = self.material("series", lambda: row_series(plan.series, row, bits, plan.inverse + 2))
             result = self.width + plan.centred + plan.inverse - scales.HIDDEN
             masks = self.material(
                 "masks",
