@@ -1,6 +1,7 @@
 """Mutated messages at every port of a running cluster: nothing breaks, nothing grows, and an honest client is served.
 
     python experiments/fuzz.py [--count 100000] [--seed 0] [--fresh]
+    (about an hour: a cell has at most 5,000 messages, and a later run goes on where this one stopped)
 
 A good request, a good question to the dealer and a good HTTP head are cut, spliced, flipped and filled with extreme
 numbers, and sent to each port by a client that holds a certificate; to the servers' link as raw bytes. Writes
@@ -39,6 +40,10 @@ from mallory import NAME, Mallory
 
 GROWTH_MB = 300
 AT_ONCE = 32
+TOGETHER = 5000
+"""Messages that one cluster gets."""
+PORTS = {"infer S0": 0.3, "infer S1": 0.3, "dealer": 0.2, "http S0": 0.1, "link S0": 0.05, "link S1": 0.05}
+"""Where they go, and how many of all."""
 EXTREME = (
     b"-1",
     b"0",
@@ -103,7 +108,7 @@ async def raw(address: Address, context: ssl.SSLContext | None, name: str, data:
         return type(error).__name__
 
 
-async def attack(cluster: Cluster, subject: Subject, port: str, count: int, seed: int) -> Counter[str]:
+async def attack(cluster: Cluster, subject: Subject, port: str, count: int, seed: str) -> Counter[str]:
     """So many messages at one port; what came back."""
     rng, outcomes = random.Random(f"{seed} {port}"), Counter[str]()
     async with ClusterClient(cluster, NAME) as client:
@@ -133,7 +138,7 @@ async def attack(cluster: Cluster, subject: Subject, port: str, count: int, seed
     return outcomes
 
 
-def measure(port: str, count: int, seed: int) -> Entry:
+def measure(port: str, count: int, seed: str) -> Entry:
     """One port of a cluster with a tiny model, an honest client beside it."""
     subject = tiny("drop-in")
     with (
@@ -175,15 +180,20 @@ def main(
 ) -> None:
     """Send, look, print and write."""
     results, out = Results("fuzz", folder, fresh=fresh), console()
-    shares = {"infer S0": 0.3, "infer S1": 0.3, "dealer": 0.2, "http S0": 0.1, "link S0": 0.05, "link S1": 0.05}
-    for port, part in shares.items():
-        results.cell(port, functools.partial(measure, port, round(count * part), seed))
-    cells = results.cells
-    rows = []
-    for port, c in cells.items():
-        outcomes = ", ".join(f"{name} {number:,}" for name, number in sorted(c["outcomes"].items()))
-        figures = f"{c['count']:,}", f"{c['seconds']:.0f}", f"{c['growth_mb']:.0f}", str(c["tracebacks"])
-        rows.append([port, *figures, outcomes])
+    for port, part in PORTS.items():
+        whole = round(count * part)
+        for first in range(0, whole, TOGETHER):
+            number = min(TOGETHER, whole - first)
+            results.cell(f"{port}, from {first}", functools.partial(measure, port, number, f"{seed} {first}"))
+            out.print(f"{port}: {first + number:,} of {whole:,}")
+    cells, rows = results.cells, []
+    for port in PORTS:
+        own = [cell for name, cell in cells.items() if name.startswith(f"{port},")]
+        counted = sum((Counter[str](cell["outcomes"]) for cell in own), Counter[str]())
+        outcomes = ", ".join(f"{name} {number:,}" for name, number in sorted(counted.items()))
+        messages, tracebacks = (sum(cell[key] for cell in own) for key in ("count", "tracebacks"))
+        seconds, grown = sum(cell["seconds"] for cell in own), max(cell["growth_mb"] for cell in own)
+        rows.append([port, f"{messages:,}", f"{seconds:.0f}", f"{grown:.0f}", str(tracebacks), outcomes])
     columns = ("port", "messages", "seconds", "MB grown", "tracebacks", "outcomes")
     checks = [
         Check("messages", sum(c["count"] for c in cells.values()), count, at_least=True),

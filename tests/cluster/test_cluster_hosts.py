@@ -102,6 +102,7 @@ def deployed(tmp_path_factory):
             found.start(role)
         published = found.run("owner", "publish", "--model", "sst2-student", "--preset", "fast")
         assert published.returncode == 0, published.stderr
+        found.until_ready()
         yield found
         for process in found.processes.values():
             process.send_signal(signal.SIGTERM)

@@ -25,7 +25,8 @@ from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 10.0
+"""Half as long again without an answer, and a party is gone: a busy machine takes seconds for one."""
 RETRY_SECONDS = 0.5
 MAX_TEXT = 1 << 24
 
