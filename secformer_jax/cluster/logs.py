@@ -7,6 +7,8 @@ import logging
 import sys
 import time
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 FIELDS = ("operation", "peer", "party", "request", "reason", "address", "seconds", "bytes", "count", "signal")
 """Names that a record may carry in `extra`; nothing else of it is written."""
 
@@ -38,9 +40,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
+def of_this_program(record: logging.LogRecord) -> bool:
+    """Whether an error is the program's own: not that a peer spoke no HTTP, or hung up."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, (HttpProcessingError, ConnectionError))
+
+
 def start(role: str, level: str = "info") -> None:
     """Write the package's logs, and the warnings of its libraries, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(role))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("aiohttp.server").addFilter(of_this_program)
     logging.getLogger("secformer_jax").setLevel(level.upper())

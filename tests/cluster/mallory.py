@@ -38,7 +38,8 @@ class Mallory:
 
     async def __aenter__(self) -> Mallory:
         async with ClusterClient(self.cluster, NAME) as client:
-            self.deployment = (await client.deployment()).name
+            self.description = await client.deployment()
+            self.deployment = self.description.name
             self.serving = client._serving
         self.context = tls.client_context(self.cluster.tls(NAME))
         connector = aiohttp.TCPConnector(ssl=self.context, limit=0)

@@ -149,9 +149,9 @@ def test_a_server_holds_its_own_share_only(served):
 
 
 def test_a_process_with_shares_leaves_no_core_dump(served):
-    for party in ("S0", "S1"):
-        worker = status(served)[party]["worker"]
-        limits = Path(f"/proc/{worker}/limits").read_text().splitlines()
+    workers = [status(served)[party]["worker"] for party in ("S0", "S1")]
+    for pid in (*workers, *(process.pid for process in served.processes.values())):
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
         assert core[4:6] == ["0", "0"]
 

@@ -139,6 +139,17 @@ def test_only_who_may_is_answered(tiny, tmp_path):
     with_dealer(tmp_path, story)
 
 
+def test_a_publication_that_fails_leaves_the_served_one(tiny, tmp_path):
+    async def story(clients: dict[str, MaterialClient]) -> None:
+        served = tiny.description.anew()
+        await clients[OWNER].describe(served)
+        for _ in range(5):
+            await clients[OWNER].describe(tiny.description.anew())
+        assert await all_of(clients["S0"].masks(served))
+
+    with_dealer(tmp_path, story)
+
+
 def test_a_seed_is_revealed_when_all_have_asked_and_once(tiny, tmp_path):
     async def story(clients: dict[str, MaterialClient]) -> None:
         described, number = tiny.description.anew(), "e" * 32

@@ -17,6 +17,7 @@ from secformer_jax.cluster.dealer.beaver.sessions import Sessions
 from secformer_jax.cluster.dealer.budget import Budget
 from secformer_jax.cluster.dealer.metrics import DealerMetrics
 from secformer_jax.cluster.dealer.service import MaterialService
+from secformer_jax.cluster.memory import keep_memory_private
 from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.http import Server, application, until_stopped
 from secformer_jax.cluster.wire.revocation import Revoked
@@ -90,6 +91,7 @@ async def run(cluster: Cluster, state: Path, *, memory_limit: int = MEMORY_LIMIT
     Raises:
         UserError: no dealer in the file, TLS files that can't be used, or an address that is taken.
     """
+    keep_memory_private()
     address, files = cluster.dealer_address(), cluster.tls(DEALER)
     context = tls.server_context(files)
     dealer = Dealer(cluster, sm2.load(certs.sm2_private(files)), state, memory_limit=memory_limit)

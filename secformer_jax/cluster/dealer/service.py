@@ -18,7 +18,7 @@ from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.requirements import mask_shapes, requirements, serving
-from secformer_jax.cluster.wire.http import peer_of
+from secformer_jax.cluster.wire.http import peer_of, question
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
@@ -28,7 +28,8 @@ from secformer_jax.mpc.runtime.shares import SEED_BYTES, Share, deal, fresh_seed
 
 log = logging.getLogger(__name__)
 
-KEPT_DEPLOYMENTS = 2
+KEPT_DEPLOYMENTS = 16
+"""A publication that fails leaves its description here, and must not push out the one that is served."""
 KEPT_PIECES, KEPT_AHEAD = 4, 4
 BATCH_BYTES = 1 << 20
 KEPT_SEEDS, REVEAL_SECONDS = 64, 60.0
@@ -107,14 +108,16 @@ class MaterialService:
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         peer_of(request, [OWNER])
         try:
-            deployment = Deployment.from_json((await request.json()).get("description"))
-        except (UserError, ValueError, AttributeError) as error:
+            deployment = Deployment.from_json((await question(request)).fields.get("description"))
+        except UserError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         if deployment.name in self._describing or self._path(deployment.name).exists():
             raise web.HTTPConflict(text="a model of this name has been published: its masks serve no other weights\n")
         self._describing.add(deployment.name)
         try:
             await self._in_thread(self._publish, deployment)
+        except UserError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
         finally:
             self._describing.remove(deployment.name)
         log.info("described", extra={"count": len(self._ledger)})
@@ -122,7 +125,7 @@ class MaterialService:
 
     async def _masks(self, request: web.Request) -> web.StreamResponse:
         rank = self._cluster.rank(peer_of(request, self._cluster.parties))
-        published = await self._known(request)
+        published = await self._known(await question(request))
         shares = {
             f"masks/{name}": deal(list(seeds), "int64", published.shapes[name], self._protocol)[rank]
             for name, seeds in published.seeds.items()
@@ -131,15 +134,13 @@ class MaterialService:
 
     async def _material(self, request: web.Request) -> web.StreamResponse:
         party = peer_of(request, self._cluster.parties)
-        published, values = await self._known(request), await request.json()
+        asked = await question(request)
+        shape, piece = RequestShape(asked.number("rows"), asked.number("length")), asked.token("piece")
+        published = await self._known(asked)
         try:
-            shape, piece = RequestShape(int(values["rows"]), int(values["length"])), str(values["piece"])
             published.deployment.check(shape)
-        except (KeyError, TypeError, ValueError) as error:
+        except UserError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
-        # One line of the ledger; a piece's number holds nothing else.
-        if len(piece) != 32 or not piece.isalnum() or not piece.isascii():
-            raise web.HTTPBadRequest(text="a piece's number has 32 letters and digits\n")
         if piece not in self._dealt:
             self._forget_oldest()
             ready = self._ahead.pop((published.deployment.name, shape), None) or self._deal(published, shape)
@@ -165,7 +166,7 @@ class MaterialService:
     async def _reveal(self, request: web.Request) -> web.StreamResponse:
         """The seed of a piece, to all parties when all have asked: who has it knows what the piece hides."""
         party = peer_of(request, self._cluster.parties)
-        piece = str((await request.json()).get("piece"))
+        piece = (await question(request)).token("piece")
         delivered = self._delivered.get(piece)
         if delivered is None:
             raise web.HTTPNotFound(text="not all parties have this piece, or it was dealt too long ago\n")
@@ -233,25 +234,21 @@ class MaterialService:
         deployment = Deployment.from_json(message.fields["description"])
         return Published(deployment, dict(zip(shapes, cut, strict=True)), shapes)
 
-    async def _known(self, request: web.Request) -> Published:
-        """The deployment that a request names."""
-        try:
-            name = (await request.json())["deployment"]
-        except (ValueError, KeyError, TypeError):
-            raise web.HTTPBadRequest(text="a JSON object with the name of a deployment was expected\n") from None
-        if not isinstance(name, str) or not name.isalnum():
-            raise web.HTTPBadRequest(text="a deployment's name has letters and digits only\n")
+    async def _known(self, asked: Message) -> Published:
+        """The deployment that a question names."""
+        name = asked.token("deployment")
         if name not in self._published:
             if not self._path(name).exists():
                 raise web.HTTPNotFound(text="the dealer does not know this model: publish it again\n")
             self._published[name] = await self._in_thread(self._load, name)
+        self._path(name).touch()
         return self._published[name]
 
     def _path(self, name: str) -> Path:
         return self._state / f"{name}.sealed"
 
     def _forget_deployments(self) -> None:
-        """Keep the newest ones: a session with an older one may still run when the next is published."""
+        """Keep those asked for last: a session with an older one may still run when the next is published."""
         files = sorted(self._state.glob("*.sealed"), key=lambda path: path.stat().st_mtime)
         for path in files[:-KEPT_DEPLOYMENTS]:
             self._published.pop(path.stem, None)

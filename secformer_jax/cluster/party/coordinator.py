@@ -67,6 +67,8 @@ class Coordinator:
             RefusedError: a party has not got all of it; what was served before stays.
             LostError: a party is not there.
         """
+        if self._serves(deployment):
+            return
         ends = time.monotonic() + CONNECTED_SECONDS
         while not all(member.connected for member in self._remote) and time.monotonic() < ends:
             await asyncio.sleep(0.2)
@@ -76,9 +78,13 @@ class Coordinator:
         partial.replace(self._current)
         self._ready.clear()
         self._break("another model is published")
-        while not (self._ready.is_set() and self._node.deployment and self._node.deployment.name == deployment):
+        while not self._serves(deployment):
             await self._ready.wait()
             await asyncio.sleep(0.05)
+
+    def _serves(self, deployment: str) -> bool:
+        served = self._node.deployment
+        return self._ready.is_set() and served is not None and served.name == deployment
 
     def _event(self, kind: str, fields: Fields) -> None:
         if kind == "lost" and fields.get("session") in (None, self._node.session):

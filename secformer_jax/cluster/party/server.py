@@ -17,6 +17,7 @@ from secformer_jax.cluster import transcript
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
+from secformer_jax.cluster.memory import keep_memory_private
 from secformer_jax.cluster.party import arrival, identity
 from secformer_jax.cluster.party.allowance import Allowance
 from secformer_jax.cluster.party.coordinator import Coordinator
@@ -24,7 +25,7 @@ from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import Node, RefusedError
 from secformer_jax.cluster.party.peers import HEARTBEAT_SECONDS, LostError, follow
 from secformer_jax.cluster.wire import frames, tls
-from secformer_jax.cluster.wire.http import Server, application, peer_of, until_stopped
+from secformer_jax.cluster.wire.http import Server, application, peer_of, question, until_stopped
 from secformer_jax.cluster.wire.message import Header, Message, MessageError, shares_of
 from secformer_jax.cluster.wire.paths import (
     ACTIVATE_PATH,
@@ -148,9 +149,7 @@ class PartyServer:
         peer_of(request, [OWNER])
         if self.coordinator is None:
             raise web.HTTPBadRequest(text=f"{self.cluster.parties[0]} is told which model is served\n")
-        name = (await request.json())["deployment"]
-        if not isinstance(name, str) or not name.isalnum():
-            raise web.HTTPBadRequest(text="a deployment's name has letters and digits only\n")
+        name = (await question(request)).token("deployment")
         try:
             await asyncio.wait_for(self.coordinator.activate(name), ACTIVATE_SECONDS)
         except (RefusedError, LostError) as error:
@@ -257,6 +256,7 @@ class PartyServer:
         Raises:
             UserError: TLS files that can't be used, an address that is taken, or a dealer that was caught.
         """
+        keep_memory_private()
         address = self.cluster.control[self.name]
         server = Server(self.application(), address, tls.server_context(self.cluster.tls(self.name)))
         try:

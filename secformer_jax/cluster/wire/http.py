@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 import ssl
@@ -15,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from secformer_jax.cluster.config import Address
 from secformer_jax.cluster.wire.connections import Connections
+from secformer_jax.cluster.wire.message import Message, MessageError
 from secformer_jax.cluster.wire.tls import PeerError, require_peer, serial_number
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,8 @@ MAX_BODY = 1 << 20
 # A client keeps its connection between requests, which can be hours apart.
 KEEP_ALIVE_SECONDS = 86_400
 DRAIN_SECONDS = 30
-
+LINGERING_SECONDS = 2.0
+"""For the rest of a body that was refused; aiohttp waits so long even when its peer has hung up, and takes memory."""
 
 PLAINTEXT = web.AppKey("plaintext", bool)
 PEER = web.RequestKey("peer", str)
@@ -39,6 +42,18 @@ def peer_of(request: web.Request, allowed: Collection[str]) -> str:
     if name not in allowed:
         raise _forbidden(request, f"the certificate is that of {name}, and {' or '.join(allowed)} is expected here")
     return name
+
+
+async def question(request: web.Request) -> Message:
+    """What a request's body asks: a JSON object, whose fields `Message.text` and `Message.number` check.
+
+    Raises:
+        MessageError: it is none, which `application` answers with 400.
+    """
+    try:
+        return Message("question", dict(json.loads(await request.read())))
+    except (ValueError, TypeError, RecursionError):
+        raise MessageError("a JSON object was expected") from None
 
 
 def _forbidden(request: web.Request, reason: str) -> web.HTTPForbidden:
@@ -101,7 +116,10 @@ def _known_peers(roles: Collection[str], revoked: Container[int]):
             known[connection], (request[PEER], serial) = found, found
             if serial in revoked:
                 raise _forbidden(request, f"the certificate of {found[0]} has been revoked")
-        return await handler(request)
+        try:
+            return await handler(request)
+        except MessageError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
 
     return check
 
@@ -124,6 +142,7 @@ class Server:
             access_log=None,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             shutdown_timeout=DRAIN_SECONDS,
+            lingering_time=LINGERING_SECONDS,
             auto_decompress=False,
         )
         self._address, self._tls = address, tls

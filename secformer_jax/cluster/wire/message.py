@@ -54,6 +54,13 @@ class Message:
             raise MessageError(f"{self.kind}: {name} is missing or no text")
         return value
 
+    def token(self, name: str) -> str:
+        """A field that must be 32 letters and digits: a deployment's name, or a piece's number."""
+        value = self.text(name)
+        if len(value) != 32 or not value.isascii() or not value.isalnum():
+            raise MessageError(f"{self.kind}: {name} has 32 letters and digits")
+        return value
+
     def number(self, name: str) -> int:
         """A field that must be a whole number from 0."""
         value = self.fields.get(name)
