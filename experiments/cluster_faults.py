@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster_subject import Subject, ask, processes, tiny, until_ready
+from cluster_subject import UNNOTICED_SECONDS, Subject, ask, processes, tiny, until_ready
 from results import Entry
 
 from secformer_jax.cluster.clients.client import ClusterClient
@@ -69,7 +69,7 @@ def kills(first: int, count: int) -> Entry:
 
 
 def _trial(local: LocalCluster, subject: Subject, role: str, chance: random.Random) -> Entry:
-    until_ready(local)
+    until_ready(local, stays=0)
     before = processes(local)
     outside = role in ("client", "owner")
     asking = [] if outside else [_Asking(local, subject, client) for client in CLIENTS]
@@ -91,7 +91,7 @@ def _trial(local: LocalCluster, subject: Subject, role: str, chance: random.Rand
         if role in local.processes:
             local.start(role)
     failure = failure or _silent(local, role, clock)
-    recovery = until_ready(local)
+    recovery = until_ready(local, UNNOTICED_SECONDS if role == "dealer" else 0)
     for attempt in range(2):
         try:
             [answer] = asyncio.run(ask(local, "bob", subject.requests[:1]))

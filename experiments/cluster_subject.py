@@ -109,10 +109,14 @@ async def ask_again(asking: ClusterClient, request: Encoded, tries: int = 5) -> 
     raise AssertionError
 
 
-def until_ready(local: LocalCluster, seconds: float = 180) -> float:
-    """Wait until the published model is served again, for longer than a lost dealer goes unnoticed; returns seconds."""
+UNNOTICED_SECONDS = 2.5
+"""For so long a dealer can be gone without a word."""
+
+
+def until_ready(local: LocalCluster, stays: float = UNNOTICED_SECONDS, seconds: float = 180) -> float:
+    """Wait until the published model is served, and for so long; returns seconds until it was."""
     started, since = time.monotonic(), None
-    while since is None or time.monotonic() < since + 2.5:
+    while since is None or time.monotonic() < since + stays:
         found = asyncio.run(statuses(local.cluster, OWNER))
         ready = found[local.cluster.parties[0]].get("state") == "ready" and not any(
             "error" in f for f in found.values()

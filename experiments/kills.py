@@ -1,15 +1,15 @@
 """A thousand random kills of every role of a cluster, two clients asking: nothing hangs, nothing is wrong.
 
-    python experiments/kills.py [--count 1000] [--fresh]
+    python experiments/kills.py [--count 1000] [--at-once 2] [--fresh]
 
 SIGKILL to a server, a worker, the dealer, a client or an owner who publishes, at a random moment. Hours: a cell has 20
-kills, and a later run goes on where this one stopped. Writes results/kills.json and .md.
+kills on a cluster of its own, and a later run goes on where this one stopped. Writes results/kills.json and .md.
 """
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -22,14 +22,21 @@ TOGETHER = 20
 
 def main(
     count: Annotated[int, typer.Option(help="kills in all, by twenties")] = 1000,
+    at_once: Annotated[int, typer.Option(help="clusters beside each other")] = 2,
     fresh: Annotated[bool, typer.Option(help="measure finished cells again")] = False,
     folder: Annotated[Path, typer.Option(help="where the results go")] = FOLDER,
 ) -> None:
     """Kill, look, print and write."""
     results, out = Results("kills", folder, fresh=fresh), console()
-    for first in range(0, count, TOGETHER):
-        results.cell(f"kills {first} to {first + TOGETHER - 1}", functools.partial(kills, first, TOGETHER))
-        out.print(f"{first + TOGETHER} of {count}")
+    names = {first: f"kills {first} to {first + TOGETHER - 1}" for first in range(0, count, TOGETHER)}
+    with ProcessPoolExecutor(at_once) as pool:
+        ahead = {
+            first: pool.submit(kills, first, TOGETHER) for first in names if fresh or names[first] not in results.cells
+        }
+        for first, name in names.items():
+            if first in ahead:
+                results.cell(name, ahead[first].result)
+            out.print(f"{first + TOGETHER} of {count}")
     trials = [trial for cell in results.cells.values() for trial in cell["trials"]]
     rows = []
     for role in ROLES:
