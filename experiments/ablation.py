@@ -36,10 +36,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 OPENED_GELU, GOLDSCHMIDT_2QUAD, GOLDSCHMIDT = "fourier_segmented", "two_quad_goldschmidt", "goldschmidt"
-PUMA = Choice("puma")
+PUMA, RESIDENT = Choice("puma"), "puma: weights resident"
 CUMULATIVE = {
     NOT_RESIDENT: PUMA,
-    "puma: weights resident": PUMA,
+    RESIDENT: PUMA,
     "+ GeLU by one opening, two comparisons": Choice("puma", OPENED_GELU),
     "+ 2Quad": Choice("puma", OPENED_GELU, "two_quad"),
     "+ its division by Goldschmidt": Choice("puma", OPENED_GELU, GOLDSCHMIDT_2QUAD),
@@ -111,7 +111,7 @@ def pearson(choice: Choice, data_dir: Path) -> Entry:
 def ablation_table(title: str, case: Case, cells: dict[str, Entry], rows: dict[str, Choice], folder: Path) -> Any:
     """One row a change: costs of the encoder, bytes compared with Puma's (resident weights), errors and accuracy."""
     found = {name: cells[case.key(name)] for name in rows if case.key(name) in cells}
-    puma = cells.get(case.key("puma: weights resident"))
+    puma = cells.get(case.key(RESIDENT))
     lines: list[list[str]] = []
     for name, e in found.items():
         costs = {quantity: of(e, "encoder", quantity) for quantity in efficiency.QUANTITIES}

@@ -77,6 +77,7 @@ CASES = {
     "base-128-aby3": Case("bert-base", 2, 128, "3pc_aby3"),
     "base-128-two-layers": Case("bert-base", 2, 128),
 }
+WHOLE_MODELS = ("base-128", "base-512", "large-128", "large-512")
 FEWER_LAYERS: dict[tuple[str, str], int] = {}
 """By case and side: of a model that does not fit 24 GB with all of them."""
 THREE_SERVERS = {"ABY3": "base-128-aby3", "SEMI2K, the third server deals": "base-128-two-layers"}

@@ -1,32 +1,19 @@
-"""README.md's tables, from results/ and from the package's own registries: no figure in them is typed in.
-
-    python experiments/readme.py [--check]
-
-Rewrites what stands between ``<!-- table NAME: begin -->`` and ``<!-- table NAME: end -->``, for each of `TABLES`. With
---check it writes nothing, and fails in one line where README.md differs.
-"""
+"""README.md's tables, from results/ and from the package's own registries (`pages.py` writes them)."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
-import re
 import runpy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping
 
 import numpy as np
-import typer
-from results import FOLDER, ROOT, Entry, run
+from results import ROOT, Entry, markdown_rows, read
 
 from secformer_jax.functions import presets
 from secformer_jax.functions.presets import Approximations
 from secformer_jax.models import families
 from secformer_jax.models.heads import HEADS
-
-README = ROOT / "README.md"
-COMMAND = "python experiments/readme.py"
 
 CASE, CASE_NAME = "bert-base, 12 layers, 1 x 128 tokens, 2pc_semi2k", "base-128"
 SIDES = ("fast", "drop-in", "mpcformer", "secformer", "puma", "linear")
@@ -72,56 +59,6 @@ ROUNDING = 1e-4
 """A bound below this is float32's rounding of the exact function."""
 
 
-def main(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where README.md differs.")] = False,
-) -> None:
-    """Rewrite README.md's tables."""
-    text = README.read_text(encoding="utf-8")
-    wanted = filled(text)
-    if wanted == text:
-        return
-    if check:
-        old, new = bodies(text), bodies(wanted)
-        names = ", ".join(name for name in new if old[name] != new[name])
-        raise SystemExit(f"README.md is not up to date: {names}: run {COMMAND}")
-    partial = README.with_suffix(".partial")
-    partial.write_text(wanted, encoding="utf-8")
-    partial.replace(README)
-
-
-def markers(name: str) -> tuple[str, str]:
-    """What a table stands between."""
-    return f"<!-- table {name}: begin -->\n", f"<!-- table {name}: end -->\n"
-
-
-def bodies(text: str) -> dict[str, str]:
-    """What stands between the markers of each table.
-
-    Raises:
-        SystemExit: markers that are missing, there twice, in the wrong order or of no table.
-    """
-    found = {}
-    for name in TABLES:
-        begin, end = markers(name)
-        counts = text.count(begin), text.count(end)
-        if counts != (1, 1) or text.index(begin) > text.index(end):
-            told = f"{counts[0]} begin and {counts[1]} end"
-            raise SystemExit(f"README.md: markers of the table {name}: {told}, and one pair in this order was expected")
-        found[name] = text.split(begin)[1].split(end)[0]
-    unknown = sorted(set(re.findall(r"<!-- table (.*?): (?:begin|end) -->", text)) - set(TABLES))
-    if unknown:
-        raise SystemExit(f"README.md: markers of {', '.join(unknown)}, and the tables are {', '.join(TABLES)}")
-    return found
-
-
-def filled(text: str) -> str:
-    """README's text with every table as it has to be."""
-    for name, old in bodies(text).items():
-        begin, end = markers(name)
-        text = text.replace(f"{begin}{old}{end}", begin + "\n".join(TABLES[name]()) + "\n" + end)
-    return text
-
-
 def speed() -> list[str]:
     """What one request costs, encoder alone, and what the same needs on two networks."""
     cells, network = read("efficiency")["cells"], read("network")
@@ -136,7 +73,7 @@ def speed() -> list[str]:
         ahead = f"{cell['offline_seconds']:.1f}", f"{cell['offline_bytes'] / 1e6:,.0f}"
         rows.append((side, f"{compute:.1f}", f"{sent / 1e6:,.0f}", f"{sends:,}", *totals, *ahead))
     columns = ("", "seconds", "MB sent", "sends", "on a LAN", "on a WAN", "seconds ahead", "MB dealt")
-    lines = markdown(columns, rows)
+    lines = markdown_rows(columns, rows)
     if errors := [abs(cell["relative_error"]) for cell in network["cells"].values()]:
         told = f"a link of limited rate agree to {max(errors):.0%} (results/network.md)"
         lines += ["", f"The model of the networks and two processes on {told}."]
@@ -161,7 +98,7 @@ def accuracy() -> list[str]:
     rows = [row for _, row in sorted(ranked, key=lambda each: -each[0])]
     seeds = len({key.rpartition("/")[2] for key in record["cells"]})
     told = "; ".join((f"{seeds} seed{'s' * (seeds > 1)}", *record["notes"]["splits"]))
-    return [*markdown(("", "weights", *TASKS, "mean"), rows, words=2), "", f"{told}."]
+    return [*markdown_rows(("", "weights", *TASKS, "mean"), rows, words=2), "", f"{told}."]
 
 
 def _trained(model: str, task: str) -> str:
@@ -174,7 +111,7 @@ def student() -> list[str]:
     """Accuracy of the model that comes along."""
     cells = read("student")["cells"].values()
     rows = [(cell["runtime"], cell["preset"], f"{cell['count']:,}", f"{100 * cell['metric']:.1f}") for cell in cells]
-    return markdown(("runtime", "preset", "sentences", "accuracy"), rows, words=2)
+    return markdown_rows(("runtime", "preset", "sentences", "accuracy"), rows, words=2)
 
 
 def model_families() -> list[str]:
@@ -186,7 +123,7 @@ def model_families() -> list[str]:
             family = module.FAMILY
             classes = (f"{begin}..." for begin in family.classes.values())
             rows.append((", ".join(family.classes), ", ".join(classes), (module.__doc__ or "").split("\n")[0]))
-    return markdown(("model_type", "class", "what it is"), rows, words=3)
+    return markdown_rows(("model_type", "class", "what it is"), rows, words=3)
 
 
 def heads() -> list[str]:
@@ -197,7 +134,7 @@ def heads() -> list[str]:
         which, command = ASKED[name]
         whose = ", ".join(words for words in (head.class_end and f"...{head.class_end}", which) if words)
         rows.append((name, whose, f"`secformer {command}`", head.reveals))
-    return markdown(("head", "class", "asked by", "what the client learns, and nobody else"), rows, words=4)
+    return markdown_rows(("head", "class", "asked by", "what the client learns, and nobody else"), rows, words=4)
 
 
 def model_presets() -> list[str]:
@@ -213,7 +150,7 @@ def model_presets() -> list[str]:
         computed = "all by masked openings" if chosen.openings else "one by one"
         rows.append((", ".join(names), *chosen.names().values(), computed, *errors, _for_models(chosen)))
     columns = ("preset", "GeLU", "softmax", "LayerNorm", "computed", "error of GeLU", "of softmax", "for which models")
-    return markdown(columns, rows, words=len(columns))
+    return markdown_rows(columns, rows, words=len(columns))
 
 
 def _for_models(chosen: Approximations) -> str:
@@ -231,7 +168,7 @@ def variants() -> list[str]:
         for name, variant in registry.items():
             option, ranges = f"`--{part.replace('_', '-')} {name}`", "yes" if variant.needs_calibration else ""
             rows.append((option, FORMULAS[part][name], error(part, name), ranges))
-    return markdown(("option", "formula", "greatest error", "calibrated"), rows, words=4)
+    return markdown_rows(("option", "formula", "greatest error", "calibrated"), rows, words=4)
 
 
 def error(part: str, variant: str) -> str:
@@ -250,20 +187,6 @@ def _same(what: str, known: Mapping[str, object], written: Mapping[str, object])
         raise SystemExit(f"experiments/readme.py: {what}: {wrong}: add a line, or take it out")
 
 
-def read(name: str) -> Entry:
-    """A file of results."""
-    path = FOLDER / f"{name}.json"
-    if not path.is_file():
-        raise SystemExit(f"no results/{path.name}: its experiment has to be run first")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
-    """A table's lines; columns after the first `words` are figures."""
-    rules = ["---" if i < words else "---:" for i in range(len(header))]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rules, *rows)]
-
-
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "speed": speed,
     "families": model_families,
@@ -273,6 +196,3 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "accuracy": accuracy,
     "student": student,
 }
-
-if __name__ == "__main__":
-    run(main)

@@ -175,9 +175,26 @@ def markdown(shown: Table) -> str:
     """A table for a Markdown page, its title as a heading."""
     columns = [[str(cell) for cell in column.cells] for column in shown.columns]
     header = [str(column.header) for column in shown.columns]
-    rule = ["---:" if column.justify == "right" else "---" for column in shown.columns]
-    rows = [header, rule, *zip(*columns, strict=True)]
-    return "\n".join([f"## {shown.title}", "", *("| " + " | ".join(row) + " |" for row in rows)])
+    words = sum(column.justify != "right" for column in shown.columns)
+    return "\n".join([f"## {shown.title}", "", *markdown_rows(header, list(zip(*columns, strict=True)), words)])
+
+
+def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
+    """A table's lines; columns after the first `words` are figures."""
+    rules = ["---" if i < words else "---:" for i in range(len(header))]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rules, *rows)]
+
+
+def read(name: str) -> Entry:
+    """A file of results.
+
+    Raises:
+        SystemExit: it is not there.
+    """
+    path = FOLDER / f"{name}.json"
+    if not path.is_file():
+        raise SystemExit(f"no results/{path.name}: its experiment has to be run first")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def check_table(checks: Sequence[Check]) -> Table:

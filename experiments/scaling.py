@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,20 +55,21 @@ def main(
             progress.update(bar, description=one.key(name))
             results.cell(one.key(name), functools.partial(efficiency.measure, one, name))
             progress.advance(bar)
-    curves = {
-        (chosen, name): {
-            size: results.cells[one.key(name)]
-            for size, one in cases(chosen, quick).items()
-            if one.key(name) in results.cells
-        }
-        for chosen in AXES
-        for name in SIDES
-    }
-    curves = {key: points for key, points in curves.items() if points}
-    checks = list(required(curves))
-    results.publish(console(), [growth_table(chosen, curves) for chosen in AXES], checks)
-    plot(curves, folder / "scaling.png")
+    found = curves(results.cells, quick)
+    checks = list(required(found))
+    results.publish(console(), [growth_table(chosen, found) for chosen in AXES], checks)
+    plot(found, folder / "scaling.png")
     raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
+
+
+def curves(cells: Mapping[str, Entry], quick: bool = False) -> dict[tuple[str, str], dict[int, Entry]]:
+    """The cells that are measured, by axis and side and then by size."""
+    found = {
+        (axis, side): {size: cells[one.key(side)] for size, one in cases(axis, quick).items() if one.key(side) in cells}
+        for axis in AXES
+        for side in SIDES
+    }
+    return {key: points for key, points in found.items() if points}
 
 
 def cases(axis: str, quick: bool) -> dict[int, Case]:

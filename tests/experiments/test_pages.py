@@ -1,4 +1,4 @@
-"""README.md: its tables are what results/ and the package say now, and its commands are there."""
+"""README.md and docs/reproduction.md: tables are what results/ and the package say now, and commands are there."""
 
 import importlib
 import re
@@ -8,43 +8,49 @@ from pathlib import Path
 import pytest
 import typer
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS, README, RESULTS = ROOT / "experiments", ROOT / "README.md", ROOT / "results"
 CODE = "    secformer "
 
 
+def module(name):
+    """One of the experiments' modules, which import each other by their names."""
+    return importlib.import_module(name)
+
+
 @pytest.fixture
-def readme(monkeypatch):
+def pages(monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    return importlib.import_module("readme")
+    return module("pages")
 
 
 @pytest.fixture
-def text(readme) -> str:
-    return readme.README.read_text(encoding="utf-8")
+def readme(pages):
+    return module("readme")
 
 
-def test_readme_is_up_to_date(readme, text):
-    assert readme.filled(text) == text
-    readme.main(check=True)
+@pytest.fixture
+def text() -> str:
+    return README.read_text(encoding="utf-8")
 
 
-def test_every_table_has_its_markers_once(readme, text):
-    for name in readme.TABLES:
-        assert [text.count(marker) for marker in readme.markers(name)] == [1, 1]
+def test_pages_are_up_to_date(pages):
+    assert README in pages.PAGES and len(pages.PAGES) == 2
+    pages.main(check=True)
 
 
-def test_another_figure_is_found_in_one_line_and_put_right(readme, text, tmp_path, monkeypatch):
+def test_another_figure_is_found_in_one_line_and_put_right(pages, readme, text, tmp_path):
     own = tmp_path / "README.md"
-    monkeypatch.setattr(readme, "README", own)
-    speed, families = readme.bodies(text)["speed"], readme.bodies(text)["families"]
-    changed = text.replace(speed, speed.replace("| fast | ", "| fast | 9")).replace(families, "")
+    found = pages.bodies("README.md", text, readme.TABLES)
+    changed = text.replace(found["speed"], found["speed"].replace("| fast | ", "| fast | 9"))
+    changed = changed.replace(found["families"], "")
     own.write_text(changed, encoding="utf-8")
     with pytest.raises(
-        SystemExit, match=r"not up to date: speed, families: run python experiments/readme\.py$"
+        SystemExit, match=r"README\.md is not up to date: speed, families: run python experiments/pages\.py$"
     ) as refused:
-        readme.main(check=True)
+        pages.write(own, readme.TABLES, check=True)
     assert "\n" not in str(refused.value) and own.read_text(encoding="utf-8") == changed
-    readme.main(check=False)
+    pages.write(own, readme.TABLES, check=False)
     assert own.read_text(encoding="utf-8") == text
 
 
@@ -56,9 +62,9 @@ def test_another_figure_is_found_in_one_line_and_put_right(readme, text, tmp_pat
         ("<!-- table heads: end -->\n", "<!-- table heads: end -->\n<!-- table hats: begin -->\n", "of hats"),
     ],
 )
-def test_other_markers_are_refused(readme, text, old, new, told):
+def test_other_markers_are_refused(pages, readme, text, old, new, told):
     with pytest.raises(SystemExit, match=told):
-        readme.filled(text.replace(old, new))
+        pages.filled("README.md", text.replace(old, new), readme.TABLES)
 
 
 def test_words_by_hand_fit_what_there_is(readme, monkeypatch):
@@ -67,22 +73,22 @@ def test_words_by_hand_fit_what_there_is(readme, monkeypatch):
         readme.heads()
 
 
-def test_missing_results_are_named(readme, monkeypatch, tmp_path):
-    monkeypatch.setattr(readme, "FOLDER", tmp_path)
+def test_missing_results_are_named(pages, readme, monkeypatch, tmp_path):
+    monkeypatch.setattr(module("results"), "FOLDER", tmp_path)
     with pytest.raises(SystemExit, match=r"no results/student\.json"):
         readme.student()
 
 
 def test_figures_are_those_of_the_experiments_own_pages(readme):
     """The scripts' own tables, made by other code."""
-    pages = {name: (readme.FOLDER / f"{name}.md").read_text(encoding="utf-8") for name in ("network", "accuracy")}
+    shown = {name: (RESULTS / f"{name}.md").read_text(encoding="utf-8") for name in ("network", "accuracy")}
     for row in readme.speed():
         if row.startswith("| fast |"):
             _, side, seconds, _, _, lan, wan, *_ = (cell.strip() for cell in row.split("|"))
-            assert re.search(rf"\| {side} \| {seconds} \| {lan} \(.*?\) \| .*? \| {wan} \(", pages["network"])
+            assert re.search(rf"\| {side} \| {seconds} \| {lan} \(.*?\) \| .*? \| {wan} \(", shown["network"])
     found = next(row for row in readme.accuracy() if row.startswith("| drop-in |"))
     figures = [cell.strip() for cell in found.split("|")[3:-1]]
-    own = next(row for row in pages["accuracy"].split("\n") if row.startswith("| drop-in | emulated |"))
+    own = next(row for row in shown["accuracy"].split("\n") if row.startswith("| drop-in | emulated |"))
     assert [cell.strip() for cell in own.split("|")[3:-1] if cell.strip()] == figures
 
 
@@ -101,3 +107,11 @@ def test_commands_have_the_options_that_readme_gives_them(text):
 def test_lines_are_short(text):
     prose = [line for line in text.split("\n") if not line.startswith(("|", "    "))]
     assert max(map(len, prose)) <= 120
+
+
+def test_the_page_on_the_paper_has_no_figure_by_hand(pages):
+    path = ROOT / "docs" / "reproduction.md"
+    text = path.read_text(encoding="utf-8")
+    for body in pages.bodies(path.name, text, pages.PAGES[path]).values():
+        text = text.replace(body, "")
+    assert re.findall(r"\d+[.,]\d+|\d+ ?%", text.replace("arXiv 2401.00793", "")) == []

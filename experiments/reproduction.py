@@ -1,0 +1,135 @@
+"""The tables of docs/reproduction.md, from results/ (`pages.py` writes them): the paper's claims on one runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import ablation
+import efficiency
+import scaling
+from efficiency_lines import of
+from network import NETWORKS
+from published import FASTER
+from readme import accuracy
+from results import FOLDER, Entry, markdown_rows, read
+
+SIDES = ("secformer", "mpcformer", "fast", "drop-in")
+ON = ("LAN 1 Gbit/s", "WAN 200 Mbit/s")
+TIMES = ("compute", *ON, "bytes", "sends")
+"""What is compared: seconds of compute, seconds on networks, bytes and sends of one server; the encoder online."""
+FUNCTIONS = {
+    "gelu": ("puma", "fourier_segmented", "fourier", "opened"),
+    "softmax": ("puma", "two_quad", "two_quad_goldschmidt", "opened two_quad", "opened exact"),
+    "layer_norm": ("exact", "goldschmidt", "opened"),
+}
+"""By function, its variants; the first is Puma's."""
+
+
+def measured(name: str) -> dict[str, Entry]:
+    """The cells of an experiment; none where it was not run."""
+    return read(name)["cells"] if (FOLDER / f"{name}.json").is_file() else {}
+
+
+def or_missing(lines: list[str], command: str) -> list[str]:
+    """What to say where nothing is measured."""
+    return lines or [f"Not measured: `python experiments/{command}`."]
+
+
+def quantities(entry: Entry) -> dict[str, float]:
+    """What is compared, of one side's encoder."""
+    seconds, sent, sends = (of(entry, "encoder", quantity) for quantity in efficiency.QUANTITIES)
+    networks = {name: seconds + NETWORKS[name].seconds(sent, sends) for name in ON}
+    return {"compute": seconds, **networks, "bytes": sent, "sends": sends}
+
+
+def times(entry: Entry, other: Entry) -> list[str]:
+    """How many times less an entry takes than another."""
+    ours, theirs = quantities(entry), quantities(other)
+    return [f"{theirs[name] / ours[name]:.2f}" for name in TIMES]
+
+
+def claims() -> list[str]:
+    """How many times less than Puma each side takes, by model and length."""
+    cells, rows = measured("efficiency"), []
+    for name, case in efficiency.CASES.items():
+        if case.config != "2pc_semi2k" or name not in efficiency.WHOLE_MODELS:
+            continue
+        puma = cells.get(efficiency.fitting(name, "puma").key("puma"))
+        for side in SIDES:
+            own = cells.get(efficiency.fitting(name, side).key(side))
+            if own is not None and puma is not None and own["layers"] == puma["layers"]:
+                what = f"{case.shape}, {own['layers']} layers, {case.length} tokens"
+                whole = f"{puma['whole_seconds'] / own['whole_seconds']:.2f}"
+                rows.append([what, side, *times(own, puma), whole])
+    told = ", ".join(f"{times:.2f} for {model}" for model, times in FASTER.items())
+    columns = ("model", "side", *TIMES, "everything, compute")
+    lines = markdown_rows(columns, rows, words=2) if rows else []
+    published = f"Published, for SecFormer over Puma in seconds (512 tokens, CrypTen on GPUs; read): {told}."
+    return [*or_missing(lines, "efficiency.py"), "", published]
+
+
+def ideas() -> list[str]:
+    """Each row of the ablation against the one before, or against Puma."""
+    cells, case = measured("ablation"), efficiency.CASES["base-128"]
+    found = {name: cells[case.key(name)] for name in ablation.ROWS if case.key(name) in cells}
+    puma = found.get(ablation.RESIDENT)
+    names, rows = [name for name in ablation.CUMULATIVE if name in found], []
+    for before, name in zip([None, *names], names, strict=False):
+        against = times(found[name], found[before]) if before else ["" for _ in TIMES]
+        rows.append([name, *against, _accuracy(cells, name)])
+    if puma is not None:
+        alone = [name for name in ablation.ALONE if name in found]
+        rows += [[f"{name}, against puma", *times(found[name], puma), _accuracy(cells, name)] for name in alone]
+    columns = ("times less than the row before", *TIMES, "STS-B, not distilled")
+    return or_missing(markdown_rows(columns, rows) if rows else [], "ablation.py")
+
+
+def _accuracy(cells: dict[str, Entry], name: str) -> str:
+    cell = cells.get(f"STS-B, {name}")
+    return f"{100 * cell['pearson']:.1f}" if cell else ""
+
+
+def functions() -> list[str]:
+    """Each function at BERT-base's size with 128 tokens: how many times less than Puma's."""
+    cells, rows = measured("operators"), []
+    for function, variants in FUNCTIONS.items():
+        found = {name: cells.get(f"2pc_semi2k {function} 128 {name}") for name in variants}
+        first = found[variants[0]]
+        for name, e in found.items():
+            if e and first:
+                factors = [f"{first[key] / e[key]:.1f}" for key in ("seconds", "send_bytes", "send_actions")]
+                figures = f"{e['seconds']:.2f}", f"{e['send_bytes'] / 1e6:,.1f}", f"{e['send_actions']}"
+                rows.append([function, name, *figures, *factors, f"{e['own_form_max_error']:.4f}"])
+    columns = ("function", "variant", "seconds", "MB sent", "sends", "times: seconds", "bytes", "sends", "error")
+    return or_missing(markdown_rows(columns, rows, words=2) if rows else [], "operators.py")
+
+
+def growth() -> list[str]:
+    """Fitted exponents."""
+    curves = scaling.curves(measured("scaling"))
+    rows = [
+        [axis, side, *(f"{scaling.exponent(points, quantity):.2f}" for quantity in efficiency.QUANTITIES)]
+        for (axis, side), points in curves.items()
+        if len(points) > 1
+    ]
+    columns = ("growth with", "side", "seconds", "bytes", "sends")
+    return or_missing(markdown_rows(columns, rows, words=2) if rows else [], "scaling.py")
+
+
+def outside() -> list[str]:
+    """Puma by Hugging Face's model on stock SPU, and by this package's preset."""
+    path = FOLDER / "baseline.json"
+    lines = (
+        [f"- {check['name']} {check['figure']:.2%}." for check in read("baseline")["checks"]] if path.is_file() else []
+    )
+    return or_missing(lines, "baseline.py")
+
+
+TABLES: Mapping[str, Callable[[], list[str]]] = {
+    "claims": claims,
+    "ideas": ideas,
+    "functions": functions,
+    "growth": growth,
+    "outside": outside,
+    "accuracy": accuracy,
+}
