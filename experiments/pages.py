@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/reproduction.md, from results/ and from the package's own registries.
+"""The tables of README.md and of docs/, from results/ and from the package's own registries.
 
     python experiments/pages.py [--check]
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
+import excerpts
 import readme
 import reproduction
 import typer
@@ -22,6 +23,7 @@ Tables = Mapping[str, Callable[[], list[str]]]
 PAGES: dict[Path, Tables] = {
     ROOT / "README.md": readme.TABLES,
     ROOT / "docs" / "reproduction.md": reproduction.TABLES,
+    **{ROOT / "docs" / name: tables for name, tables in excerpts.TABLES.items()},
 }
 """By page, what makes the lines of each of its tables."""
 COMMAND = "python experiments/pages.py"

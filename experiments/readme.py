@@ -7,6 +7,7 @@ import pkgutil
 import runpy
 from collections.abc import Callable, Mapping
 
+import compare
 import numpy as np
 from results import ROOT, Entry, markdown_rows, read
 
@@ -78,6 +79,12 @@ def speed() -> list[str]:
         told = f"a link of limited rate agree to {max(errors):.0%} (results/network.md)"
         lines += ["", f"The model of the networks and two processes on {told}."]
     return lines
+
+
+def compared() -> list[str]:
+    """Bytes, sends and errors of every preset on a small shape."""
+    (cell,) = read("compare")["cells"].values()
+    return markdown_rows(compare.COLUMNS, compare.rows(cell))
 
 
 def accuracy() -> list[str]:
@@ -193,6 +200,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "heads": heads,
     "presets": model_presets,
     "variants": variants,
+    "compare": compared,
     "accuracy": accuracy,
     "student": student,
 }
