@@ -1,6 +1,6 @@
 """Bytes, sends and errors of every preset on a small shape: README.md's table, by `secformer compare` itself.
 
-    python experiments/compare.py [--shape minilm] [--tokens 32] [--fresh]
+    python experiments/compare.py [--shape minilm] [--tokens 32] [--fresh] [--quick]
 
 Random weights and tokens, one text, SEMI2K, steady state. Writes results/compare.json and .md.
 """
@@ -24,10 +24,12 @@ def main(
     shape: Annotated[str, typer.Option(help="of the model")] = "minilm",
     tokens: Annotated[int, typer.Option(help="padded length")] = 32,
     fresh: Annotated[bool, typer.Option(help="measure finished cells again")] = False,
+    quick: Annotated[bool, typer.Option(help="a tiny model: a test of this script")] = False,
     folder: Annotated[Path, typer.Option(help="where the results go")] = FOLDER,
 ) -> None:
     """Compare, print and write."""
     results = Results("compare", folder, fresh=fresh)
+    shape, tokens = ("tiny", 16) if quick else (shape, tokens)
     cell = results.cell(f"{shape}, {tokens} tokens", lambda: compared(shape, tokens))
     title = f"{shape}, one text of {tokens} tokens, random weights, SEMI2K"
     results.publish(console(), [table(title, COLUMNS, rows(cell))])

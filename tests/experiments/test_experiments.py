@@ -126,3 +126,10 @@ def test_baseline(folder):
     theirs, ours = found["cells"].values()
     assert theirs["send_bytes"] > 0 and theirs["max_abs_error"] < 0.05 and ours["send_bytes"] > 0
     assert "bytes of FlaxBert on stock SPU" in out
+
+
+def test_compare(folder):
+    out, found = run("compare", folder)
+    (cell,) = found["cells"].values()
+    assert cell["fast"]["send_bytes"] < cell["puma"]["send_bytes"] < cell["spu"]["send_bytes"]
+    assert "tiny, one text of 16 tokens" in out and "| drop-in | " in (folder / "compare.md").read_text()
