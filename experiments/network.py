@@ -38,6 +38,7 @@ import party
 import rate_limited
 import typer
 from efficiency import QUICK, SIDES, Case
+from efficiency_lines import BASE
 from published import SYSTEMS, System
 from results import FOLDER, Check, Entry, Results, console, run, table
 
@@ -52,7 +53,6 @@ from matplotlib import pyplot as plt
 
 PARTY_SECONDS = 1_800
 TOLERANCE = 0.25
-BASE = "base-128"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,8 @@ GREATEST_ERROR = 0.05
 
 USE_ANOTHER = "use the preset puma"
 
+LONG = 128
+"""Keys beyond which 2Quad's numerators have a fraction bit fewer for each doubling."""
 
 LEAST_RECIPROCAL = 8
 """Fraction bits below which an inverse row sum is not worth having."""
@@ -163,7 +165,9 @@ def _two_quad(calibration: Calibration, place: str, length: int, width: int) -> 
     at = f"{place}softmax"
     means = calibration.range(at, "two_quad_mean").widened(SERIES_MARGIN)
     low, high = (length * x for x in _with_weights(means.low, means.high))
-    plan = _division(calibration, place, low, high, width, scales.NUMERATOR, 2 * scales.SCORE)
+    # A row's sum grows with the keys, and a numerator's error in it does not.
+    numerator_bits = scales.NUMERATOR - max(0, math.ceil(math.log2(length / LONG)))
+    plan = _division(calibration, place, low, high, width, numerator_bits, 2 * scales.SCORE)
     _good(plan.reciprocal, at, "two_quad_mean", f"distil the model for 2Quad, or {USE_ANOTHER}")
     largest = _largest(calibration, at, "score")
     return replace(plan, score_width=ring(at, scales.QUERY + scales.KEY, largest))

@@ -145,13 +145,15 @@ def test_exact_softmax(protocol, texts, most):
         assert result.profile.total.send_actions == 4 + 4 * exact.squarings + 3
 
 
-@pytest.mark.parametrize("protocol", ["2pc_semi2k", "3pc_aby3"])
-def test_two_quad(protocol):
-    query, key, scores = queries_and_keys(SHORT, -6.0, 6.0)
-    found, _, result = attention(protocol, two_quad, SHORT, query, key, scores)
-    error = np.abs(found - distribution(SHORT, np.square(scores + 5)))
+@pytest.mark.parametrize(("protocol", "texts"), [("2pc_semi2k", SHORT), ("3pc_aby3", SHORT), ("2pc_semi2k", LONG)])
+def test_two_quad(protocol, texts):
+    """In long texts the numerators have fewer bits, and the softmax is as near."""
+    query, key, scores = queries_and_keys(texts, -6.0, 6.0)
+    found, plan, result = attention(protocol, two_quad, texts, query, key, scores)
+    error = np.abs(found - distribution(texts, np.square(scores + 5)))
     # The reciprocal's error is relative, 2^-11, and two keys may have the whole weight of a row.
-    assert error.max() <= 0.001 and error[np.array(SHORT.counts) > 3].max() <= 5e-4
-    assert_padding_weighs_nothing(SHORT, found, protocol)
+    assert error.max() <= 0.001 and error[np.array(texts.counts) > 3].max() <= 5e-4
+    assert plan.softmax.numerator_bits == {32: 8, 512: 6}[texts.length]
+    assert_padding_weighs_nothing(texts, found, protocol)
     if protocol == "2pc_semi2k":
         assert result.profile.total.send_actions == 3 + 3
