@@ -81,6 +81,13 @@ SECTIONS = (
         "Puma from outside",
         "Hugging Face's own FlaxBert with Puma's functions swapped in, on stock SPU, beside this package's preset.",
     ),
+    Section(
+        "peers",
+        "CrypTen",
+        "SecFormer's and Puma's functions on CrypTen, where SecFormer's paper measured them, and here, in one run. "
+        "Bytes are those of one party in the mean.",
+    ),
+    Section("compare", "Every preset on a small model", "Bytes, messages and errors."),
     Section("cluster", "A cluster of real processes", "Mutual TLS, a dealer, several clients; memory; faults."),
     Section("dealer", "The dealer", "What is dealt ahead, and how fast."),
     Section("price", "The price of security", "A request with and without the proof, the audit and fresh shares."),

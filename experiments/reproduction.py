@@ -104,6 +104,36 @@ def functions() -> list[str]:
     return or_missing(markdown_rows(columns, rows, words=2) if rows else [], "operators.py")
 
 
+def runtimes() -> list[str]:
+    """SecFormer's functions against Puma's, on CrypTen and here: seconds of all, and bytes."""
+    cells, rows = measured("peers"), []
+    for function, (ours, puma) in {
+        "gelu": ("fourier_segmented", "puma"),
+        "softmax": ("two_quad_goldschmidt", "puma"),
+    }.items():
+        sides = {
+            "CrypTen": [cells.get(f"{function} 128 {name}, CrypTen") for name in ("secformer", "puma")],
+            "SPU": [cells.get(f"{function} 128 {name}, SPU") for name in (ours, puma)],
+        }
+        for side, (secformer, theirs) in sides.items():
+            if secformer and theirs:
+                seconds = [e["seconds"] + e["offline_seconds"] for e in (secformer, theirs)]
+                sent = [e["send_bytes"] / 1e6 for e in (secformer, theirs)]
+                figures = [f"{x:.2f}" for x in seconds] + [f"{x:,.1f}" for x in sent]
+                rows.append([function, side, *figures, *(f"{b / a:.1f}" for a, b in (seconds, sent))])
+    columns = (
+        "function",
+        "on",
+        "seconds: SecFormer's",
+        "Puma's",
+        "MB: SecFormer's",
+        "Puma's",
+        "times: seconds",
+        "bytes",
+    )
+    return or_missing(markdown_rows(columns, rows, words=2) if rows else [], "peers/crypten_operators.py")
+
+
 def growth() -> list[str]:
     """Fitted exponents."""
     curves = scaling.curves(measured("scaling"))
@@ -129,6 +159,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "claims": claims,
     "ideas": ideas,
     "functions": functions,
+    "runtimes": runtimes,
     "growth": growth,
     "outside": outside,
     "accuracy": accuracy,
