@@ -45,7 +45,7 @@ def ratio(entries: dict[str, Entry], quantity: str, side: str = "fast", column: 
 
 def required(name: str, entries: dict[str, Entry], base: float = 15) -> Iterator[Check]:
     """The lines that a case has to meet; `base` is how many times fewer bytes fast has for BERT-base, 128 tokens."""
-    if not {"fast", "puma"} <= set(entries):
+    if not {"fast", "puma"} <= set(entries) or len({entry["layers"] for entry in entries.values()}) > 1:
         return
     fast, puma = entries["fast"], entries["puma"]
 
