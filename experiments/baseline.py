@@ -4,8 +4,10 @@
 
 Nothing of this package computes on the first side: transformers' FlaxBertLayerCollection, whose softmax and GeLU are
 replaced as in SPU's own Puma example (with the exponential that Puma's paper has, EXP_TAYLOR of 5 squarings), runs in
-`spu.utils.simulation`; weights and hidden states are secret. The other side is the preset puma without resident
-weights, its layers alone. Bytes and sends of one server have to agree within 5%. Writes results/baseline.json and .md.
+`spu.utils.simulation`; weights and hidden states are secret. Of Flax's two forms of LayerNorm it has the one without a
+comparison (use_fast_variance=False): the other guards a variance against being negative. The other side is the preset
+puma without resident weights, its layers alone. Bytes and sends of one server have to agree within 5%. Writes
+results/baseline.json and .md.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import spu.utils.simulation as simulation
 import typer
 from efficiency import NOT_RESIDENT, Case
 from efficiency_lines import layer
+from flax import linen as nn
 from results import FOLDER, Check, Entry, Results, console, run, table
 from transformers import BertConfig
 from transformers.models.bert import modeling_flax_bert as hugging_face
@@ -78,7 +81,12 @@ def outside(case: Case) -> Entry:
     )
     encoder = hugging_face.FlaxBertLayerCollection(config)
     hidden = jax.random.normal(jax.random.key(0), (case.batch, case.length, config.hidden_size))
-    with mock.patch.dict(hugging_face.ACT2FN, gelu=gelu), mock.patch("jax.nn.softmax", softmax):
+    layer_norm = functools.partial(nn.LayerNorm, use_fast_variance=False)
+    with (
+        mock.patch.dict(hugging_face.ACT2FN, gelu=gelu),
+        mock.patch("jax.nn.softmax", softmax),
+        mock.patch.object(hugging_face.nn, "LayerNorm", layer_norm),
+    ):
         params = jax.tree.map(np.asarray, encoder.init(jax.random.key(1), hidden, None, None))
 
         def function(params: Any, hidden: jax.Array) -> jax.Array:
