@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import ablation
 import efficiency
+import numpy as np
 import scaling
 from efficiency_lines import of
 from network import NETWORKS
@@ -23,6 +24,8 @@ FUNCTIONS = {
     "layer_norm": ("exact", "goldschmidt", "opened"),
 }
 """By function, its variants; the first is Puma's."""
+MEASURED, LESS = 128, ("times less: seconds", "bytes")
+"""Rows that functions are measured with, and two columns."""
 
 
 def measured(name: str) -> dict[str, Entry]:
@@ -106,32 +109,39 @@ def functions() -> list[str]:
 
 def runtimes() -> list[str]:
     """SecFormer's functions against Puma's, on CrypTen and here: seconds of all, and bytes."""
-    cells, rows = measured("peers"), []
-    for function, (ours, puma) in {
-        "gelu": ("fourier_segmented", "puma"),
-        "softmax": ("two_quad_goldschmidt", "puma"),
-    }.items():
-        sides = {
-            "CrypTen": [cells.get(f"{function} 128 {name}, CrypTen") for name in ("secformer", "puma")],
-            "SPU": [cells.get(f"{function} 128 {name}, SPU") for name in (ours, puma)],
-        }
-        for side, (secformer, theirs) in sides.items():
-            if secformer and theirs:
-                seconds = [e["seconds"] + e["offline_seconds"] for e in (secformer, theirs)]
-                sent = [e["send_bytes"] / 1e6 for e in (secformer, theirs)]
-                figures = [f"{x:.2f}" for x in seconds] + [f"{x:,.1f}" for x in sent]
-                rows.append([function, side, *figures, *(f"{b / a:.1f}" for a, b in (seconds, sent))])
-    columns = (
-        "function",
-        "on",
-        "seconds: SecFormer's",
-        "Puma's",
-        "MB: SecFormer's",
-        "Puma's",
-        "times: seconds",
-        "bytes",
-    )
+    rows = []
+    for (side, function), costs in papers().items():
+        seconds, sent = costs.T
+        figures = [f"{x:.2f}" for x in seconds] + [f"{x:,.1f}" for x in sent]
+        rows.append([function, side, *figures, *_less(costs)])
+    columns = ("function", "on", "seconds: SecFormer's", "Puma's", "MB: SecFormer's", "Puma's", *LESS)
     return or_missing(markdown_rows(columns, rows, words=2) if rows else [], "peers/crypten_operators.py")
+
+
+def together() -> list[str]:
+    """Both of one layer together, from the same figures: GeLU grows with the tokens, softmax with their square."""
+    found, rows = papers(), []
+    for side in dict.fromkeys(side for side, _ in found):
+        for tokens in (MEASURED, 512):
+            more = tokens / MEASURED
+            rows.append([side, f"{tokens}", *_less(found[side, "gelu"] * more + found[side, "softmax"] * more**2)])
+    return markdown_rows(("on", "tokens", *LESS), rows) if rows else []
+
+
+def papers() -> dict[tuple[str, str], np.ndarray]:
+    """By runtime and function [[seconds, MB] of SecFormer's, the same of Puma's], with what is dealt ahead."""
+    cells, found = measured("peers"), {}
+    for function, ours in {"gelu": "fourier_segmented", "softmax": "two_quad_goldschmidt"}.items():
+        for side, names in {"CrypTen": ("secformer", "puma"), "SPU": (ours, "puma")}.items():
+            both = [cells.get(f"{function} {MEASURED} {name}, {side}") for name in names]
+            if all(both):
+                costs = [(e["seconds"] + e["offline_seconds"], e["send_bytes"] / 1e6) for e in both if e]
+                found[side, function] = np.array(costs)
+    return found
+
+
+def _less(costs: np.ndarray) -> list[str]:
+    return [f"{x:.1f}" for x in costs[1] / costs[0]]
 
 
 def growth() -> list[str]:
@@ -160,6 +170,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "ideas": ideas,
     "functions": functions,
     "runtimes": runtimes,
+    "together": together,
     "growth": growth,
     "outside": outside,
     "accuracy": accuracy,
