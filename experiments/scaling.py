@@ -105,7 +105,8 @@ def _gigabytes(entry: Entry) -> str:
 def exponent(points: dict[int, Entry], quantity: str) -> float:
     """Slope of the straight line that fits all points best, in log-log scale."""
     slope, _ = np.polyfit(np.log(list(points)), np.log([of(e, "encoder", quantity) for e in points.values()]), 1)
-    return float(slope)
+    # Of equal figures it is 0, and rounding may have made it less.
+    return abs(float(slope)) if abs(slope) < 1e-6 else float(slope)
 
 
 def required(curves: dict[tuple[str, str], dict[int, Entry]]) -> Iterator[Check]:
