@@ -43,7 +43,7 @@ class JsonFormatter(logging.Formatter):
 def of_this_program(record: logging.LogRecord) -> bool:
     """Whether an error is the program's own: not that a peer spoke no HTTP, or hung up."""
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or not issubclass(kind, (HttpProcessingError, ConnectionError))
+    return kind is None or not issubclass(kind, (HttpProcessingError, ConnectionResetError))
 
 
 def start(role: str, level: str = "info") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -241,7 +242,7 @@ class MaterialService:
             if not self._path(name).exists():
                 raise web.HTTPNotFound(text="the dealer does not know this model: publish it again\n")
             self._published[name] = await self._in_thread(self._load, name)
-        self._path(name).touch()
+        os.utime(self._path(name))
         return self._published[name]
 
     def _path(self, name: str) -> Path:
