@@ -129,6 +129,8 @@ def plot(curves: dict[tuple[str, str], dict[int, Entry]], path: Path) -> None:
                     unit = 1e6 if quantity == "send_bytes" else 1
                     values = [of(e, "encoder", quantity) / unit for e in points.values()]
                     axes[row, column].loglog(list(points), values, marker="o", label=side)
+                    axes[row, column].set_xticks(list(points), [str(size) for size in points])
+                    axes[row, column].minorticks_off()
             label = {"seconds": "seconds", "send_bytes": "MB sent", "send_actions": "sends"}[quantity]
             axes[row, column].set(xlabel=chosen, ylabel=label)
     axes[0, 0].legend(fontsize="small")
