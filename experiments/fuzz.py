@@ -1,7 +1,7 @@
 """Mutated messages at every port of a running cluster: nothing breaks, nothing grows, and an honest client is served.
 
     python experiments/fuzz.py [--count 100000] [--seed 0] [--fresh]
-    (about an hour: a cell has at most 5,000 messages, and a later run goes on where this one stopped)
+    (a cell has at most 5,000 messages; a later run goes on where this one stopped)
 
 Good requests, questions, descriptions and a good HTTP head are cut, spliced, flipped and filled with extreme numbers,
 and sent to each port by who may speak there; to the servers' link as raw bytes. Writes
