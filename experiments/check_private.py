@@ -22,7 +22,8 @@ from secformer_jax.cli.commands.common import read_lines
 from secformer_jax.functions import presets
 from secformer_jax.inference.private import PrivateModel
 from secformer_jax.models import checkpoint
-from secformer_jax.models.plaintext import Plaintext, encode_request, request_head
+from secformer_jax.models.plaintext import Plaintext
+from secformer_jax.models.request import encode_request, request_head
 from secformer_jax.models.text import Encoded, Tokenizer
 
 LEAST_COSINE = 0.99999

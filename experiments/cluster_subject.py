@@ -15,16 +15,17 @@ from secformer_jax.cli.commands.compare import random_model, random_sentences
 from secformer_jax.cluster.clients import owner
 from secformer_jax.cluster.clients.client import Answer, ClusterClient, statuses
 from secformer_jax.cluster.config import OWNER
-from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.requirements import describe
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
-from secformer_jax.models import checkpoint
+from secformer_jax.models import checkpoint, folders
 from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import Plaintext, encode_request
+from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.ranges import load_calibration
+from secformer_jax.models.request import encode_request
 from secformer_jax.models.text import Encoded, Tokenizer
 
 TINY_LENGTH = 16
@@ -47,7 +48,7 @@ class Subject:
     def publish(self, local: LocalCluster) -> owner.Publication:
         """Publish it as its owner."""
         chosen = presets.preset(self.preset)
-        described = Deployment.describe(self.model, chosen, self.calibration)
+        described = describe(self.model, chosen, self.calibration)
         return asyncio.run(owner.publish(local.cluster, self.model, described))
 
     def error(self, index: int, answer: Answer) -> float:
@@ -74,7 +75,7 @@ def minilm(preset: str, length: int = 16) -> Subject:
 
 def student(preset: str, length: int = 32) -> Subject:
     """The model of this package with its own ranges, and its own sentences."""
-    model = checkpoint.load(checkpoint.SHIPPED)
+    model = checkpoint.load(folders.SHIPPED)
     tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     rows = [encode_request(model, tokenizer, line, None, length, truncate=True) for line in calibration_sentences()]
     return _subject(model, preset, load_calibration(model, presets.preset(preset)), rows)

@@ -17,11 +17,12 @@ from rich.markup import escape
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.presets import Approximations
-from secformer_jax.inference.private import Answer, Plaintext, PrivateModel, encode_request
-from secformer_jax.models import checkpoint
+from secformer_jax.inference.private import Answer, Plaintext, PrivateModel
+from secformer_jax.models import checkpoint, folders
 from secformer_jax.models.calibrate import ensure_calibration
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.ranges import load_calibration
+from secformer_jax.models.request import encode_request
 from secformer_jax.models.text import Encoded, Tokenizer
 
 SENTENCES = (
@@ -59,7 +60,7 @@ def main(own: Sequence[str]) -> int:
 
 def sentiment(console: Console, sentences: Sequence[str]) -> float:
     """Classify sentences with the package's own student; returns the greatest difference of a logit."""
-    model = checkpoint.load(checkpoint.SHIPPED)
+    model = checkpoint.load(folders.SHIPPED)
     console.print("\n[bold]Sentiment: the distilled student of this package[/bold]")
     tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     requests = {

@@ -24,8 +24,9 @@ from rich.markup import escape
 from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
-from secformer_jax.models import checkpoint
-from secformer_jax.models.plaintext import Plaintext, encode_request
+from secformer_jax.models import checkpoint, folders
+from secformer_jax.models.plaintext import Plaintext
+from secformer_jax.models.request import encode_request
 from secformer_jax.models.text import Tokenizer
 
 SENTENCES = (
@@ -46,8 +47,8 @@ def main(own: Sequence[str]) -> int:
     """Run the demo; returns 1 if an answer is too far from plaintext."""
     started, console = time.perf_counter(), Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print("Private inference by five processes: dealer, S0, S1, owner, client (SEMI2K, mutual TLS)\n")
-    student = checkpoint.shipped_folder().is_dir()
-    model, preset = (checkpoint.SHIPPED, "fast") if student else ("minilm", "drop-in")
+    student = folders.shipped_folder().is_dir()
+    model, preset = (folders.SHIPPED, "fast") if student else ("minilm", "drop-in")
     asked = [word for text in own or SENTENCES for word in ("--text", text)]
     if not student:
         asked = [word for one, other in PAIRS for word in ("--text", one, "--text-pair", other)]

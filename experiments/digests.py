@@ -80,7 +80,7 @@ def compiled(config: mpc_config.MpcConfig, preset: str, head: str) -> Program:
     serving = serving_for(model, approximations, calibration, config.fraction_bits, "client")
     module = serving.model(SHAPE[1])
     zeros = np.zeros(SHAPE, np.int32)
-    inputs = serving.inputs(Encoded(zeros, zeros, np.ones(SHAPE, np.float32)))
+    inputs = serving.inputs.arrays(Encoded(zeros, zeros, np.ones(SHAPE, np.float32)))
     weights = variables(module, inputs)
     material = weights.pop("dealer", {})
     leaves = jax.tree_util.tree_flatten_with_path(weights)[0]

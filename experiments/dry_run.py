@@ -23,7 +23,7 @@ import safetensors.numpy
 import typer
 from results import console, run
 
-from secformer_jax.models import checkpoint
+from secformer_jax.models import checkpoint, folders
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 
@@ -53,7 +53,7 @@ def write_model(shape: str, folder: Path) -> None:
     """Random weights under the names that the hub's folders have."""
     size = dataclasses.replace(bert.SHAPES[shape], vocab_size=VOCABULARY, max_position_embeddings=512)
     params = jax.tree.map(np.asarray, bert.init_params(size, "embedding", jax.random.key(0)))
-    checkpoint.save(Checkpoint(size, params, "embedding", checkpoint.resolve("minilm"), folder), folder)
+    checkpoint.save(Checkpoint(size, params, "embedding", folders.resolve("minilm"), folder), folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}), encoding="utf-8")
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")

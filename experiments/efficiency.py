@@ -27,7 +27,7 @@ from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
 
 from secformer_jax.cli.commands.compare import random_sentences
-from secformer_jax.cli.report import WHOLE, costs, restart_peak_memory, whole_cells
+from secformer_jax.cli.costs import WHOLE, costs, restart_peak_memory, whole_cells
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations, Variant

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from results import Check, Entry
 
-from secformer_jax.cli.report import NOTHING
+from secformer_jax.cli.costs import NOTHING
 
 COLUMNS = {
     "embedding": ("input", "embedding"),

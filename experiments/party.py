@@ -102,8 +102,8 @@ def jobs(
 ) -> tuple[list[dict[str, Any]], Result]:
     """Each party's job for some equal requests, and the last of them in simulation."""
     dealer = Dealer()
-    weights, inputs, module = serving.weights(dealer), serving.inputs(batch), serving.model(length)
-    material, specs = variables(module, inputs).get("dealer", {}), serving.input_specs(1, length)
+    weights, inputs, module = serving.weights(dealer), serving.inputs.arrays(batch), serving.model(length)
+    material, specs = variables(module, inputs).get("dealer", {}), serving.inputs.specs(1, length)
     with Engine(config, part_of=bert.part_of) as engine:
         engine.publish(weights, public=serving.is_public)
         compiled = engine.compile(function(module), material, *inputs)

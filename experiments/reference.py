@@ -16,7 +16,7 @@ from typing import Annotated
 import click
 import typer
 
-from secformer_jax.cli.app import app
+from secformer_jax.cli.app import COMMANDS, app, command
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 SHELL = ("install_completion", "show_completion")
@@ -30,12 +30,12 @@ Written by `python experiments/reference.py` from the commands themselves; a cha
 def reference() -> str:
     """The whole page."""
     root = typer.main.get_command(app)
-    assert isinstance(root, click.Group)
+    commands = {name: command(name) for name in COMMANDS}
     parts = ["# Commands\n", INTRODUCTION, f"## secformer\n\n{root.help}\n"]
-    parts += [_table(("command", "what it does"), [(_code(name), _help(each)) for name, each in root.commands.items()])]
+    parts += [_table(("command", "what it does"), [(_code(name), line) for name, line in COMMANDS.items()])]
     parts += [options(root)]
-    for name, command in root.commands.items():
-        parts += [f"## secformer {name}\n", f"{_help(command)}\n", options(command)]
+    for name, each in commands.items():
+        parts += [f"## secformer {name}\n", f"{_help(each)}\n", options(each)]
     return "\n".join(parts)
 
 

@@ -29,7 +29,7 @@ from secformer_jax.cli.commands.training import calibrate, read_report, read_spl
 from secformer_jax.cli.options import DataDir
 from secformer_jax.cli.report import Reporter
 from secformer_jax.evaluation import tasks
-from secformer_jax.models import checkpoint
+from secformer_jax.models import checkpoint, folders
 from secformer_jax.training.distill import STATES_RECIPE, Weights
 from secformer_jax.training.recipe import Recipe
 
@@ -65,7 +65,7 @@ def main(
     assert data_dir is not None
     if quick and out is None:
         raise typer.BadParameter("--quick makes no model to ship: pass --out")
-    out = out or checkpoint.shipped_folder()
+    out = out or folders.shipped_folder()
     teacher, student = (runs / f"{kind}-{TASK}{'-quick' if quick else ''}" for kind in ("teacher", "shipped"))
     if not teacher.is_dir():
         finetune_command.run(

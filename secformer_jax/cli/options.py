@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.functions.presets import PRESETS
+from secformer_jax.functions.preset_names import PRESETS
 
 Model = Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, sst2-student or minilm.")]
 Preset = Annotated[

@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from secformer_jax.cluster.config import DEALER, DEALER_CA, TLS_FILES, Cluster, TlsFiles
-from secformer_jax.cluster.dealer.beaver import sm2
 from secformer_jax.errors import UserError
 
 CA_NAME, DEALER_CA_NAME = "secformer CA", "secformer dealer CA"
@@ -181,10 +180,18 @@ def write(cluster: Cluster, folder: Path, *, days: int = 365, force: bool = Fals
             write_file(folder / key, pems[1], secret=True)
             write_file(folder / certificate, pems[0])
     if cluster.dealer and missing(SM2_PUBLIC, SM2_PRIVATE):
-        pair = sm2.generate()
-        write_file(folder / SM2_PRIVATE, pair.private_pem(), secret=True)
-        write_file(folder / SM2_PUBLIC, pair.public_pem())
+        write_sm2(folder)
     return written
+
+
+def write_sm2(folder: Path) -> None:
+    """A new SM2 key of the dealer's, in two files."""
+    # GmSSL is for the cluster's own roles: a client makes its key and its request without it.
+    from secformer_jax.cluster.dealer.beaver import sm2
+
+    pair = sm2.generate()
+    write_file(folder / SM2_PRIVATE, pair.private_pem(), secret=True)
+    write_file(folder / SM2_PUBLIC, pair.public_pem())
 
 
 def sm2_public(files: TlsFiles) -> Path:

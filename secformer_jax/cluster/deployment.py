@@ -1,7 +1,8 @@
 """What a model owner makes known about a model: every server compiles its program from it for itself.
 
 It is data, not code: the architecture, the names of the functions, the calibration constants. No weight is in it, and
-nothing that follows from the weights but the calibrated ranges, rounded.
+nothing that follows from the weights but the calibrated ranges, rounded. A client reads it without JAX; what computes
+is checked by `requirements.checked`.
 """
 
 from __future__ import annotations
@@ -12,23 +13,19 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from secformer_jax.cluster.options import MAX_ROWS
 from secformer_jax.errors import UserError
-from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
-from secformer_jax.inference.reveal import EVERYTHING, Reveal
+from secformer_jax.inference.inputs import EMBEDDINGS, Inputs, inputs_for
+from secformer_jax.inference.reveal import Reveal
 from secformer_jax.models.architecture import Architecture
-from secformer_jax.models.families import family_of
 from secformer_jax.models.heads import HEADS
-from secformer_jax.models.plaintext import request_head
 from secformer_jax.models.text import PADDED_LENGTHS
+from secformer_jax.mpc.runtime.shares import RING_BITS
 
-if TYPE_CHECKING:
-    from secformer_jax.models.checkpoint import Checkpoint
-
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,8 @@ class Deployment:
         functions: the names of the variants: "gelu", "softmax", "layer_norm".
         openings: whether the model is computed by masked openings, see `presets.Approximations`.
         calibration: ranges of the model's values, where the functions need them; without the model's fingerprint.
-        embedding: "client" or "inside", see `PrivateModel`.
+        embedding: one of `inputs.EMBEDDINGS`.
+        input_bits: of the ring that a client's words are shared in, where openings compute; else None.
         keep_weights: keep the openings of the weights between requests.
         reveal: what of the answer a client gets.
         nonce: makes each publication another one.
@@ -61,32 +59,10 @@ class Deployment:
     openings: bool
     calibration: Calibration | None
     embedding: str
+    input_bits: int | None
     keep_weights: bool
     reveal: Reveal
     nonce: str
-
-    @classmethod
-    def describe(
-        cls,
-        model: Checkpoint,
-        approximations: presets.Approximations,
-        calibration: Calibration | None,
-        *,
-        embedding: str = "client",
-        keep_weights: bool = True,
-        head: str | None = None,
-        reveal: Reveal = EVERYTHING,
-    ) -> Deployment:
-        """What is to be known about a checkpoint that is served with these functions and this head.
-
-        Raises:
-            UserError: the head does not answer so.
-        """
-        chosen, head = approximations.names(), head or request_head(model)
-        reveal.check(head)
-        ranges = None if calibration is None else calibration.published()
-        nonce = secrets.token_hex(16)
-        return cls(model.config, head, chosen, approximations.openings, ranges, embedding, keep_weights, reveal, nonce)
 
     def anew(self) -> Deployment:
         """The same model under another name: masks of the weights serve one publication."""
@@ -102,6 +78,7 @@ class Deployment:
             "openings": self.openings,
             "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
             "embedding": self.embedding,
+            "input_bits": self.input_bits,
             "keep_weights": self.keep_weights,
             "reveal": self.reveal.to_json(),
             "nonce": self.nonce,
@@ -118,18 +95,18 @@ class Deployment:
             if values["format"] != FORMAT:
                 raise UserError(f"a description of format {values['format']}, and {FORMAT} was expected")
             head, keep, nonce = values["head"], values["keep_weights"], values["nonce"]
-            openings = values["openings"]
+            openings, embedding, bits = values["openings"], values["embedding"], values["input_bits"]
             if head not in HEADS or type(keep) is not bool or type(openings) is not bool:
                 raise UserError(f"a description with head {head!r}, keep_weights {keep!r}, openings {openings!r}")
+            expected = type(bits) is int and 0 < bits <= RING_BITS if openings else bits is None
+            if embedding not in EMBEDDINGS or not expected:
+                raise UserError(f"a description with embedding {embedding!r}, input_bits {bits!r}")
             if not isinstance(nonce, str) or len(nonce) != 32:
                 raise UserError("a description without a nonce of 32 characters")
             ranges = None if values["calibration"] is None else _calibration(values["calibration"])
             config, functions = Architecture.from_json(values["config"]), dict(values["functions"])
-            family_of(config.model_type)
             reveal = Reveal.from_json(values["reveal"], head)
-            made = cls(config, head, functions, openings, ranges, values["embedding"], keep, reveal, nonce)
-            made.approximations()
-            return made
+            return cls(config, head, functions, openings, ranges, embedding, bits, keep, reveal, nonce)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
@@ -140,9 +117,10 @@ class Deployment:
         """SHA-256 of the description, short: what it is called on every wire."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
 
-    def approximations(self) -> presets.Approximations:
-        """The functions."""
-        return presets.from_names(self.functions, self.openings)
+    @property
+    def inputs(self) -> Inputs:
+        """What a client shares."""
+        return inputs_for(self.config, self.embedding, self.input_bits)
 
     @property
     def masked(self) -> bool:
@@ -150,14 +128,17 @@ class Deployment:
         return self.openings
 
     def lengths(self) -> tuple[int, ...]:
-        """The padded lengths that are served: few, for each is compiled."""
-        return tuple(length for length in PADDED_LENGTHS if length <= self.config.positions)
+        """The padded lengths that are served: few, for each is compiled; within the positions and the calibration."""
+        most = self.config.positions
+        if self.calibration is not None:
+            most = min(most, self.calibration.max_length)
+        return tuple(length for length in PADDED_LENGTHS if length <= most)
 
     def check(self, shape: RequestShape) -> None:
         """Refuse a shape that this model does not serve.
 
         Raises:
-            UserError: another number of rows than a power of two, another padded length, or one beyond the calibration.
+            UserError: another number of rows than a power of two, or another padded length.
         """
         if not 1 <= shape.rows <= MAX_ROWS or shape.rows & (shape.rows - 1):
             raise UserError(f"{shape.rows} texts in one request: a power of two is served, at most {MAX_ROWS}")
@@ -165,8 +146,6 @@ class Deployment:
             raise UserError(f"a padded length of {shape.length}, and {', '.join(map(str, self.lengths()))} are served")
         if shape.rows % HEADS[self.head].rows:
             raise UserError("this model compares pairs of texts, and the number of texts is odd")
-        if self.calibration is not None:
-            self.calibration.check(presets.family(self.approximations()), shape.length)
 
 
 def _calibration(values: Mapping[str, Any]) -> Calibration:

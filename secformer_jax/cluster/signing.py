@@ -16,7 +16,6 @@ from cryptography.x509.oid import NameOID
 
 from secformer_jax.cluster import certs
 from secformer_jax.cluster.config import DEALER, DEALER_CA, TLS_FILES, Cluster
-from secformer_jax.cluster.dealer.beaver import sm2
 from secformer_jax.cluster.wire.revocation import REVOKED, read
 from secformer_jax.errors import UserError
 
@@ -48,9 +47,7 @@ def request(cluster: Cluster, role: str, folder: Path) -> list[Path]:
     certs.write_file(asked, signed.public_bytes(serialization.Encoding.PEM))
     if role != DEALER:
         return [asked]
-    pair = sm2.generate()
-    certs.write_file(folder / certs.SM2_PRIVATE, pair.private_pem(), secret=True)
-    certs.write_file(folder / certs.SM2_PUBLIC, pair.public_pem())
+    certs.write_sm2(folder)
     return [asked, folder / certs.SM2_PUBLIC]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from secformer_jax.errors import UserError
 from secformer_jax.evaluation.tasks import Examples, Task
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import encode, request_head
+from secformer_jax.models.request import encode, request_head
 from secformer_jax.models.text import Encoded, Tokenizer, padded_length
 
 Forward = Callable[[Encoded], np.ndarray]

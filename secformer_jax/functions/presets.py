@@ -14,7 +14,7 @@ import jax
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration as calibrate
-from secformer_jax.functions import gelu, goldschmidt, softmax
+from secformer_jax.functions import gelu, goldschmidt, preset_names, softmax
 from secformer_jax.functions import series as fourier
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.deflation import choose_reciprocal, choose_rsqrt
@@ -171,16 +171,8 @@ LAYER_NORM = _registry(
 )
 
 PRESETS: Mapping[str, Approximations] = {
-    "exact": Approximations(GELU["exact"], SOFTMAX["exact"], LAYER_NORM["exact"]),
-    # The same formulas: under MPC their erf, exp, reciprocal and rsqrt are SPU's own.
-    "spu": Approximations(GELU["exact"], SOFTMAX["exact"], LAYER_NORM["exact"]),
-    "puma": Approximations(GELU["puma"], SOFTMAX["puma"], LAYER_NORM["exact"]),
-    "mpcformer": Approximations(GELU["quad"], SOFTMAX["two_quad"], LAYER_NORM["exact"]),
-    "secformer": Approximations(GELU["fourier_segmented"], SOFTMAX["two_quad_goldschmidt"], LAYER_NORM["goldschmidt"]),
-    # Under MPC these three are computed together, every reciprocal and root by masked opening: package `openings`.
-    "fast": Approximations(GELU["fourier"], SOFTMAX["two_quad"], LAYER_NORM["exact"], openings=True),
-    # The same with softmax itself, for checkpoints that were never distilled.
-    "drop-in": Approximations(GELU["fourier"], SOFTMAX["exact"], LAYER_NORM["exact"], openings=True),
+    name: Approximations(GELU[names.gelu], SOFTMAX[names.softmax], LAYER_NORM[names.layer_norm], names.openings)
+    for name, names in preset_names.PRESETS.items()
 }
 
 

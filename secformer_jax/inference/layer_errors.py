@@ -50,7 +50,7 @@ def emulated_states(
     """Hidden states (batch, length, hidden) of the embeddings and of each layer, on SPU's plain ring."""
     config = mpc_config.load(mpc_config.EMULATION)
     serving = serving_for(model, approximations, calibration, config.fraction_bits, "client")
-    module, inputs, dealer = serving.model(encoded.input_ids.shape[1]), serving.inputs(encoded), Dealer()
+    module, inputs, dealer = serving.model(encoded.input_ids.shape[1]), serving.inputs.arrays(encoded), Dealer()
     with Engine(config) as engine:
         engine.publish(serving.weights(dealer), public=serving.is_public)
         material = variables(module, inputs).get("dealer", {})

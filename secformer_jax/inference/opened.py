@@ -12,12 +12,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.inference.inputs import Inputs, inputs_for
+from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import request_head
-from secformer_jax.models.text import Encoded
+from secformer_jax.models.request import request_head
 from secformer_jax.models.transformer import HEADS, select_params
 from secformer_jax.mpc.material import Dealer
-from secformer_jax.mpc.runtime.shares import RING_BITS, InputSpec
+from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import two_quad
 from secformer_jax.openings.constants import Plan
@@ -45,15 +46,14 @@ class OpenedServing:
         exact: bool,
         head: str | None = None,
     ) -> None:
-        if calibration is None:
-            raise UserError("this preset needs this model's ranges: run `secformer calibrate --model DIR`")
+        self._calibration = _needed(calibration)
         if fraction_bits != FRACTION_BITS:
             raise UserError(
                 f"the configuration has {fraction_bits} fraction bits, and the presets fast and drop-in are laid out "
                 f"for {FRACTION_BITS}: set fxp_fraction_bits to {FRACTION_BITS}, or use another preset"
             )
         self._config, self._params, self._head = model.config, model.params, head or request_head(model)
-        self._calibration, self._fraction_bits, self._exact = calibration, fraction_bits, exact
+        self._fraction_bits, self._exact = fraction_bits, exact
 
     def weights(self, dealer: Dealer) -> dict[str, Any]:
         """What is published: the weights as shares, in clear what is left of them under masks, the head as shares."""
@@ -83,28 +83,10 @@ class OpenedServing:
         """Whether a published leaf is given in clear: weights minus uniform masks."""
         return path.startswith("['opened']")
 
-    def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
-        """What the client shares, all of it one-hot: words with token types, and each text's tokens; see `OpenedModel`.
-
-        Raises:
-            UserError: padding before a token.
-        """
-        ids, types, mask = encoded.input_ids[..., None], encoded.token_type_ids[..., None], encoded.attention_mask
-        words, kinds = np.arange(self._config.vocab_size), np.arange(self._config.type_vocab_size)
-        tokens = np.arange(1, mask.shape[1] + 1)
-        counts = mask.sum(axis=1, keepdims=True)
-        if not np.array_equal(mask, tokens <= counts):
-            raise UserError("the padding of a text has to stand behind its tokens: set the tokenizer's side to right")
-        rows = np.concatenate([ids == words, types == kinds], axis=-1)
-        return rows.astype(np.int64), (tokens == counts).astype(np.int64)
-
-    def input_specs(self, rows: int, length: int) -> tuple[InputSpec, ...]:
-        """One-hot rows are zeros and ones, and what comes of them is small."""
-        vectors = [size for size in (self._config.vocab_size, self._config.type_vocab_size) if size]
-        return (
-            InputSpec("int64", (rows, length, sum(vectors)), self._plan(length).table_width, tuple(vectors)),
-            InputSpec("int64", (rows, length), one_hot=(length,)),
-        )
+    @property
+    def inputs(self) -> Inputs:
+        """See `OpenedModel`."""
+        return inputs_for(self._config, "client", word_bits(self._config, self._calibration))
 
     def _plan(self, length: int) -> Plan:
         return make_plan(self._config, self._calibration, length, exact=self._exact)
@@ -144,6 +126,21 @@ class OpenedServing:
             project = bert["embeddings_project"]
             states[0] = states[0] @ np.asarray(project["kernel"]) + np.asarray(project["bias"])
         return states
+
+
+def word_bits(config: Architecture, calibration: Calibration | None) -> int:
+    """Bits of the ring that a client's words are shared in.
+
+    Raises:
+        UserError: no ranges.
+    """
+    return table(config, _needed(calibration))[1]
+
+
+def _needed(calibration: Calibration | None) -> Calibration:
+    if calibration is None:
+        raise UserError("this preset needs this model's ranges: run `secformer calibrate --model DIR`")
+    return calibration
 
 
 def _is_layer_norm(module: nn.Module, method: str) -> bool:

@@ -15,12 +15,13 @@ import numpy as np
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.inference.answers import decode
-from secformer_jax.inference.serving import EMBEDDINGS, function, one_hot, serving_for, variables
+from secformer_jax.inference.serving import function, serving_for, variables
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.calibrate import DEFAULT_LENGTH, calibrate_model, ensure_calibration
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import Plaintext, encode_request, functions_for, request_head
+from secformer_jax.models.plaintext import Plaintext, functions_for
 from secformer_jax.models.ranges import load_calibration
+from secformer_jax.models.request import encode_request, request_head
 from secformer_jax.models.text import Encoded, Tokenizer, padded_length
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.runtime import config as mpc_config
@@ -30,16 +31,12 @@ from secformer_jax.mpc.runtime.program import Program
 logger = logging.getLogger(__name__)
 
 __all__ = [
-    "EMBEDDINGS",
     "Answer",
     "Plaintext",
     "PrivateModel",
     "calibrate_model",
-    "encode_request",
     "functions_for",
     "load_calibration",
-    "one_hot",
-    "request_head",
 ]
 
 
@@ -133,12 +130,12 @@ class PrivateModel:
 
     def __call__(self, encoded: Encoded) -> Answer:
         """Answer one encoded batch; dealer material is made for it and used up."""
-        inputs = self._serving.inputs(encoded)
+        inputs = self._serving.inputs.arrays(encoded)
         started = time.perf_counter()
         fresh = encoded.input_ids.shape not in self._programs
         program, material = self._program(encoded.input_ids.shape, inputs)
         compile_seconds = time.perf_counter() - started if fresh else 0.0
-        specs = self._serving.input_specs(*encoded.input_ids.shape)
+        specs = self._serving.inputs.specs(*encoded.input_ids.shape)
         result = self._engine.run(program, self._dealer.deal(material), *inputs, specs=specs)
         return Answer(result.value, result, compile_seconds, encoded.input_ids.shape[1])
 

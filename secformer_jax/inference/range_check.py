@@ -100,7 +100,7 @@ class RangeCheck:
 
     def __call__(self, encoded: Encoded) -> np.ndarray:
         """The emulated logits of one batch; what went into the series is added to what was seen."""
-        inputs, shape = self._serving.inputs(encoded), encoded.input_ids.shape
+        inputs, shape = self._serving.inputs.arrays(encoded), encoded.input_ids.shape
         if shape not in self._programs:
             self._programs[shape] = self._compile(shape, inputs)
         program, material, watched = self._programs[shape]

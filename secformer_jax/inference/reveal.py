@@ -1,4 +1,4 @@
-"""What of a head's output the client gets: all of it, fewer bits, or the label alone, computed by the protocol.
+"""What of a head's output the client gets: all of it, fewer bits, or the label alone.
 
 Logits tell more of a model than its answer: with enough of them, others are trained to imitate it. An owner who
 publishes can have them rounded, or the greatest found, before anything leaves the servers.
@@ -7,12 +7,10 @@ publishes can have them rounded, or the greatest found, before anything leaves t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from secformer_jax.errors import UserError
@@ -49,15 +47,6 @@ class Reveal:
         if self.label and self.bits is not None:
             raise UserError("the label alone has no fraction bits: ask for one of both")
 
-    def of(self, compute: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        """A function whose result is revealed, as one whose result may be."""
-        if self.label:
-            return lambda *arguments: _greatest(compute(*arguments))
-        if self.bits is not None:
-            scale = 2.0**self.bits
-            return lambda *arguments: jnp.floor(compute(*arguments) * scale + 0.5) / scale
-        return compute
-
     def read(self, revealed: np.ndarray) -> np.ndarray:
         """What was revealed, at the client: the runtime's truncation leaves a unit of its own fraction bits."""
         return revealed if self.bits is None else np.rint(revealed * 2.0**self.bits) / 2.0**self.bits
@@ -88,10 +77,3 @@ class Reveal:
 
 
 EVERYTHING = Reveal()
-
-
-def _greatest(logits: jax.Array) -> jax.Array:
-    """One-hot over the last axis."""
-    others = jnp.argmax(logits, axis=-1)[..., None] != jnp.arange(logits.shape[-1])
-    # A difference is shared by sums, as results have to be, and a comparison bit by bit.
-    return 1 - others.astype(logits.dtype)

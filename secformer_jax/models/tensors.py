@@ -16,10 +16,10 @@ from numpy.typing import DTypeLike
 from secformer_jax.errors import UserError
 from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.families import family_of
+from secformer_jax.models.folders import WEIGHT_FILES
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.transformer import parameter_shapes
 
-WEIGHT_FILES = ("model.safetensors", "flax_model.msgpack")
 Tensors = dict[str, np.ndarray]
 _Path = tuple[str, ...]
 _BUFFERS = ("position_ids", "token_type_ids")

@@ -217,7 +217,13 @@ def _from_older_files(directory: Path) -> tokenizers.Tokenizer:
     """Through transformers, which knows how each family's older files make a tokenizer."""
     if not any((directory / name).is_file() for name in OLDER_FILES):
         raise UserError(f"no tokenizer in {directory}: tokenizer.json or vocab.txt was expected beside config.json")
-    from transformers import AutoTokenizer
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{directory} has no tokenizer.json, and to read its older files transformers is needed: pip install "
+            "transformers, or save the tokenizer as tokenizer.json with it"
+        ) from None
 
     found = AutoTokenizer.from_pretrained(directory, use_fast=True, trust_remote_code=False)
     if not found.is_fast:

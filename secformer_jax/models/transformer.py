@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from secformer_jax.models.architecture import SHAPES, Architecture
-from secformer_jax.models.heads import HEADS, Head, activation
+from secformer_jax.models.head_layers import COMPUTE, activation
+from secformer_jax.models.heads import HEADS, Head
 from secformer_jax.models.layers import (
     Array,
     Embeddings,
@@ -112,7 +113,7 @@ class ModelWithHead(nn.Module):
         hidden, kept = bert(tokens, token_types, attention_mask, deterministic)
         with jax.named_scope("head"):
             read = kept["pooled"] if self.head.pooled else hidden
-            output = self.head.compute(self.config, read, attention_mask, deterministic)
+            output = COMPUTE[self.head.name](self.config, read, attention_mask, deterministic)
         return (output, kept) if output_intermediates else output
 
 

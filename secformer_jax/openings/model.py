@@ -15,7 +15,8 @@ from flax import linen as nn
 
 from secformer_jax.functions.series import Series, fit_gelu_tail, fit_tanh
 from secformer_jax.models.architecture import Architecture
-from secformer_jax.models.heads import Head, activation
+from secformer_jax.models.head_layers import COMPUTE, activation
+from secformer_jax.models.heads import Head
 from secformer_jax.models.layers import Pooler, spread_relative
 from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, fixed, open_together
 from secformer_jax.mpc.primitives.products import WeightProducts
@@ -269,7 +270,7 @@ class OpenedModel(Block):
             if self.head.pooled:
                 values = Pooler(c, self._pooler_activation, name="pooler")(values)
             mask = Fixed(at_tokens(counts, np.ones(counts.shape[-1])), 0).real(self.fraction_bits)
-            return self.head.compute(c, values, mask, True)
+            return COMPUTE[self.head.name](c, values, mask, True)
 
     def _pooler_activation(self, x: jax.Array) -> jax.Array:
         if self.config.pooler_act == "tanh":

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from secformer_jax.cli.app import app
+from secformer_jax.cli.app import COMMANDS, command
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "reference.py"
 
@@ -39,11 +39,10 @@ def test_a_file_that_is_not_is_refused_in_one_line(script, tmp_path, capsys):
 def test_every_option_of_every_command_is_there(script):
     page = script.reference()
     sections = dict(part.split("\n", 1) for part in page.split("## secformer ")[1:])
-    commands = typer.main.get_command(app).commands
-    assert list(sections) == list(commands)
-    for name, command in commands.items():
-        assert command.help in sections[name]
-        for option in command.params:
+    assert list(sections) == list(COMMANDS)
+    for name, line in COMMANDS.items():
+        assert f"| `{name}` | {line} |" in page and command(name).help in sections[name]
+        for option in command(name).params:
             assert sum(f"`{option.opts[0]}`" in line.split("|")[1] for line in sections[name].splitlines()[4:] if line)
     assert "| `--dropout` / `--no-dropout` | flag | `--dropout` | At the rates" in sections["finetune"]
     assert "| `--task` | text, repeatable | required | STS-B, SST-2" in sections["evaluate"]

@@ -214,8 +214,8 @@ def test_opened_states_are_the_hidden_states(student):
     pytest.importorskip("spu")
     from secformer_jax.functions.presets import preset
     from secformer_jax.inference.layer_errors import errors_by_layer
-    from secformer_jax.models.plaintext import encode
     from secformer_jax.models.ranges import load_calibration
+    from secformer_jax.models.request import encode
 
     model, fast = checkpoint.load(student), preset("fast")
     tokenizer = Tokenizer(model.tokenizer_dir)

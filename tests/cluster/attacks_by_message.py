@@ -53,10 +53,10 @@ ATTACKS |= {
 
 def no_texts(mallory: Mallory) -> dict[str, list[np.ndarray]]:
     """Inputs of the right shapes that no text has."""
-    top = 1 << (mallory.serving.input_specs(*mallory.encoded.input_ids.shape)[0].bits - 1)
+    top = 1 << (mallory.inputs.specs(*mallory.encoded.input_ids.shape)[0].bits - 1)
 
     def but(index: int, change: Callable[[np.ndarray], None]) -> list[np.ndarray]:
-        arrays = [array.copy() for array in mallory.serving.inputs(mallory.encoded)]
+        arrays = [array.copy() for array in mallory.inputs.arrays(mallory.encoded)]
         # Of the first vector of the first text.
         change(arrays[index].reshape(-1, arrays[index].shape[-1])[0])
         return arrays

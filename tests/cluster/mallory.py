@@ -40,7 +40,7 @@ class Mallory:
         async with ClusterClient(self.cluster, NAME) as client:
             self.description = await client.deployment()
             self.deployment = self.description.name
-            self.serving = client._serving
+            self.inputs = self.description.inputs
         self.context = tls.client_context(self.cluster.tls(NAME))
         connector = aiohttp.TCPConnector(ssl=self.context, limit=0)
         self.http = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=20))
@@ -57,8 +57,8 @@ class Mallory:
     def good(self, inputs: Sequence[np.ndarray] = (), **changes: object) -> list[Message]:
         """What each server takes, or shares of other inputs in their place."""
         fields, parties = self.fields(**changes), self.cluster.parties
-        specs = self.serving.input_specs(*self.encoded.input_ids.shape)
-        inputs = inputs or self.serving.inputs(self.encoded)
+        specs = self.inputs.specs(*self.encoded.input_ids.shape)
+        inputs = inputs or self.inputs.arrays(self.encoded)
         shares = shared(specs, inputs, self.cluster.protocol, len(parties), self.cluster.fraction_bits)
         return [with_shares("infer", fields, own) for own in shares]
 

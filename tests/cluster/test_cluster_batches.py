@@ -173,11 +173,10 @@ def _ask_together(local: LocalCluster, tiny: Tiny, texts: dict[str, Encoded]) ->
 
 async def _send_bad(local: LocalCluster, text: Encoded) -> None:
     async with ClusterClient(local.cluster, "mallory") as asking:
-        await asking.deployment()
-        serving, inputs = asking._serving, asking._serving.inputs(text)
-        asking._serving = SimpleNamespace(
-            inputs=lambda encoded: (inputs[0], 2 * inputs[1]), input_specs=serving.input_specs
-        )
+        served = await asking.deployment()
+        arrays = served.inputs.arrays(text)
+        wrong = SimpleNamespace(arrays=lambda encoded: (arrays[0], 2 * arrays[1]), specs=served.inputs.specs)
+        asking._served = SimpleNamespace(**vars(served), name=served.name, inputs=wrong)
         await asking.infer(text)
 
 

@@ -10,6 +10,7 @@ from cluster_processes import TOLERANCE, ask, until_ready
 from secformer_jax.cluster.clients import owner
 from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.requirements import describe
 from secformer_jax.functions import presets
 from secformer_jax.inference.reveal import Reveal
 from secformer_jax.models.architecture import DenseLayer, Pooling
@@ -44,7 +45,7 @@ def a_length_that_is_served(monkeypatch):
 def test_answers_are_those_of_plaintext(local, model_type, head, preset, changes):
     model, chosen = cases.small(model_type, head, **changes), presets.preset(preset)
     ranges, texts = cases.calibrate(model, chosen), cases.requests(model.config, texts=2)
-    description = Deployment.describe(model, chosen, ranges, head=head)
+    description = describe(model, chosen, ranges, head=head)
     assert Deployment.from_json(description.to_json()) == description
     asyncio.run(owner.publish(local.cluster, model, description))
     until_ready(local)
@@ -57,7 +58,7 @@ def test_answers_are_those_of_plaintext(local, model_type, head, preset, changes
 def test_less_than_the_logits_is_revealed(local, head, reveal):
     model, chosen = cases.small("bert", head), presets.preset("drop-in")
     ranges, texts = cases.calibrate(model, chosen), cases.requests(model.config, texts=2)
-    description = Deployment.describe(model, chosen, ranges, reveal=reveal)
+    description = describe(model, chosen, ranges, reveal=reveal)
     assert Deployment.from_json(description.to_json()).reveal == reveal
     asyncio.run(owner.publish(local.cluster, model, description))
     until_ready(local)

@@ -117,13 +117,14 @@ def answered(done):
 
 def test_each_role_on_its_own_host(deployed):
     from secformer_jax.functions import presets
-    from secformer_jax.models import checkpoint
-    from secformer_jax.models.plaintext import Plaintext, encode_request
+    from secformer_jax.models import checkpoint, folders
+    from secformer_jax.models.plaintext import Plaintext
     from secformer_jax.models.ranges import load_calibration
+    from secformer_jax.models.request import encode_request
     from secformer_jax.models.text import Tokenizer
 
     entry = answered(subprocess.run(deployed.ask(TEXT), capture_output=True, text=True, timeout=300))
-    model, fast = checkpoint.load(checkpoint.SHIPPED), presets.preset("fast")
+    model, fast = checkpoint.load(folders.SHIPPED), presets.preset("fast")
     plain = Plaintext(model, fast, calibration=load_calibration(model, fast))
     expected = plain(encode_request(model, Tokenizer(model.tokenizer_dir, model.config), TEXT))
     assert entry["label"] == "positive"

@@ -22,6 +22,7 @@ from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.allowance import Allowance
 from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.requirements import approximations, checked, describe
 from secformer_jax.cluster.wire.message import PREFIX, Message, MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.tls import PeerError
 from secformer_jax.errors import UserError
@@ -342,15 +343,17 @@ def test_half_open_handshakes_do_not_keep_a_peer_out(tmp_path):
 def test_a_description_holds_no_weight_and_no_hash_of_them():
     tiny = Tiny("fast")
     model = dataclasses.replace(tiny.model)
-    described = Deployment.describe(model, tiny.description.approximations(), tiny.description.calibration)
+    chosen = approximations(tiny.description)
+    described = describe(model, chosen, tiny.description.calibration)
     text = json.dumps(described.to_json())
     assert model.fingerprint not in text
     exact = calibrate(model, "fast", 32)
-    shown = Deployment.describe(model, tiny.description.approximations(), exact).calibration
+    shown = describe(model, chosen, exact).calibration
     assert shown == exact.published() != dataclasses.replace(exact, fingerprint="")
     again = Deployment.from_json(json.loads(text))
     assert again == described and again.name == described.name and again.masked
-    assert Deployment.describe(model, described.approximations(), None).name != described.name
+    assert describe(model, chosen, tiny.description.calibration).name != described.name
+    assert checked(again) is again
     assert len(text) < 20_000
 
 
@@ -365,15 +368,19 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
         {"keep_weights": "yes"},
         {"openings": 1},
         {"openings": True},
+        {"openings": True, "input_bits": 24},
+        {"openings": True, "input_bits": 65},
+        {"input_bits": 24},
+        {"embedding": "nowhere"},
     ],
 )
 def test_other_descriptions_are_refused(changed):
     good = Deployment(
-        CONFIG, "classification", {"gelu": "puma"}, False, None, "client", True, EVERYTHING, "0" * 32
+        CONFIG, "classification", {"gelu": "puma"}, False, None, "client", None, True, EVERYTHING, "0" * 32
     ).to_json()
     assert isinstance(Deployment.from_json(good).config, Architecture)
     with pytest.raises(UserError):
-        Deployment.from_json(good | changed)
+        checked(Deployment.from_json(good | changed))
 
 
 @pytest.mark.parametrize(

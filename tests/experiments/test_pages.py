@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS, README, RESULTS = ROOT / "experiments", ROOT / "README.md", ROOT / "results"
@@ -93,14 +92,13 @@ def test_figures_are_those_of_the_experiments_own_pages(readme):
 
 
 def test_commands_have_the_options_that_readme_gives_them(text):
-    from secformer_jax.cli.app import app
+    from secformer_jax.cli.app import command
 
-    commands = typer.main.get_command(app).commands
     lines = [line.removeprefix(CODE).split(" # ")[0] for line in text.split("\n") if line.startswith(CODE)]
     assert len(lines) > 10
     for line in lines:
         name, *words = shlex.split(re.sub(r"[\[\]]", " ", line))
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        options = {option for parameter in command(name).params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, line
 
 

@@ -52,7 +52,7 @@ def test_what_a_client_shares_has_the_size_that_is_announced(tiny, preset, embed
     functions = presets.preset(preset)
     serving = serving_for(tiny, functions, calibrate(tiny, functions), 18, embedding)
     request = random_request(TINY, 0)
-    inputs, specs = serving.inputs(request), serving.input_specs(*request.input_ids.shape)
+    inputs, specs = serving.inputs.arrays(request), serving.inputs.specs(*request.input_ids.shape)
     assert [(x.dtype.name, x.shape) for x in inputs] == [spec[:2] for spec in specs]
 
 

@@ -11,7 +11,7 @@ from secformer_jax.cli.commands.common import Choice, choice_for
 from secformer_jax.evaluation import tasks
 from secformer_jax.evaluation.predict import encode_examples, predict
 from secformer_jax.functions import presets
-from secformer_jax.models import checkpoint
+from secformer_jax.models import checkpoint, folders
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.ranges import load_calibration
 from secformer_jax.models.text import Tokenizer
@@ -19,11 +19,11 @@ from secformer_jax.models.text import Tokenizer
 
 @pytest.fixture(scope="module")
 def student():
-    return checkpoint.load(checkpoint.SHIPPED)
+    return checkpoint.load(folders.SHIPPED)
 
 
 def test_folder(student):
-    folder = checkpoint.shipped_folder()
+    folder = folders.shipped_folder()
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
     assert str(choice_for(student, Choice(), "puma")) == "fast"
     assert (student.head, student.config.id2label) == ("classification", ("negative", "positive"))
@@ -35,11 +35,11 @@ def test_folder(student):
 
 
 def test_wheels_hold_the_student():
-    package = checkpoint.shipped_folder().parents[1]
+    package = folders.shipped_folder().parents[1]
     listed = re.search(r"^secformer_jax = (\[.*\])$", (package.parent / "pyproject.toml").read_text(), re.MULTILINE)
     patterns = json.loads(listed[1])
     packed = {file for pattern in patterns for file in package.glob(pattern)}
-    assert set(checkpoint.shipped_folder().iterdir()) <= packed
+    assert set(folders.shipped_folder().iterdir()) <= packed
 
 
 def test_any_text_has_tokens(student):

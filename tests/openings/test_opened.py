@@ -180,8 +180,8 @@ def test_requests_differ_and_material_is_used_once(served, preset):
     one = served("tiny", preset, "2pc_semi2k")
     engine, encoded = one.private._engine, one.request
     program, material = one.private._programs[encoded.input_ids.shape]
-    dealt, inputs = one.private._dealer.deal(material), one.private._serving.inputs(encoded)
-    specs = one.private._serving.input_specs(*encoded.input_ids.shape)
+    dealt, inputs = one.private._dealer.deal(material), one.private._serving.inputs.arrays(encoded)
+    specs = one.private._serving.inputs.specs(*encoded.input_ids.shape)
     first = engine.run(program, dealt, *inputs, specs=specs)
     assert np.abs(first.value - one.answer.logits).max() <= 0.005
     with pytest.raises(MaterialReusedError, match="one request only"):

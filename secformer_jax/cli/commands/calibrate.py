@@ -17,7 +17,7 @@ from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
 from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.checkpoint import Checkpoint, load
-from secformer_jax.models.plaintext import request_head
+from secformer_jax.models.request import request_head
 from secformer_jax.models.text import PADDED_LENGTHS, Encoded, Tokenizer
 
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.cli.commands.cluster import require_cluster_packages
 from secformer_jax.cli.options import ClusterFile, Json
 from secformer_jax.cli.report import Reporter
-from secformer_jax.cluster import config
+from secformer_jax.cluster import certs as certificates
+from secformer_jax.cluster import config, signing
 from secformer_jax.errors import UserError
 
 
@@ -28,9 +28,6 @@ def certs(
 ) -> None:
     """Keys and certificates: every role's own, signed by a CA, or all in one folder to try things out."""
     reporter = Reporter(json)
-    require_cluster_packages()
-    from secformer_jax.cluster import certs, signing
-
     if days < 1:
         raise UserError(f"--days {days}: at least 1 is expected")
     if sum(map(bool, (request is not None, sign, revoke, force))) > 1:
@@ -44,12 +41,12 @@ def certs(
         reporter.say(f"Send these to the CA: {', '.join(map(str, written))}. The keys beside them stay here.")
     elif sign:
         written = list(dict.fromkeys(path for each in sign for path in signing.sign(found, each, out, days=days)))
-        reporter.say(f"Send these back: {', '.join(map(str, written))}. {out / certs.CA_KEY} stays here.")
+        reporter.say(f"Send these back: {', '.join(map(str, written))}. {out / certificates.CA_KEY} stays here.")
     elif revoke:
         written = [signing.revoke(revoke, out, days=days)]
         reporter.say(f"Send {written[0]} to every role: it goes beside {config.TLS_FILES['ca']}, and counts at once.")
     else:
-        written = certs.write(found, out, days=days, force=force)
+        written = certificates.write(found, out, days=days, force=force)
         for path in written:
             reporter.say(str(path))
         if not written:

@@ -13,6 +13,7 @@ import typer
 
 from secformer_jax.cli.commands.answering import compared
 from secformer_jax.cli.commands.common import Choice, Protocol, checked_length
+from secformer_jax.cli.costs import NOTHING, WHOLE, cost_cells, costs, restart_peak_memory, whole_cells
 from secformer_jax.cli.options import (
     CalibrationFile,
     Config,
@@ -26,24 +27,16 @@ from secformer_jax.cli.options import (
     Texts,
     Truncate,
 )
-from secformer_jax.cli.report import (
-    NOTHING,
-    WHOLE,
-    Entry,
-    Reporter,
-    cost_cells,
-    costs,
-    restart_peak_memory,
-    whole_cells,
-)
+from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import family, needs_calibration, preset
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.calibrate import calibrate_model
 from secformer_jax.models.checkpoint import Checkpoint, load
-from secformer_jax.models.plaintext import Plaintext, encode_request, request_head
+from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.ranges import load_calibration
+from secformer_jax.models.request import encode_request, request_head
 from secformer_jax.models.text import Encoded, Tokenizer
 
 DEFAULT_LENGTH = 128

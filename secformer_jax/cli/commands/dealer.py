@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
-from secformer_jax.cli.commands.cluster import check_level, require_cluster_packages
+from secformer_jax.cli.commands.cluster import check_level
 from secformer_jax.cli.options import ClusterFile, LogLevel, TlsFolder
+from secformer_jax.cluster import config, logs
+from secformer_jax.cluster.dealer import server
 from secformer_jax.errors import UserError
 
 
@@ -22,12 +25,6 @@ def dealer(
     log_level: LogLevel = "info",
 ) -> None:
     """Run the assistant server of a cluster until SIGTERM."""
-    require_cluster_packages()
-    import uvloop
-
-    from secformer_jax.cluster import config, logs
-    from secformer_jax.cluster.dealer import server
-
     check_level(log_level)
     if not 0.1 <= memory_limit <= 1024:
         raise UserError(f"--memory-limit {memory_limit:g}: 0.1 to 1024 gigabytes are expected")

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.cli.commands.answering import Asked, answers
-from secformer_jax.cli.commands.common import Choice, Protocol
+from secformer_jax.cli.commands.asking import Asked, ask
 from secformer_jax.cli.options import (
     AskedCluster,
     CalibrationFile,
@@ -40,18 +39,22 @@ def embed(
     json: Json = False,
 ) -> None:
     """The vector of a text under MPC, revealed to the client alone: pooled as the model's folder says."""
-    reporter = Reporter(json)
-    entries = answers(
-        reporter,
-        Asked(text or [], [], max_length, truncate),
-        model=model,
-        choice=Choice(preset),
-        protocol=Protocol(config),
-        calibration=calibration,
-        compare=compare,
-        cluster=cluster,
-        client=client,
-        tls=tls,
-        head="embedding",
-    )
+    reporter, asked = Reporter(json), Asked(text or [], [], max_length, truncate)
+    if cluster is not None:
+        entries = ask(reporter, asked, cluster=cluster, client=client, tls=tls, model=model, head="embedding")
+    else:
+        # What a cluster's client does not need: JAX and spu.
+        from secformer_jax.cli.commands.answering import answers
+        from secformer_jax.cli.commands.common import Choice, Protocol
+
+        entries = answers(
+            reporter,
+            asked,
+            model=model,
+            choice=Choice(preset),
+            protocol=Protocol(config),
+            calibration=calibration,
+            compare=compare,
+            head="embedding",
+        )
     reporter.results(entries)

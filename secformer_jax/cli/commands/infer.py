@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.cli.commands.answering import Asked, answers
-from secformer_jax.cli.commands.common import Choice, Protocol
+from secformer_jax.cli.commands.asking import Asked, ask
 from secformer_jax.cli.options import (
     AskedCluster,
     CalibrationFile,
@@ -28,7 +27,7 @@ from secformer_jax.cli.options import (
     Truncate,
 )
 from secformer_jax.cli.report import Reporter
-from secformer_jax.models.checkpoint import SHIPPED
+from secformer_jax.models.folders import SHIPPED
 
 
 def infer(
@@ -52,17 +51,21 @@ def infer(
     json: Json = False,
 ) -> None:
     """Answer under MPC what the model answers: labels, entities, a span of --text-pair, the likeness of two texts."""
-    reporter = Reporter(json)
-    entries = answers(
-        reporter,
-        Asked(text or [], text_pair or [], max_length, truncate),
-        model=model,
-        choice=Choice(preset, gelu, softmax, layer_norm),
-        protocol=Protocol(config, embedding, not no_keep_weights),
-        calibration=calibration,
-        compare=compare,
-        cluster=cluster,
-        client=client,
-        tls=tls,
-    )
+    reporter, asked = Reporter(json), Asked(text or [], text_pair or [], max_length, truncate)
+    if cluster is not None:
+        entries = ask(reporter, asked, cluster=cluster, client=client, tls=tls, model=model)
+    else:
+        # What a cluster's client does not need: JAX and spu.
+        from secformer_jax.cli.commands.answering import answers
+        from secformer_jax.cli.commands.common import Choice, Protocol
+
+        entries = answers(
+            reporter,
+            asked,
+            model=model,
+            choice=Choice(preset, gelu, softmax, layer_norm),
+            protocol=Protocol(config, embedding, not no_keep_weights),
+            calibration=calibration,
+            compare=compare,
+        )
     reporter.results(entries)

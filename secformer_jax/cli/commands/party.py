@@ -10,6 +10,8 @@ import typer
 
 from secformer_jax.cli.commands.cluster import check_level, read
 from secformer_jax.cli.options import ClusterFile, Insecure, LogLevel, TlsFolder
+from secformer_jax.cluster import logs
+from secformer_jax.cluster.party import server
 
 
 def party(
@@ -24,9 +26,6 @@ def party(
 ) -> None:
     """Run a computing server of a cluster until SIGTERM."""
     found = read(cluster, tls, insecure)
-    from secformer_jax.cluster import logs
-    from secformer_jax.cluster.party import server
-
     found.rank(name)
     check_level(log_level)
     logs.start(name, log_level)

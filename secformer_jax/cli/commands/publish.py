@@ -24,8 +24,12 @@ from secformer_jax.cli.options import (
     TlsFolder,
 )
 from secformer_jax.cli.report import Reporter
+from secformer_jax.cluster.clients import owner
+from secformer_jax.cluster.requirements import describe
+from secformer_jax.inference.reveal import Reveal
 from secformer_jax.models.calibrate import DEFAULT_LENGTH, ensure_calibration
-from secformer_jax.models.checkpoint import SHIPPED, load
+from secformer_jax.models.checkpoint import load
+from secformer_jax.models.folders import SHIPPED
 
 
 def publish(
@@ -54,10 +58,6 @@ def publish(
     """Share a model among the servers of a cluster, as its owner."""
     reporter = Reporter(json)
     found = read(cluster, tls, insecure=True)
-    from secformer_jax.cluster.clients import owner
-    from secformer_jax.cluster.deployment import Deployment
-    from secformer_jax.inference.reveal import Reveal
-
     loaded = load(model)
     head, reveal = checked_head(loaded, head), Reveal(label_only, logit_bits)
     reveal.check(head)
@@ -65,7 +65,7 @@ def publish(
     approximations = choice.approximations()
     length = min(DEFAULT_LENGTH, loaded.config.positions)
     ranges = ensure_calibration(loaded, approximations, length=length, path=calibration, say=reporter.say)
-    deployment = Deployment.describe(
+    deployment = describe(
         loaded, approximations, ranges, embedding=embedding, keep_weights=not no_keep_weights, head=head, reveal=reveal
     )
     done = asyncio.run(owner.publish(found, loaded, deployment))

@@ -10,6 +10,7 @@ import typer
 from secformer_jax.cli.commands.cluster import read
 from secformer_jax.cli.options import ClusterFile, Json, TlsFolder
 from secformer_jax.cli.report import Reporter
+from secformer_jax.cluster.clients import client
 
 
 def status(
@@ -23,7 +24,6 @@ def status(
     """Parties, model, requests, queue and bytes of a cluster."""
     reporter = Reporter(json)
     asked = read(cluster, tls, insecure=True)
-    from secformer_jax.cluster.clients import client
 
     found = asyncio.run(client.statuses(asked, role))
     rows = []

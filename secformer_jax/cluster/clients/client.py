@@ -17,12 +17,9 @@ from secformer_jax.cluster.clients.channel import Servers
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.party import identity
-from secformer_jax.cluster.requirements import serving
 from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.paths import INFER_PATH, STATEMENT_PATH
 from secformer_jax.errors import UserError
-from secformer_jax.inference.reveal import EVERYTHING
-from secformer_jax.inference.serving import Serving
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime import one_hot
@@ -71,9 +68,7 @@ class ClusterClient:
         self._cluster, self._role, self._servers = cluster, role, Servers(cluster, role)
         self._signer = identity.Signer(cluster.tls(role))
         self._bits = cluster.fraction_bits
-        self._serving: Serving | None = None
-        self._name = self._head = ""
-        self._reveal = EVERYTHING
+        self._served: Deployment | None = None
 
     async def __aenter__(self) -> ClusterClient:
         await self._servers.__aenter__()
@@ -98,8 +93,7 @@ class ClusterClient:
         deployment = Deployment.from_json(found[0]["description"])
         if deployment.name not in names:
             raise UserError("the servers' description of the model is not the one that they name")
-        self._serving, self._name, self._head = serving(deployment, self._bits), deployment.name, deployment.head
-        self._reveal = deployment.reveal
+        self._served = deployment
         return deployment
 
     async def infer(self, encoded: Encoded) -> Answer:
@@ -108,26 +102,24 @@ class ClusterClient:
         Raises:
             UserError: a server refuses, or anything died on the way: nothing is answered then, and it says what.
         """
-        if self._serving is None:
-            await self.deployment()
+        served = self._served or await self.deployment()
         rows, length = encoded.input_ids.shape
-        most = self._cluster.options.batching.rows(length, HEADS[self._head].rows)
+        most = self._cluster.options.batching.rows(length, HEADS[served.head].rows)
         answers, start = [], 0
         while start < rows:
             count = min(most, 1 << ((rows - start).bit_length() - 1))
-            answers.append(await self._ask(encoded.rows(slice(start, start + count))))
+            answers.append(await self._ask(served, encoded.rows(slice(start, start + count))))
             start += count
         return Answer.joined(answers)
 
-    async def _ask(self, encoded: Encoded) -> Answer:
+    async def _ask(self, served: Deployment, encoded: Encoded) -> Answer:
         """One request."""
-        assert self._serving is not None
-        started = time.perf_counter()
+        started, name = time.perf_counter(), served.name
         rows, length = encoded.input_ids.shape
-        fields = {"request": secrets.token_hex(16), "deployment": self._name, "rows": rows, "length": length}
+        fields = {"request": secrets.token_hex(16), "deployment": name, "rows": rows, "length": length}
         parties, protocol = self._cluster.parties, self._cluster.protocol
-        stated = await self._statements(rows, length)
-        specs, inputs = self._serving.input_specs(rows, length), self._serving.inputs(encoded)
+        stated = await self._statements(name, rows, length)
+        specs, inputs = served.inputs.specs(rows, length), served.inputs.arrays(encoded)
         shares = one_hot.shared(specs, inputs, protocol, len(parties), self._bits)
         messages = [with_shares("infer", fields, own) for own in shares]
         bodies = {party: b"".join(message.pack()) for party, message in zip(parties, messages, strict=True)}
@@ -142,7 +134,7 @@ class ClusterClient:
             receipts = [result.fields["receipt"] for result in results]
         except (MessageError, KeyError):
             raise UserError("the servers' answers don't have the expected form: install the same version") from None
-        known = {"client": self._role, "request": fields["request"], "model": self._name}
+        known = {"client": self._role, "request": fields["request"], "model": name}
         found = [
             transcript.read(
                 self._signer, party, transcript.RECEIPT, receipt, known | {"input": transcript.digest(sent)}
@@ -151,12 +143,12 @@ class ClusterClient:
         ]
         transcript.agree(found, parties)
         ring = join([output.rings()[0] for output in outputs])
-        logits = self._reveal.read(decode(ring, outputs[0].dtype, self._bits))
+        logits = served.reveal.read(decode(ring, outputs[0].dtype, self._bits))
         cost = {name: value for name, value in results[0].fields.items() if isinstance(value, int | float)}
         sent = tuple(len(body) for body in bodies.values())
         return Answer(logits, time.perf_counter() - started, sent, cost, (*stated, *receipts))
 
-    async def _statements(self, rows: int, length: int) -> list[dict[str, str]]:
+    async def _statements(self, name: str, rows: int, length: int) -> list[dict[str, str]]:
         """What the servers put their names to, before anything is sent to them.
 
         Raises:
@@ -165,9 +157,9 @@ class ClusterClient:
         asked = {"nonce": secrets.token_hex(16), "rows": rows, "length": length}
 
         async def ask(party: str) -> bytes:
-            return await self._servers.post(party, STATEMENT_PATH, json={**asked, "deployment": self._name})
+            return await self._servers.post(party, STATEMENT_PATH, json={**asked, "deployment": name})
 
-        found, known = await self._servers.each(ask), {**asked, "client": self._role, "model": self._name}
+        found, known = await self._servers.each(ask), {**asked, "client": self._role, "model": name}
         try:
             stated = [json.loads(each) for each in found]
         except ValueError:

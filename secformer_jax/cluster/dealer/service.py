@@ -18,7 +18,7 @@ from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MA
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.deployment import Deployment, RequestShape
-from secformer_jax.cluster.requirements import mask_shapes, requirements, serving
+from secformer_jax.cluster.requirements import checked, mask_shapes, requirements, serving
 from secformer_jax.cluster.wire.http import peer_of, question
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import END
@@ -109,7 +109,7 @@ class MaterialService:
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         peer_of(request, [OWNER])
         try:
-            deployment = Deployment.from_json((await question(request)).fields.get("description"))
+            deployment = checked(Deployment.from_json((await question(request)).fields.get("description")))
         except UserError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         if deployment.name in self._describing or self._path(deployment.name).exists():

@@ -15,7 +15,6 @@ from typing import Any
 
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.deployment import Deployment, RequestShape
-from secformer_jax.cluster.requirements import serving
 from secformer_jax.cluster.wire.frames import Reader
 from secformer_jax.cluster.wire.message import PREFIX, Header, Message, MessageError, cut, lengths, parse_header
 from secformer_jax.errors import UserError
@@ -57,7 +56,7 @@ class Admission:
     def __init__(self, deployment: Deployment, cluster: Cluster, rank: int) -> None:
         self._deployment, self._components = deployment, len(HELD[cluster.protocol](rank))
         self._batching = cluster.options.batching
-        self._specs = functools.lru_cache(maxsize=64)(serving(deployment, cluster.fraction_bits).input_specs)
+        self._specs = functools.lru_cache(maxsize=64)(deployment.inputs.specs)
 
     def check(self, header: Header) -> tuple[str, RequestShape]:
         """A request's number and size, if its header is what this party takes for that size.

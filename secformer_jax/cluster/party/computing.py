@@ -16,6 +16,7 @@ from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.memory import give_back
 from secformer_jax.cluster.requirements import part_of, requirements, serving
 from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
+from secformer_jax.inference.revealing import revealing
 from secformer_jax.mpc.audit import audit, commitment
 from secformer_jax.mpc.material import Material, WeightMasks, material_nodes
 from secformer_jax.mpc.runtime.coins import Coins
@@ -91,7 +92,7 @@ class Programs:
         variables = [weight_input(path, public=self._serving.is_public, keep=keep) for path, _ in leaves]
         variables += request_inputs(needed.material, needed.arguments()[2:])
         program = compile_program(
-            self._deployment.reveal.of(needed.compute),
+            revealing(self._deployment.reveal, needed.compute),
             needed.arguments(),
             variables,
             self._config,

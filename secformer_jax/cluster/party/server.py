@@ -24,6 +24,7 @@ from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import Node, RefusedError
 from secformer_jax.cluster.party.peers import HEARTBEAT_SECONDS, LostError, follow
+from secformer_jax.cluster.requirements import checked
 from secformer_jax.cluster.wire import frames, tls
 from secformer_jax.cluster.wire.http import Server, application, peer_of, question, until_stopped
 from secformer_jax.cluster.wire.message import Header, Message, MessageError, shares_of
@@ -116,7 +117,7 @@ class PartyServer:
         async with self._publishing:
             try:
                 first = await frames.read(request.content)
-                deployment = Deployment.from_json(first.fields.get("description"))
+                deployment = checked(Deployment.from_json(first.fields.get("description")))
                 if self.node.shelf.weights(deployment.name).exists():
                     raise UserError("a model of this name has been published: another publication has another name")
                 writer = self.node.shelf.writer(deployment)

@@ -1,0 +1,141 @@
+"""`secformer infer` and `embed` without a cluster: texts answered under MPC on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from secformer_jax.cli.commands.asking import Asked, described, numbers
+from secformer_jax.cli.commands.common import Choice, Protocol, checked_length, choice_for
+from secformer_jax.cli.costs import cost_cells, costs, restart_peak_memory
+from secformer_jax.cli.report import Entry, Reporter
+from secformer_jax.errors import UserError
+from secformer_jax.functions import presets
+from secformer_jax.inference.answers import decode
+from secformer_jax.models.calibrate import ensure_calibration
+from secformer_jax.models.checkpoint import Checkpoint, load
+from secformer_jax.models.heads import HEADS
+from secformer_jax.models.plaintext import Plaintext
+from secformer_jax.models.request import encode_request, request_head
+from secformer_jax.models.text import Encoded, Tokenizer
+
+
+def answers(
+    reporter: Reporter,
+    asked: Asked,
+    *,
+    model: str,
+    choice: Choice,
+    protocol: Protocol,
+    calibration: str | None,
+    compare: bool,
+    head: str | None = None,
+) -> list[Entry]:
+    """Answer each text, or each pair of texts; with the head "embedding" by a vector.
+
+    With `compare` or --json, a request is made a second time where it is the engine's first of its length: the figures
+    are those of the steady state.
+    """
+    choice.approximations()
+    requests = asked.requests()
+    protocol.check()
+    loaded = load(model)
+    head = checked_head(loaded, head)
+    choice = choice_for(loaded, choice)
+    approximations = choice.approximations()
+    checked_length(asked.max_length, loaded)
+    tokenizer = Tokenizer(loaded.tokenizer_dir, loaded.config)
+    batches = [
+        encode_request(loaded, tokenizer, *request, asked.max_length, asked.truncate, head=head) for request in requests
+    ]
+    longest = max(batch.input_ids.shape[1] for batch in batches)
+    with reporter.progress("measuring ranges") as progress:
+        ranges = ensure_calibration(
+            loaded, approximations, length=longest, path=calibration, say=reporter.say, progress=progress
+        )
+    references = []
+    if compare:
+        exact = Plaintext(loaded, presets.preset("exact"), head=head)
+        references = [exact, Plaintext(loaded, approximations, calibration=ranges, head=head)]
+
+    restart_peak_memory()
+    entries, first = [], {}
+    with reporter.progress("sharing the weights") as progress, protocol.start(loaded, choice, ranges, head) as private:
+        for done, (request, batch) in enumerate(zip(requests, batches, strict=True)):
+            answer, shape = private(batch), batch.input_ids.shape
+            if shape not in first:
+                first[shape] = answer
+                if compare or reporter.as_json:
+                    answer = private(batch)
+            progress(done + 1, len(requests))
+            entries.append(
+                {
+                    "text": request[0],
+                    "text_pair": request[1],
+                    **choice.entry(),
+                    "protocol": private.config.protocol,
+                    "config": private.config.name,
+                    "one_hot": protocol.embedding,
+                    "head": head,
+                    "reveals": HEADS[head].reveals,
+                    **decode(loaded.config, head, answer.logits[0], batch.tokens[0], request),
+                    **compared(answer.logits, batch, references),
+                    **costs(first[shape], answer),
+                }
+            )
+            _print(reporter, choice, entries[-1], steady=answer is not first[shape])
+    return entries
+
+
+def checked_head(model: Checkpoint, head: str | None) -> str:
+    """The head asked for, or the one that answers requests by default.
+
+    Raises:
+        UserError: a vector is asked of a model that has another head.
+    """
+    if head == "embedding" and model.head != "embedding":
+        raise UserError(f"this model's head is {model.head}, and it gives no vectors: use secformer infer")
+    return head or request_head(model)
+
+
+def compared(logits: np.ndarray, batch: Encoded, references: Sequence[Plaintext]) -> Entry:
+    """The same in plaintext: with exact functions, and with those of the preset."""
+    if not references:
+        return {}
+    exact, same = (reference(batch) for reference in references)
+    return {
+        "plaintext_logits": exact.reshape(-1).tolist(),
+        "max_abs_error": float(np.abs(logits - exact).max()),
+        "same_functions_logits": same.reshape(-1).tolist(),
+        "same_functions_max_abs_error": float(np.abs(logits - same).max()),
+    }
+
+
+def _print(reporter: Reporter, choice: Choice, entry: Entry, *, steady: bool) -> None:
+    reporter.say(" / ".join(text for text in (entry["text"], entry["text_pair"]) if text))
+    for line in described(entry):
+        reporter.say(f"  {line}")
+    if "plaintext_logits" in entry:
+        for name, key in (("exact functions", "plaintext"), (f"the functions of {choice}", "same_functions")):
+            error = entry["max_abs_error" if key == "plaintext" else f"{key}_max_abs_error"]
+            reporter.say(f"  plaintext, {name}: {numbers(entry[f'{key}_logits'])}   max difference {error:.4f}")
+    which = "in the steady state" if steady else "of the engine's first request: the openings of the weights are in it"
+    reporter.table(
+        f"Cost {which}, {entry['protocol']}, {entry['seq_length']} tokens, {choice}",
+        ("part", "seconds", "MB sent", "sends"),
+        [
+            ("total", *cost_cells(entry)),
+            *(
+                (f"{part} (one-hot made {_WHERE[entry['one_hot']]})" if part == "embedding" else part, *cells)
+                for part, cells in ((part, cost_cells(cost)) for part, cost in entry["by_part"].items())
+            ),
+        ],
+    )
+    reporter.say(
+        f"  compiled in {entry['compile_seconds']:.1f} s; dealer material {entry['offline_bytes'] / 1e6:,.1f} MB for "
+        f"each server; input {entry['input_bytes'] / 1e6:,.1f} MB for each server"
+    )
+
+
+_WHERE = {"client": "by the client", "inside": "inside the protocol"}

@@ -1,0 +1,54 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secformer_jax.functions.preset_names import PRESETS
+
+Model = Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, sst2-student or minilm.")]
+Preset = Annotated[
+    str, typer.Option("--preset", help=f"{', '.join(PRESETS)}; by default the one that the model was trained for.")
+]
+Gelu = Annotated[str | None, typer.Option("--gelu", help="Another GeLU than the preset's.")]
+Softmax = Annotated[str | None, typer.Option("--softmax", help="Another softmax than the preset's.")]
+LayerNorm = Annotated[str | None, typer.Option("--layer-norm", help="Another LayerNorm than the preset's.")]
+Config = Annotated[str, typer.Option("--config", help="A file in SPU's layout, or the name of one in spu_configs/.")]
+MaxLength = Annotated[int | None, typer.Option("--max-length", help="Public padded length; the least that fits.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are longer than the padded length.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")]
+CalibrationFile = Annotated[
+    str | None, typer.Option("--calibration", help="The calibration file; calibration.json in the model's folder.")
+]
+Embedding = Annotated[
+    str, typer.Option("--embedding", help="client: the client makes the one-hot; inside: the protocol makes it.")
+]
+NoKeepWeights = Annotated[bool, typer.Option("--no-keep-weights", help="Open the masked weights anew in each request.")]
+ClusterFile = Annotated[str, typer.Option("--cluster", help="The cluster file: SPU's layout and the key secformer.")]
+TlsFolder = Annotated[
+    Path | None, typer.Option("--tls", help="The folder of certificates, instead of the cluster file's.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure-trusted-first-party", help="SEMI2K whose first party knows all masks: to measure.")
+]
+LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; give it again for more.")]
+TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The second text of a pair.")]
+AskedCluster = Annotated[
+    str | None, typer.Option("--cluster", help="Ask this cluster; of --model only the tokenizer is read then.")
+]
+Client = Annotated[str, typer.Option("--client", help="Who asks, as the cluster file names it.")]
+
+TrainTask = Annotated[str, typer.Option("--task", help="CoLA, MRPC, RTE, STS-B, SST-2 or QNLI.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="GLUE's TSV files, a folder for each task.")]
+Out = Annotated[Path, typer.Option("--out", help="The new model's folder. A stopped run goes on if it is given again.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Examples in a step.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of all that is drawn.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, or bfloat16 for matrix products.")]
+Evaluations = Annotated[int, typer.Option("--evaluations", help="Dev scores in an epoch; the best model is kept.")]
+TrainLimit = Annotated[int | None, typer.Option("--limit", help="Only the first training examples.")]
+TrainLength = Annotated[int, typer.Option("--max-length", help="Longer texts are cut to this many tokens.")]
+Dropout = Annotated[bool, typer.Option("--dropout/--no-dropout", help="At the rates of the model's config.")]

@@ -1,0 +1,186 @@
+"""A client: shares its input among the servers and adds up their shares of the logits. No server sees either."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from secformer_jax.cluster import transcript
+from secformer_jax.cluster.clients.channel import Servers
+from secformer_jax.cluster.config import Cluster
+from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.party import identity
+from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
+from secformer_jax.cluster.wire.paths import INFER_PATH, STATEMENT_PATH
+from secformer_jax.errors import UserError
+from secformer_jax.models.heads import HEADS
+from secformer_jax.models.text import Encoded
+from secformer_jax.mpc.runtime import one_hot
+from secformer_jax.mpc.runtime.shares import decode, join
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the client learns, and what it cost.
+
+    Attributes:
+        logits: as `inference.Answer`.
+        seconds: from the encoded input to the logits, as the client sees it.
+        sent_bytes: by party: the share of the input.
+        party: the first party's own figures for the online part: seconds, send_bytes, send_actions.
+        transcript: what the servers have signed, see `cluster.transcript`.
+    """
+
+    logits: np.ndarray
+    seconds: float
+    sent_bytes: tuple[int, ...]
+    party: dict[str, float]
+    transcript: tuple[dict[str, str], ...] = ()
+
+    @classmethod
+    def joined(cls, answers: Sequence[Answer]) -> Answer:
+        """Those of several requests, one after the other, as one."""
+        return cls(
+            np.concatenate([answer.logits for answer in answers]),
+            sum(answer.seconds for answer in answers),
+            tuple(map(sum, zip(*(answer.sent_bytes for answer in answers), strict=True))),
+            {name: sum(answer.party[name] for answer in answers) for name in answers[0].party},
+            tuple(each for answer in answers for each in answer.transcript),
+        )
+
+
+class ClusterClient:
+    """Asks a cluster for predictions; to be entered with `async with`.
+
+    Args:
+        cluster: where the servers are.
+        role: this client's name in the cluster file.
+    """
+
+    def __init__(self, cluster: Cluster, role: str) -> None:
+        self._cluster, self._role, self._servers = cluster, role, Servers(cluster, role)
+        self._signer = identity.Signer(cluster.tls(role))
+        self._bits = cluster.fraction_bits
+        self._served: Deployment | None = None
+
+    async def __aenter__(self) -> ClusterClient:
+        await self._servers.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception) -> None:
+        await self._servers.__aexit__()
+
+    async def deployment(self) -> Deployment:
+        """The model that the servers serve; they have to agree on it.
+
+        Raises:
+            UserError: no model is served, or a server says another one than the others.
+        """
+        await self._servers.meet()
+        found = [json.loads(status) for status in await self._servers.each(self._servers.status)]
+        names = {status["model"] for status in found}
+        if names == {None}:
+            raise UserError(f"no model is served ({found[0]['state']}): the owner runs secformer publish")
+        if len(names) != 1:
+            raise UserError("the servers don't serve the same model yet: try again in a while")
+        deployment = Deployment.from_json(found[0]["description"])
+        if deployment.name not in names:
+            raise UserError("the servers' description of the model is not the one that they name")
+        self._served = deployment
+        return deployment
+
+    async def infer(self, encoded: Encoded) -> Answer:
+        """Answer one encoded batch, in several requests where it is more than one run takes.
+
+        Raises:
+            UserError: a server refuses, or anything died on the way: nothing is answered then, and it says what.
+        """
+        served = self._served or await self.deployment()
+        rows, length = encoded.input_ids.shape
+        most = self._cluster.options.batching.rows(length, HEADS[served.head].rows)
+        answers, start = [], 0
+        while start < rows:
+            count = min(most, 1 << ((rows - start).bit_length() - 1))
+            answers.append(await self._ask(served, encoded.rows(slice(start, start + count))))
+            start += count
+        return Answer.joined(answers)
+
+    async def _ask(self, served: Deployment, encoded: Encoded) -> Answer:
+        """One request."""
+        started, name = time.perf_counter(), served.name
+        rows, length = encoded.input_ids.shape
+        fields = {"request": secrets.token_hex(16), "deployment": name, "rows": rows, "length": length}
+        parties, protocol = self._cluster.parties, self._cluster.protocol
+        stated = await self._statements(name, rows, length)
+        specs, inputs = served.inputs.specs(rows, length), served.inputs.arrays(encoded)
+        shares = one_hot.shared(specs, inputs, protocol, len(parties), self._bits)
+        messages = [with_shares("infer", fields, own) for own in shares]
+        bodies = {party: b"".join(message.pack()) for party, message in zip(parties, messages, strict=True)}
+
+        async def ask(party: str) -> bytes:
+            return await self._servers.post(party, INFER_PATH, data=bodies[party])
+
+        answers = await self._servers.each(ask)
+        try:
+            results = [unpack(answer) for answer in answers]
+            outputs = [shares_of(result)["output0"] for result in results]
+            receipts = [result.fields["receipt"] for result in results]
+        except (MessageError, KeyError):
+            raise UserError("the servers' answers don't have the expected form: install the same version") from None
+        known = {"client": self._role, "request": fields["request"], "model": name}
+        found = [
+            transcript.read(
+                self._signer, party, transcript.RECEIPT, receipt, known | {"input": transcript.digest(sent)}
+            )
+            for party, receipt, sent in zip(parties, receipts, messages, strict=True)
+        ]
+        transcript.agree(found, parties)
+        ring = join([output.rings()[0] for output in outputs])
+        logits = served.reveal.read(decode(ring, outputs[0].dtype, self._bits))
+        cost = {name: value for name, value in results[0].fields.items() if isinstance(value, int | float)}
+        sent = tuple(len(body) for body in bodies.values())
+        return Answer(logits, time.perf_counter() - started, sent, cost, (*stated, *receipts))
+
+    async def _statements(self, name: str, rows: int, length: int) -> list[dict[str, str]]:
+        """What the servers put their names to, before anything is sent to them.
+
+        Raises:
+            UserError: they say different things, or serve another model.
+        """
+        asked = {"nonce": secrets.token_hex(16), "rows": rows, "length": length}
+
+        async def ask(party: str) -> bytes:
+            return await self._servers.post(party, STATEMENT_PATH, json={**asked, "deployment": name})
+
+        found, known = await self._servers.each(ask), {**asked, "client": self._role, "model": name}
+        try:
+            stated = [json.loads(each) for each in found]
+        except ValueError:
+            raise UserError("the servers' statements are no JSON: install the same version") from None
+        facts = [
+            transcript.read(self._signer, party, transcript.STATEMENT, each, known)
+            for party, each in zip(self._cluster.parties, stated, strict=True)
+        ]
+        transcript.agree(facts, self._cluster.parties)
+        return stated
+
+
+async def statuses(cluster: Cluster, role: str) -> dict[str, dict[str, Any]]:
+    """What every party says of itself; for one that does not answer, {"error": why}."""
+    async with Servers(cluster, role) as servers:
+
+        async def ask(party: str) -> dict[str, Any]:
+            try:
+                return json.loads(await asyncio.wait_for(servers.status(party), 10))
+            except (TimeoutError, UserError) as error:
+                return {"role": party, "error": str(error) or "no answer"}
+
+        found = await servers.each(ask)
+    return dict(zip(cluster.parties, found, strict=True))

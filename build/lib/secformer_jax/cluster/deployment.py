@@ -1,0 +1,156 @@
+"""What a model owner makes known about a model: every server compiles its program from it for itself.
+
+It is data, not code: the architecture, the names of the functions, the calibration constants. No weight is in it, and
+nothing that follows from the weights but the calibrated ranges, rounded. A client reads it without JAX; what computes
+is checked by `requirements.checked`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secformer_jax.cluster.options import MAX_ROWS
+from secformer_jax.errors import UserError
+from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.inference.inputs import EMBEDDINGS, Inputs, inputs_for
+from secformer_jax.inference.reveal import Reveal
+from secformer_jax.models.architecture import Architecture
+from secformer_jax.models.heads import HEADS
+from secformer_jax.models.text import PADDED_LENGTHS
+from secformer_jax.mpc.runtime.shares import RING_BITS
+
+FORMAT = 5
+
+
+@dataclass(frozen=True)
+class RequestShape:
+    """The public size of a request: texts, and tokens in each."""
+
+    rows: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One published model.
+
+    Attributes:
+        config: its architecture.
+        head: what answers, one of `heads.HEADS`.
+        functions: the names of the variants: "gelu", "softmax", "layer_norm".
+        openings: whether the model is computed by masked openings, see `presets.Approximations`.
+        calibration: ranges of the model's values, where the functions need them; without the model's fingerprint.
+        embedding: one of `inputs.EMBEDDINGS`.
+        input_bits: of the ring that a client's words are shared in, where openings compute; else None.
+        keep_weights: keep the openings of the weights between requests.
+        reveal: what of the answer a client gets.
+        nonce: makes each publication another one.
+    """
+
+    config: Architecture
+    head: str
+    functions: Mapping[str, str]
+    openings: bool
+    calibration: Calibration | None
+    embedding: str
+    input_bits: int | None
+    keep_weights: bool
+    reveal: Reveal
+    nonce: str
+
+    def anew(self) -> Deployment:
+        """The same model under another name: masks of the weights serve one publication."""
+        return dataclasses.replace(self, nonce=secrets.token_hex(16))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "format": FORMAT,
+            "config": self.config.to_json(),
+            "head": self.head,
+            "functions": dict(self.functions),
+            "openings": self.openings,
+            "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
+            "embedding": self.embedding,
+            "input_bits": self.input_bits,
+            "keep_weights": self.keep_weights,
+            "reveal": self.reveal.to_json(),
+            "nonce": self.nonce,
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> Deployment:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: not such a description.
+        """
+        try:
+            if values["format"] != FORMAT:
+                raise UserError(f"a description of format {values['format']}, and {FORMAT} was expected")
+            head, keep, nonce = values["head"], values["keep_weights"], values["nonce"]
+            openings, embedding, bits = values["openings"], values["embedding"], values["input_bits"]
+            if head not in HEADS or type(keep) is not bool or type(openings) is not bool:
+                raise UserError(f"a description with head {head!r}, keep_weights {keep!r}, openings {openings!r}")
+            expected = type(bits) is int and 0 < bits <= RING_BITS if openings else bits is None
+            if embedding not in EMBEDDINGS or not expected:
+                raise UserError(f"a description with embedding {embedding!r}, input_bits {bits!r}")
+            if not isinstance(nonce, str) or len(nonce) != 32:
+                raise UserError("a description without a nonce of 32 characters")
+            ranges = None if values["calibration"] is None else _calibration(values["calibration"])
+            config, functions = Architecture.from_json(values["config"]), dict(values["functions"])
+            reveal = Reveal.from_json(values["reveal"], head)
+            return cls(config, head, functions, openings, ranges, embedding, bits, keep, reveal, nonce)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"no description of a model that this version understands ({error!r})") from None
+
+    @property
+    def name(self) -> str:
+        """SHA-256 of the description, short: what it is called on every wire."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a client shares."""
+        return inputs_for(self.config, self.embedding, self.input_bits)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the weights stay under masks of the dealer's."""
+        return self.openings
+
+    def lengths(self) -> tuple[int, ...]:
+        """The padded lengths that are served: few, for each is compiled; within the positions and the calibration."""
+        most = self.config.positions
+        if self.calibration is not None:
+            most = min(most, self.calibration.max_length)
+        return tuple(length for length in PADDED_LENGTHS if length <= most)
+
+    def check(self, shape: RequestShape) -> None:
+        """Refuse a shape that this model does not serve.
+
+        Raises:
+            UserError: another number of rows than a power of two, or another padded length.
+        """
+        if not 1 <= shape.rows <= MAX_ROWS or shape.rows & (shape.rows - 1):
+            raise UserError(f"{shape.rows} texts in one request: a power of two is served, at most {MAX_ROWS}")
+        if shape.length not in self.lengths():
+            raise UserError(f"a padded length of {shape.length}, and {', '.join(map(str, self.lengths()))} are served")
+        if shape.rows % HEADS[self.head].rows:
+            raise UserError("this model compares pairs of texts, and the number of texts is odd")
+
+
+def _calibration(values: Mapping[str, Any]) -> Calibration:
+    places = {
+        str(place): {str(name): Range(float(ends["low"]), float(ends["high"])) for name, ends in ranges.items()}
+        for place, ranges in values["places"].items()
+    }
+    return Calibration("", str(values["family"]), int(values["sentences"]), int(values["max_length"]), places)

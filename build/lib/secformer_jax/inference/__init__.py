@@ -1,0 +1,1 @@
+"""A checkpoint that answers under MPC: its programs, its requests, its answers."""

@@ -1,0 +1,1 @@
+"""Protocols without a model: opened products, opened series, truncations."""

@@ -1,0 +1,1 @@
+"""The runtime: programs, the parties that run them, and what they cost."""

@@ -1,0 +1,71 @@
+"""SPU's own JSON layout of a protocol on named hosts (nodes, devices), read without SPU itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secformer_jax.errors import UserError
+
+EMULATION = "1pc_ref2k"
+"""The configuration of one party on SPU's plain ring: the same arithmetic, and no masks."""
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "spu_configs"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file says, unchecked.
+
+    Attributes:
+        path: the file.
+        nodes: the computing parties' names, by rank, and the addresses where they are asked to work.
+        links: one address a party, by rank, for what the parties send each other.
+        runtime: SPU's runtime_config as a JSON object.
+        compiler: SPU's compiler options, by their SPU names.
+        extra: the part of the file that is this project's own (key "secformer"), or None.
+    """
+
+    path: Path
+    nodes: Mapping[str, str]
+    links: tuple[str, ...]
+    runtime: dict[str, Any]
+    compiler: dict[str, Any]
+    extra: Any
+
+
+def names() -> list[str]:
+    """Names of the configurations that come with the project."""
+    return sorted(path.stem for path in CONFIG_DIR.glob("*.json"))
+
+
+def read(path_or_name: str | Path) -> Layout:
+    """Read a file by its path, or by the name of one in spu_configs/.
+
+    Raises:
+        UserError: no such file, or not SPU's layout.
+    """
+    path = Path(path_or_name)
+    if not path.is_file():
+        path = CONFIG_DIR / f"{path_or_name}.json"
+    if not path.is_file():
+        raise UserError(f"no config file {path_or_name}: give a path, or one of {', '.join(names())}")
+    try:
+        document = json.loads(path.read_text())
+        device = document["devices"]["SPU"]["config"]
+        nodes = {name: document["nodes"][name] for name in device["node_ids"]}
+        return Layout(
+            path=path,
+            nodes=nodes,
+            links=tuple(device.get("spu_internal_addrs") or nodes.values()),
+            runtime=dict(device["runtime_config"]),
+            compiler=dict(device.get("compiler_options", {})),
+            extra=document.get("secformer"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"config {path} is not in SPU's layout ({error!r}): expected nodes, devices.SPU.config.runtime_config"
+        ) from None

@@ -1,0 +1,1 @@
+"""Fine-tuning and distillation, in plaintext. Nothing here needs spu."""
