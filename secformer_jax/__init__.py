@@ -16,17 +16,34 @@ if TYPE_CHECKING:
     from secformer_jax.inference.private import Answer, PrivateModel
     from secformer_jax.models.checkpoint import Checkpoint, load
     from secformer_jax.models.plaintext import Plaintext
+    from secformer_jax.pipelines.pipeline import AsyncPipeline, Pipeline, async_pipeline, pipeline
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Checkpoint", "Plaintext", "PrivateModel", "UserError", "load", "preset"]
+__all__ = [
+    "Answer",
+    "AsyncPipeline",
+    "Checkpoint",
+    "Pipeline",
+    "Plaintext",
+    "PrivateModel",
+    "UserError",
+    "async_pipeline",
+    "load",
+    "pipeline",
+    "preset",
+]
 
 _HOMES = {
     "Answer": "inference.private",
+    "AsyncPipeline": "pipelines.pipeline",
     "Checkpoint": "models.checkpoint",
+    "Pipeline": "pipelines.pipeline",
     "Plaintext": "models.plaintext",
     "PrivateModel": "inference.private",
     "UserError": "errors",
+    "async_pipeline": "pipelines.pipeline",
     "load": "models.checkpoint",
+    "pipeline": "pipelines.pipeline",
     "preset": "functions.presets",
 }
 

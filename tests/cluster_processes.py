@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 from opened_bert import TINY, calibrate, opened_checkpoint, request
@@ -14,12 +15,16 @@ from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.cluster.requirements import describe
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
+from secformer_jax.models import checkpoint
 from secformer_jax.models.plaintext import Plaintext
 
 CONFIG = dataclasses.replace(TINY, vocab_size=64)
 TOLERANCE = 0.02
 ONE = (9,)
 """One text of nine tokens."""
+
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "a", "dog", "sat", "ran")
 
 
 class Tiny:
@@ -33,6 +38,14 @@ class Tiny:
 
     def publish(self, local: LocalCluster) -> None:
         self.published = asyncio.run(owner.publish(local.cluster, self.model, self.description))
+
+    def client_folder(self, folder: Path) -> Path:
+        """What a client has of it: no weights."""
+        (folder / "tokens").mkdir()
+        (folder / "tokens" / "vocab.txt").write_text("\n".join(WORDS))
+        checkpoint.save(dataclasses.replace(self.model, tokenizer_dir=folder / "tokens"), folder / "model")
+        (folder / "model" / "model.safetensors").unlink()
+        return folder / "model"
 
     def text(self, seed: int, length: int = 16):
         return request(CONFIG, seed, ONE if length > ONE[0] else (5,), length)

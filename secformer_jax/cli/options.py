@@ -40,6 +40,15 @@ TextPairs = Annotated[list[str] | None, typer.Option("--text-pair", help="The se
 AskedCluster = Annotated[
     str | None, typer.Option("--cluster", help="Ask this cluster; of --model only the tokenizer is read then.")
 ]
+Input = Annotated[
+    Path | None, typer.Option("--input", help="A file of texts: .csv, .tsv, .jsonl, .parquet, or .txt by lines.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="Of --input, .jsonl, .csv or .parquet; a stopped run goes on.")
+]
+TextColumn = Annotated[str | None, typer.Option("--text-column", help="Of --input; text, or the only one.")]
+PairColumn = Annotated[str | None, typer.Option("--pair-column", help="The second text's; text_pair if there.")]
+Keep = Annotated[list[str] | None, typer.Option("--keep", help="Another column that --output has, too.")]
 Client = Annotated[str, typer.Option("--client", help="Who asks, as the cluster file names it.")]
 
 TrainTask = Annotated[str, typer.Option("--task", help="CoLA, MRPC, RTE, STS-B, SST-2 or QNLI.")]

@@ -12,7 +12,15 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -60,9 +68,8 @@ class Reporter:
     def progress(self, description: str) -> Iterator[Callable[[int, int], None]]:
         """A bar on standard error, moved by calls (done, total); a spinner until the first."""
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        bar = Progress(
-            *columns, TimeElapsedColumn(), console=self._err, transient=True, disable=not self._shows_progress
-        )
+        times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+        bar = Progress(*columns, *times, console=self._err, transient=True, disable=not self._shows_progress)
         with bar:
             task = bar.add_task(description, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

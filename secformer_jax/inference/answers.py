@@ -88,12 +88,13 @@ def _score(config: Architecture, output: np.ndarray, tokens: Sequence[Token], te
 def _tokens(config: Architecture, output: np.ndarray, tokens: Sequence[Token], texts: tuple) -> Entry:
     probabilities = softmax(output)
     rows: list[tuple[Token, Entry]] = []
-    for token, row in zip(tokens, probabilities, strict=True):
+    for index, (token, row) in enumerate(zip(tokens, probabilities, strict=True)):
         if token.text is None:
             continue
         best = int(row.argmax())
         label = config.id2label[best]
         found = {
+            "index": index,
             "token": token.token,
             "start": token.start,
             "end": token.end,

@@ -58,6 +58,12 @@ class Encoded:
         ids, types, mask = (array[which, :length] for array in self.arrays())
         return Encoded(ids, types, mask)
 
+    def padded(self, length: int, pad_token_id: int) -> Encoded:
+        """The same texts, padded to a greater length; without `tokens`."""
+        more = (0, 0), (0, length - self.input_ids.shape[1])
+        ids, types, mask = self.arrays()
+        return Encoded(np.pad(ids, more, constant_values=pad_token_id), np.pad(types, more), np.pad(mask, more))
+
     @classmethod
     def joined(cls, batches: Sequence[Encoded]) -> Encoded:
         """Batches of one length as one."""

@@ -1,4 +1,4 @@
-"""`secformer infer --cluster` and `embed --cluster`: a cluster answers. Nothing here needs JAX or spu."""
+"""What `secformer infer` and `embed` share: a cluster answers, or this machine. A cluster's client needs no JAX."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from secformer_jax.cli.commands.cluster import read
+from secformer_jax.cli.commands.common import Choice, Protocol
+from secformer_jax.cli.commands.files import Files
 from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.cluster.clients import client as clients
+from secformer_jax.cluster.clients.answering import ClusterAnswering
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.errors import UserError
 from secformer_jax.inference.answers import decode
+from secformer_jax.inference.texts import Limits, Request
 from secformer_jax.models.folders import resolve
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.request import encode_request
 from secformer_jax.models.text import Tokenizer
 
-Request = tuple[str, str | None]
 SHOWN = 8
 """Numbers of a long list that are shown to people; --json has them all."""
 
@@ -31,8 +36,7 @@ class Asked:
 
     texts: Sequence[str]
     pairs: Sequence[str]
-    max_length: int | None
-    truncate: bool
+    limits: Limits
 
     def requests(self) -> list[Request]:
         """Texts, or pairs of texts.
@@ -41,49 +45,76 @@ class Asked:
             UserError: none, or another number of second texts than of first ones.
         """
         if not self.texts:
-            raise UserError("no text: pass --text")
+            raise UserError("no text: pass --text, or --input for a file of texts")
         if self.pairs and len(self.pairs) != len(self.texts):
             raise UserError(f"{len(self.texts)} --text and {len(self.pairs)} --text-pair: pass one pair for each text")
         return list(itertools.zip_longest(self.texts, self.pairs))
 
 
-def ask(
+@dataclass(frozen=True)
+class AskedOf:
+    """A cluster, and who asks it."""
+
+    cluster: str
+    client: str
+    tls: Path | None
+
+    def read(self) -> Cluster:
+        """The cluster file."""
+        return read(self.cluster, self.tls, insecure=True)
+
+
+def answer_texts(
     reporter: Reporter,
     asked: Asked,
+    files: Files | None,
     *,
-    cluster: str,
-    client: str,
-    tls: Path | None,
     model: str,
+    asked_of: AskedOf | None,
+    choice: Choice,
+    protocol: Protocol,
+    calibration: str | None,
+    compare: bool,
     head: str | None = None,
-) -> list[Entry]:
-    """Have a cluster answer each text, or each pair, with the model, functions and protocol published there.
+) -> None:
+    """Answer texts, or a file of them, and report.
 
-    Of the model's folder only the tokenizer is read.
+    A cluster answers with the model, functions and protocol published there; of the model's folder only the tokenizer
+    is read then. Else this machine does.
 
     Raises:
-        UserError: the published model answers by another head than the one asked for; and as `ClusterClient`.
+        UserError: nothing is answered.
+        typer.Exit: rows of a file could not be; each has its error.
     """
-    return asyncio.run(
-        _ask(reporter, asked, read(cluster, tls, insecure=True), client, resolve(model, weights=False), head)
-    )
+    unanswered = 0
+    if asked_of is not None:
+        folder = resolve(model, weights=False)
+        if files is None:
+            reporter.results(asyncio.run(_ask(reporter, asked, asked_of, folder, head)))
+        else:
+            unanswered = asyncio.run(_ask_file(reporter, files, asked_of, folder, head))
+    else:
+        # A cluster's client has neither JAX nor spu.
+        from secformer_jax.cli.commands.answering import Here
+
+        here = Here(reporter, model, choice, protocol, calibration, head)
+        if files is None:
+            reporter.results(here.answers(asked, compare=compare))
+        else:
+            unanswered = here.answer_file(files)
+    if unanswered:
+        raise typer.Exit(1)
 
 
-async def _ask(
-    reporter: Reporter, asked: Asked, cluster: Cluster, client: str, folder: Path, head: str | None
-) -> list[Entry]:
-    entries = []
-    async with clients.ClusterClient(cluster, client) as asking:
+async def _ask(reporter: Reporter, asked: Asked, asked_of: AskedOf, folder: Path, head: str | None) -> list[Entry]:
+    requests, cluster, entries = asked.requests(), asked_of.read(), []
+    async with clients.ClusterClient(cluster, asked_of.client) as asking:
         deployment = await asking.deployment()
-        if head is not None and head != deployment.head:
-            raise UserError(
-                f"the published model answers with {deployment.head}, and {head} was asked for: it has to be published "
-                f"with --head {head}"
-            )
-        head = deployment.head
+        head = ClusterAnswering(asking, deployment, head).head
         tokenizer = Tokenizer(folder, deployment.config)
-        for text, pair in asked.requests():
-            encoded = encode_request(deployment, tokenizer, text, pair, asked.max_length, asked.truncate, head=head)
+        for text, pair in requests:
+            limits = asked.limits
+            encoded = encode_request(deployment, tokenizer, text, pair, limits.max_length, limits.truncate, head=head)
             answer = await asking.infer(encoded)
             alone, texts = deployment.reveal.label, (text, pair)
             found = decode(deployment.config, head, answer.logits[0], encoded.tokens[0], texts, labels_alone=alone)
@@ -97,6 +128,13 @@ async def _ask(
                 reporter.say(f"  {line}")
             reporter.say(f"  {answer.seconds:.1f} s")
     return entries
+
+
+async def _ask_file(reporter: Reporter, files: Files, asked_of: AskedOf, folder: Path, head: str | None) -> int:
+    async with clients.ClusterClient(asked_of.read(), asked_of.client) as asking:
+        deployment = await asking.deployment()
+        answering, tokenizer = ClusterAnswering(asking, deployment, head), Tokenizer(folder, deployment.config)
+        return await files.answered(reporter, answering, tokenizer, {"model": deployment.name})
 
 
 def described(entry: Entry) -> list[str]:

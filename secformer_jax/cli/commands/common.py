@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secformer_jax.errors import UserError
-from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
-from secformer_jax.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from secformer_jax.functions.presets import Approximations
     from secformer_jax.inference.private import PrivateModel
+    from secformer_jax.models.checkpoint import Checkpoint
 
 PRESET_FILE = "preset.json"
 DEFAULT_PRESET = "drop-in"
@@ -30,8 +30,11 @@ class Choice:
     softmax: str | None = None
     layer_norm: str | None = None
 
-    def approximations(self) -> presets.Approximations:
+    def approximations(self) -> Approximations:
         """The functions themselves; those of the preset exact where none is named."""
+        # A cluster's client makes none, and has no JAX.
+        from secformer_jax.functions import presets
+
         return presets.preset(self.preset or "exact", gelu=self.gelu, softmax=self.softmax, layer_norm=self.layer_norm)
 
     def entry(self) -> dict[str, Any]:

@@ -6,20 +6,28 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.cli.commands.asking import Asked, ask
+from secformer_jax.cli.commands.asking import Asked, AskedOf, answer_texts
+from secformer_jax.cli.commands.common import Choice, Protocol
+from secformer_jax.cli.commands.files import Files
 from secformer_jax.cli.options import (
     AskedCluster,
     CalibrationFile,
     Client,
     Config,
+    Input,
     Json,
+    Keep,
     MaxLength,
+    Output,
     Preset,
+    TextColumn,
     Texts,
     TlsFolder,
     Truncate,
 )
 from secformer_jax.cli.report import Reporter
+from secformer_jax.files.rows import Columns
+from secformer_jax.inference.texts import Limits
 
 
 def embed(
@@ -27,6 +35,10 @@ def embed(
         str, typer.Option("--model", help="A sentence encoder: a folder, a hub id, or minilm.")
     ] = "minilm",
     text: Texts = None,
+    input: Input = None,
+    output: Output = None,
+    text_column: TextColumn = None,
+    keep: Keep = None,
     preset: Preset = "",
     config: Config = "2pc_semi2k",
     calibration: CalibrationFile = None,
@@ -39,22 +51,17 @@ def embed(
     json: Json = False,
 ) -> None:
     """The vector of a text under MPC, revealed to the client alone: pooled as the model's folder says."""
-    reporter, asked = Reporter(json), Asked(text or [], [], max_length, truncate)
-    if cluster is not None:
-        entries = ask(reporter, asked, cluster=cluster, client=client, tls=tls, model=model, head="embedding")
-    else:
-        # What a cluster's client does not need: JAX and spu.
-        from secformer_jax.cli.commands.answering import answers
-        from secformer_jax.cli.commands.common import Choice, Protocol
-
-        entries = answers(
-            reporter,
-            asked,
-            model=model,
-            choice=Choice(preset),
-            protocol=Protocol(config),
-            calibration=calibration,
-            compare=compare,
-            head="embedding",
-        )
-    reporter.results(entries)
+    columns = Columns(text_column, kept=tuple(keep or ()))
+    refused = {"--text": text, "--compare": compare, "--json": json}
+    answer_texts(
+        Reporter(json),
+        Asked(text or [], [], Limits(max_length, truncate)),
+        Files.given(input, output, columns, Limits(max_length, truncate), refused),
+        model=model,
+        asked_of=None if cluster is None else AskedOf(cluster, client, tls),
+        choice=Choice(preset),
+        protocol=Protocol(config),
+        calibration=calibration,
+        compare=compare,
+        head="embedding",
+    )

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from secformer_jax.cli.commands.asking import Asked, ask
+from secformer_jax.cli.commands.asking import Asked, AskedOf, answer_texts
+from secformer_jax.cli.commands.common import Choice, Protocol
+from secformer_jax.cli.commands.files import Files
 from secformer_jax.cli.options import (
     AskedCluster,
     CalibrationFile,
@@ -14,19 +16,26 @@ from secformer_jax.cli.options import (
     Config,
     Embedding,
     Gelu,
+    Input,
     Json,
+    Keep,
     LayerNorm,
     MaxLength,
     Model,
     NoKeepWeights,
+    Output,
+    PairColumn,
     Preset,
     Softmax,
+    TextColumn,
     TextPairs,
     Texts,
     TlsFolder,
     Truncate,
 )
 from secformer_jax.cli.report import Reporter
+from secformer_jax.files.rows import Columns
+from secformer_jax.inference.texts import Limits
 from secformer_jax.models.folders import SHIPPED
 
 
@@ -34,6 +43,11 @@ def infer(
     model: Model = SHIPPED,
     text: Texts = None,
     text_pair: TextPairs = None,
+    input: Input = None,
+    output: Output = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    keep: Keep = None,
     preset: Preset = "",
     gelu: Gelu = None,
     softmax: Softmax = None,
@@ -51,21 +65,16 @@ def infer(
     json: Json = False,
 ) -> None:
     """Answer under MPC what the model answers: labels, entities, a span of --text-pair, the likeness of two texts."""
-    reporter, asked = Reporter(json), Asked(text or [], text_pair or [], max_length, truncate)
-    if cluster is not None:
-        entries = ask(reporter, asked, cluster=cluster, client=client, tls=tls, model=model)
-    else:
-        # What a cluster's client does not need: JAX and spu.
-        from secformer_jax.cli.commands.answering import answers
-        from secformer_jax.cli.commands.common import Choice, Protocol
-
-        entries = answers(
-            reporter,
-            asked,
-            model=model,
-            choice=Choice(preset, gelu, softmax, layer_norm),
-            protocol=Protocol(config, embedding, not no_keep_weights),
-            calibration=calibration,
-            compare=compare,
-        )
-    reporter.results(entries)
+    columns = Columns(text_column, pair_column, tuple(keep or ()))
+    refused = {"--text": text, "--text-pair": text_pair, "--compare": compare, "--json": json}
+    answer_texts(
+        Reporter(json),
+        Asked(text or [], text_pair or [], Limits(max_length, truncate)),
+        Files.given(input, output, columns, Limits(max_length, truncate), refused),
+        model=model,
+        asked_of=None if cluster is None else AskedOf(cluster, client, tls),
+        choice=Choice(preset, gelu, softmax, layer_norm),
+        protocol=Protocol(config, embedding, not no_keep_weights),
+        calibration=calibration,
+        compare=compare,
+    )

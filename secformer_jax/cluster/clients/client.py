@@ -20,6 +20,7 @@ from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.paths import INFER_PATH, STATEMENT_PATH
 from secformer_jax.errors import UserError
+from secformer_jax.inference.texts import powers_of_two
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime import one_hot
@@ -104,13 +105,13 @@ class ClusterClient:
         """
         served = self._served or await self.deployment()
         rows, length = encoded.input_ids.shape
-        most = self._cluster.options.batching.rows(length, HEADS[served.head].rows)
-        answers, start = [], 0
-        while start < rows:
-            count = min(most, 1 << ((rows - start).bit_length() - 1))
-            answers.append(await self._ask(served, encoded.rows(slice(start, start + count))))
-            start += count
-        return Answer.joined(answers)
+        most = self.most(served, length)
+        parts = powers_of_two(rows, most)
+        return Answer.joined([await self._ask(served, encoded.rows(part)) for part in parts])
+
+    def most(self, served: Deployment, length: int) -> int:
+        """Texts of a padded length in one request."""
+        return self._cluster.options.batching.rows(length, HEADS[served.head].rows)
 
     async def _ask(self, served: Deployment, encoded: Encoded) -> Answer:
         """One request."""

@@ -1,0 +1,1 @@
+"""Private answers in the shape of Hugging Face's pipelines."""

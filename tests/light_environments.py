@@ -1,0 +1,67 @@
+"""Environments with the base install alone, made from a wheel of this checkout: what a client's machine has."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("pyproject.toml", "README.md", "secformer_jax", "spu_configs")
+NO_INDEX = re.compile("connection|resolve|no matching distribution found for setuptools", re.IGNORECASE)
+
+
+def newest_python() -> Path | None:
+    """The newest supported Python beside this one; None where there is none."""
+    for minor in (14, 13, 12):
+        found = shutil.which(f"python3.{minor}")
+        kept = sorted((Path.home() / ".pyenv" / "versions").glob(f"3.{minor}.*/bin/python"))
+        for path in ([Path(found)] if found else []) + kept[-1:]:
+            if subprocess.run([path, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
+                return path
+    return None
+
+
+def wheel(folder: Path) -> Path:
+    """Built from a copy: a build leaves its own folder behind, and would take up what an older one left."""
+    (folder / "copy").mkdir()
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / "copy" / name, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / "copy" / name)
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder)
+    _pip(sys.executable, "wheel", *options, folder / "copy")
+    [built] = folder.glob("*.whl")
+    return built
+
+
+def environment(python: Path | str, built: Path, folder: Path) -> Path:
+    """The Python of an environment into which a wheel has been installed, with what it needs."""
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    alone = folder / "bin" / "python"
+    same = sys.version_info[:2] == _version(alone)
+    _pip(alone, "install", "--quiet", *(("--constraint", ROOT / "constraints.txt") if same else ()), built)
+    return alone
+
+
+def _version(python: Path) -> tuple[int, int]:
+    code = "import sys; print(*sys.version_info[:2])"
+    major, minor = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return int(major), int(minor)
+
+
+def _pip(python: Path | str, *arguments: object) -> None:
+    done = subprocess.run(
+        [python, "-m", "pip", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
+    if done.returncode and NO_INDEX.search(done.stderr):
+        pytest.skip("no package index is reached")
+    assert done.returncode == 0, done.stderr
