@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -63,7 +64,13 @@ def kills(first: int, count: int) -> Entry:
         for number in range(first, first + count):
             chance = random.Random(f"kill {number}")
             role = chance.choice(ROLES)
-            trials.append({"role": role, **_trial(local, subject, role, chance)})
+            try:
+                trials.append({"role": role, **_trial(local, subject, role, chance)})
+            except UserError as error:
+                # The cluster is not served again: this kill has failed, and no later one can be tried here.
+                never = {"moment": 0.0, "report_seconds": 0.0, "recovery_seconds": math.inf, "pieces": []}
+                trials.append({"role": role, **never, "failure": str(error)})
+                break
     pieces = [piece for trial in trials for piece in trial.pop("pieces")]
     return {"trials": trials, "pieces": len(pieces), "pieces_twice": len(pieces) - len(set(pieces))}
 

@@ -9,7 +9,7 @@ kills on a cluster of its own, and a later run goes on where this one stopped. W
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated
 
@@ -30,13 +30,16 @@ def main(
     results, out = Results("kills", folder, fresh=fresh), console()
     names = {first: f"kills {first} to {first + TOGETHER - 1}" for first in range(0, count, TOGETHER)}
     with ProcessPoolExecutor(at_once) as pool:
-        ahead = {
-            first: pool.submit(kills, first, TOGETHER) for first in names if fresh or names[first] not in results.cells
-        }
-        for first, name in names.items():
-            if first in ahead:
-                results.cell(name, ahead[first].result)
-            out.print(f"{first + TOGETHER} of {count}")
+        missing = {first: name for first, name in names.items() if fresh or name not in results.cells}
+        ahead = {pool.submit(kills, first, TOGETHER): name for first, name in missing.items()}
+        for done, future in enumerate(as_completed(ahead), len(names) - len(missing) + 1):
+            # What a cell raises ends this run, and the cells that have been measured stay.
+            try:
+                results.cell(ahead[future], future.result)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            out.print(f"{done * TOGETHER} of {count}")
     trials = [trial for cell in results.cells.values() for trial in cell["trials"]]
     rows = []
     for role in ROLES:

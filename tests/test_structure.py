@@ -22,7 +22,12 @@ MAY_IMPORT = {
     "openings": ("errors", "functions", "models", "mpc"),
     "inference": ("errors", "functions", "models", "mpc", "openings"),
     "cluster": ("errors", "functions", "models", "mpc", "openings", "inference"),
-    "cli": ("errors", "functions", "models", "evaluation", "training", "mpc", "openings", "inference", "cluster"),
+    "files": ("errors",),
+    "pipelines": ("errors", "functions", "models", "mpc", "openings", "inference", "cluster"),
+    "cli": (
+        *("errors", "functions", "models", "evaluation", "training", "mpc", "openings", "inference", "cluster"),
+        *("files", "pipelines"),
+    ),
 }
 """What each part of the package may import besides itself. `mpc` alone imports spu."""
 

@@ -110,7 +110,7 @@ class Node:
 
     async def _start(self, fields: Fields) -> Fields:
         """Have the worker meet the others and load the weights."""
-        assert self.worker is not None
+        worker = self._present()
         audits = self.cluster.options.audits
         if fields["audits"] != audits:
             raise WorkerError(
@@ -151,7 +151,7 @@ class Node:
                 "link_sources": self.cluster.options.link_sources,
             },
         )
-        answer = await asyncio.wait_for(self._call(message), START_SECONDS)
+        answer = await asyncio.wait_for(self._call(message, worker), START_SECONDS)
         if deployment is not None:
             self.admission = Admission(deployment, self.cluster, self.cluster.rank(self.name))
             self.shelf.forget_before(deployment.name)
@@ -165,7 +165,7 @@ class Node:
 
     async def _compile(self, fields: Fields) -> Fields:
         """Compile for a shape."""
-        answer = await self._call(Message("compile", _addressed(fields)))
+        answer = await self._call(Message("compile", _addressed(fields)), self._present())
         self._programs[_shape(fields)] = answer.fields["program"]
         return {"needs_material": answer.fields["needs_material"]}
 
@@ -181,37 +181,38 @@ class Node:
 
     async def _prepare(self, fields: Fields) -> Fields:
         """Give one piece of material to the worker as it comes from the dealer, and run what needs no input."""
-        assert self.worker is not None and self.deployment is not None
-        if self._material is None:
+        worker, deployment = self._present(), self.deployment
+        if self._material is None or deployment is None:
             raise UserError("this model needs a dealer, and the cluster has none")
-        async for message in self._material.fetch(self.deployment, _shape(fields), fields["piece"]):
+        async for message in self._material.fetch(deployment, _shape(fields), fields["piece"]):
             parts = Message("material", {**message.fields, **_addressed(fields)}, message.chunks).pack()
             self.metrics.received.labels("dealer").inc(sum(memoryview(part).nbytes for part in parts))
-            await self.worker.send(parts)
+            await worker.send(parts)
+        answer = await self._call(Message("prepare", _addressed(fields)), worker)
         self._pieces[fields["lane"]] = fields["piece"]
-        answer = await self._call(Message("prepare", _addressed(fields)))
         return self._cost(answer) | {"audit": answer.fields["audit"]}
 
     async def _audit(self, fields: Fields) -> Fields:
         """Look at how a piece was dealt that is used for nothing else."""
         assert self._material is not None
+        worker = self._present()
         try:
             seed = await self._material.reveal(fields["piece"])
         except UserError as error:
             raise WorkerError(f"{self.name} can't see how material was dealt: {error}") from None
-        answer = await self._call(Message("audit", _addressed(fields), [seed]))
+        answer = await self._call(Message("audit", _addressed(fields), [seed]), worker)
         return {"holds": answer.fields["holds"]}
 
     async def _tell_worker(self, kind: str, fields: Fields) -> Fields:
         """What the worker does with a program by itself."""
-        await self._call(Message(kind, _addressed(fields)))
+        await self._call(Message(kind, _addressed(fields)), self._present())
         return {}
 
     async def _run(self, fields: Fields) -> Fields:
         """Compute on claimed inputs in one run; its shares of the results wait for `release`."""
-        requests = fields["requests"]
+        worker, requests = self._present(), fields["requests"]
         messages = [self._running[request].message for request in requests]
-        answer = await self._call(await asyncio.to_thread(joined, messages, _addressed(fields)))
+        answer = await self._call(await asyncio.to_thread(joined, messages, _addressed(fields)), worker)
         used = self.facts(_shape(fields)) | {"piece": self._pieces.pop(fields["lane"], None)}
         for request in requests:
             self._running[request].used = used
@@ -272,11 +273,17 @@ class Node:
             log.warning("session over", extra={"reason": text})
             await worker.kill()
 
-    async def _call(self, message: Message) -> Message:
+    def _present(self) -> WorkerProcess:
+        """The session's worker. A command keeps to the one that it began with: the next session has another."""
         if self.worker is None:
             raise WorkerError("there is no session")
+        return self.worker
+
+    async def _call(self, message: Message, worker: WorkerProcess) -> Message:
+        if worker is not self.worker:
+            raise WorkerError(f"{self.name}: the session is over")
         try:
-            return await self.worker.call(message.pack(), message.fields.get("lane", 0))
+            return await worker.call(message.pack(), message.fields.get("lane", 0))
         except WorkerError as error:
             raise WorkerError(f"{self.name}: {error}") from None
 

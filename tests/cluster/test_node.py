@@ -1,0 +1,76 @@
+"""A party's commands: what was begun in one session never reaches the next one's worker."""
+
+import asyncio
+
+import pytest
+
+from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.party.metrics import PartyMetrics
+from secformer_jax.cluster.party.node import Node
+from secformer_jax.cluster.party.process import WorkerError
+from secformer_jax.cluster.wire.message import Message
+
+FIELDS = {"rows": 1, "length": 16, "lane": 0, "piece": "1" * 32}
+COST = {"seconds": 0.0, "send_bytes": 0, "send_actions": 0}
+
+
+class Worker:
+    def __init__(self):
+        self.got = []
+
+    async def send(self, parts):
+        self.got.append(parts)
+
+    async def call(self, parts, lane=0):
+        self.got.append(parts)
+        return Message("done", {**COST, "audit": False, "holds": True})
+
+
+class Dealer:
+    """Gives a piece in two parts, the second when it is let; and a seed likewise."""
+
+    def __init__(self):
+        self.let = asyncio.Event()
+
+    async def fetch(self, deployment, shape, piece):
+        yield Message("material", {"commitment": "c"}, [])
+        await self.let.wait()
+        yield Message("material", {"commitment": "c"}, [])
+
+    async def reveal(self, piece):
+        await self.let.wait()
+        return b"seed"
+
+
+@pytest.fixture
+def node(tmp_path):
+    node = Node(LocalCluster(tmp_path).cluster, "S1", tmp_path, PartyMetrics(), None)
+    node.deployment = object()
+    return node
+
+
+@pytest.mark.parametrize("command", ["prepare", "audit"])
+@pytest.mark.parametrize("goes", [False, True])
+def test_a_new_session_gets_nothing_of_an_earlier_one(node, command, goes):
+    async def run():
+        node._material, first, second = Dealer(), Worker(), Worker()
+        node.worker = first
+        running = asyncio.create_task(node.commands[command](FIELDS))
+        await asyncio.sleep(0.01)
+        if goes:
+            node.worker = second
+        node._material.let.set()
+        try:
+            await running
+        except WorkerError as error:
+            assert goes and "the session is over" in str(error)
+        else:
+            assert not goes and len(first.got) == (3 if command == "prepare" else 1)
+        assert not second.got and (0 in node._pieces) == (not goes and command == "prepare")
+
+    asyncio.run(run())
+
+
+def test_no_session(node):
+    with pytest.raises(WorkerError, match="no session"):
+        asyncio.run(node.commands["prepare"](FIELDS))
