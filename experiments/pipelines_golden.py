@@ -75,7 +75,8 @@ def main() -> None:
         (folder / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS)) + "\n")
         tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
         tokenizer.save_pretrained(folder)
-        pipe = transformers.pipeline(task, model=model, tokenizer=tokenizer, device="cpu")
+        pipe: Any = transformers.pipeline  # its overloads don't know a task by a variable
+        pipe = pipe(task, model=model, tokenizer=tokenizer, device="cpu")
         golden[task] = [
             {"inputs": inputs, "options": options, "result": plain(pipe(*inputs, **options))}
             for inputs, options in calls
