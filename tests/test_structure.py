@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "cluster": ("errors", "functions", "models", "mpc", "openings", "inference"),
     "files": ("errors",),
     "pipelines": ("errors", "functions", "models", "mpc", "openings", "inference", "cluster"),
+    "gateway": ("errors", "functions", "models", "mpc", "openings", "inference", "cluster"),
     "cli": (
         *("errors", "functions", "models", "evaluation", "training", "mpc", "openings", "inference", "cluster"),
-        *("files", "pipelines"),
+        *("files", "pipelines", "gateway"),
     ),
 }
 """What each part of the package may import besides itself. `mpc` alone imports spu."""

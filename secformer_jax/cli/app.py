@@ -28,13 +28,14 @@ COMMANDS: Mapping[str, str] = {
     "dealer": "Run the assistant server of a cluster.",
     "party": "Run a computing server of a cluster.",
     "publish": "Share a model among the servers of a cluster.",
+    "gateway": "Answer by HTTP on this machine, asking a cluster.",
     "status": "What the servers of a cluster say of themselves.",
 }
 """In the order of --help, which imports none of them."""
 EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("jax", "jaxlib", "flax", "safetensors", "spu", "threadpoolctl"), "mpc"),
     **dict.fromkeys(("optax", "scipy", "sklearn"), "train"),
-    **dict.fromkeys(("prometheus_client", "gmssl_pyx", "uvloop"), "cluster"),
+    **dict.fromkeys(("gmssl_pyx", "uvloop"), "cluster"),
 }
 """By package that only some commands need: what it is installed with."""
 

@@ -299,7 +299,7 @@ def test_other_models_and_shapes_are_refused(fast, served):
     ids = fast.text(1).input_ids[:, :2]
     with pytest.raises(UserError, match="padded length of 2"):
         ask(served, "alice", Encoded(ids, ids, np.ones((1, 2), np.float32)))
-    with pytest.raises(UserError, match="calibration up to 32"):
+    with pytest.raises(UserError, match="padded length of 64, and 16, 32 are served"):
         ask(served, "alice", fast.text(1, 64))
 
 

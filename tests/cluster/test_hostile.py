@@ -33,9 +33,17 @@ def served(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def usual_seconds(tiny, served) -> float:
+def first_seconds(tiny, served) -> float:
+    """Of the first request of a size: it is compiled, and what it runs is used first."""
+    started = time.monotonic()
+    ask(served, "alice", tiny.text(0))
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def usual_seconds(tiny, served, first_seconds) -> float:
     """Of an honest request, when both lanes have its program."""
-    ask(served, "alice", tiny.text(0), tiny.text(1))
+    ask(served, "alice", tiny.text(1))
     started = time.monotonic()
     ask(served, "alice", tiny.text(2))
     return time.monotonic() - started
@@ -68,7 +76,7 @@ def run_attack(name: str, local: LocalCluster, tiny: Tiny) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_the_honest_client_is_served(name, tiny, served, usual_seconds):
+def test_the_honest_client_is_served(name, tiny, served, usual_seconds, first_seconds):
     before, began = memory(served), sessions(served)
     statuses: list[int] = []
     failures: list[Exception] = []
@@ -96,7 +104,8 @@ def test_the_honest_client_is_served(name, tiny, served, usual_seconds):
     grown = max(growth.values()) >> 20
     print(f"{name}: {slowest:.2f} s (usually {usual_seconds:.2f}), {grown} MB, answers {Counter(statuses)}")
     assert not failures, failures[0]
-    assert slowest < usual_seconds + PATIENCE_SECONDS
+    # One size that is being compiled for another client may be in the way: on a slow machine that alone takes longer.
+    assert slowest < usual_seconds + max(PATIENCE_SECONDS, 2 * first_seconds)
     assert sessions(served) == began
     assert max(growth.values()) < GROWTH_BYTES, growth
     assert all("Traceback" not in served.log(role).read_text() for role in served.servers)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from secformer_jax.cluster.clients.client import ClusterClient
+from secformer_jax.cluster.clients.client import Answer, ClusterClient
 from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.errors import UserError
 from secformer_jax.models.architecture import Architecture
@@ -18,18 +20,25 @@ class ClusterAnswering:
         client: a client that has been entered.
         served: what the cluster serves.
         head: what it has to answer with; None for whatever it does.
+        noted: is told of each answer, with what it cost.
 
     Raises:
         UserError: it answers with something else.
     """
 
-    def __init__(self, client: ClusterClient, served: Deployment, head: str | None = None) -> None:
+    def __init__(
+        self,
+        client: ClusterClient,
+        served: Deployment,
+        head: str | None = None,
+        noted: Callable[[Answer], None] = lambda answer: None,
+    ) -> None:
         if head not in (None, served.head):
             raise UserError(
                 f"the published model answers with {served.head}, and {head} was asked for: it has to be published "
                 f"with --head {head}"
             )
-        self._client, self._served = client, served
+        self._client, self._served, self._noted = client, served, noted
 
     @property
     def config(self) -> Architecture:
@@ -56,4 +65,6 @@ class ClusterAnswering:
         Raises:
             UserError: as `ClusterClient.infer`.
         """
-        return (await self._client.infer(encoded)).logits
+        found = await self._client.infer(encoded)
+        self._noted(found)
+        return found.logits

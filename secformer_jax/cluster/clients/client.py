@@ -24,7 +24,10 @@ from secformer_jax.inference.texts import powers_of_two
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime import one_hot
-from secformer_jax.mpc.runtime.shares import decode, join
+from secformer_jax.mpc.runtime.shares import Share, decode, expand, join, pack
+
+SEEN_BYTES = 512
+"""Of a share, to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Answer:
         sent_bytes: by party: the share of the input.
         party: the first party's own figures for the online part: seconds, send_bytes, send_actions.
         transcript: what the servers have signed, see `cluster.transcript`.
+        seen: by party, the beginning of the last share of an input that it was sent.
     """
 
     logits: np.ndarray
@@ -44,6 +48,7 @@ class Answer:
     sent_bytes: tuple[int, ...]
     party: dict[str, float]
     transcript: tuple[dict[str, str], ...] = ()
+    seen: tuple[bytes, ...] = ()
 
     @classmethod
     def joined(cls, answers: Sequence[Answer]) -> Answer:
@@ -54,6 +59,7 @@ class Answer:
             tuple(map(sum, zip(*(answer.sent_bytes for answer in answers), strict=True))),
             {name: sum(answer.party[name] for answer in answers) for name in answers[0].party},
             tuple(each for answer in answers for each in answer.transcript),
+            answers[-1].seen,
         )
 
 
@@ -147,7 +153,8 @@ class ClusterClient:
         logits = served.reveal.read(decode(ring, outputs[0].dtype, self._bits))
         cost = {name: value for name, value in results[0].fields.items() if isinstance(value, int | float)}
         sent = tuple(len(body) for body in bodies.values())
-        return Answer(logits, time.perf_counter() - started, sent, cost, (*stated, *receipts))
+        seen = tuple(_beginning(own["input0"]) for own in shares)
+        return Answer(logits, time.perf_counter() - started, sent, cost, (*stated, *receipts), seen)
 
     async def _statements(self, name: str, rows: int, length: int) -> list[dict[str, str]]:
         """What the servers put their names to, before anything is sent to them.
@@ -171,6 +178,14 @@ class ClusterClient:
         ]
         transcript.agree(facts, self._cluster.parties)
         return stated
+
+
+def _beginning(share: Share) -> bytes:
+    """Of what a share says: a key is as good as what its generator gives."""
+    component = share.components[0]
+    if isinstance(component, bytes):
+        component = pack(expand(component, (SEEN_BYTES,), share.bits), share.bits)
+    return np.ascontiguousarray(component).reshape(-1).view(np.uint8)[:SEEN_BYTES].tobytes()
 
 
 async def statuses(cluster: Cluster, role: str) -> dict[str, dict[str, Any]]:

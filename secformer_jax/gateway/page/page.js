@@ -1,0 +1,126 @@
+"use strict";
+
+const at = (id) => document.getElementById(id);
+const PAIRS = { similarity: ["First text", "Second text"], question: ["Question", "Context"] };
+let model = null;
+
+async function call(path, body) {
+  const headers = at("key").value ? { Authorization: `Bearer ${at("key").value}` } : {};
+  const options = body && { method: "POST", body: JSON.stringify(body) };
+  if (body) headers["Content-Type"] = "application/json";
+  const response = await fetch(path, { ...options, headers });
+  const found = await response.json();
+  if (response.status === 401) at("keys").hidden = false;
+  if (!response.ok) throw new Error(found.error ? found.error.message : found.reason);
+  return found;
+}
+
+async function look() {
+  try {
+    [model] = (await call("v1/models")).data;
+  } catch (error) {
+    at("about").textContent = `${error.message} — looking again.`;
+    setTimeout(look, 3000);
+    return;
+  }
+  at("about").textContent = `${model.id}: you alone learn ${model.reveals}. The servers see noise.`;
+  at("keys").hidden = true;
+  const two = PAIRS[model.head] || (model.head === "embedding" && ["Text", "Another text, to compare (or none)"]);
+  at("second").hidden = !two;
+  at("pair").required = model.head in PAIRS;
+  if (two) [at("text-label").textContent, at("pair-label").textContent] = two;
+  at("ask").disabled = false;
+}
+
+function element(name, text, ...children) {
+  const made = document.createElement(name);
+  made.append(...(text ? [text] : []), ...children);
+  return made;
+}
+
+function percent(score) {
+  return `${(100 * score).toFixed(1)} %`;
+}
+
+function cosine([a, b]) {
+  const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
+  return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+}
+
+function marked(text, entities) {
+  const characters = Array.from(text), parts = [];
+  let end = 0;
+  for (const found of entities) {
+    parts.push(characters.slice(end, found.start).join(""));
+    const mark = element("mark", characters.slice(found.start, found.end).join(""), element("span", found.label));
+    if (found.score !== undefined) mark.title = percent(found.score);
+    parts.push(mark);
+    end = found.end;
+  }
+  parts.push(characters.slice(end).join(""));
+  return parts;
+}
+
+function described(data, text) {
+  const [one] = data;
+  if (one.entities) return [...marked(text, one.entities), one.entities.length ? "" : "\n(no entities)"];
+  if (one.answer) return [element("strong", one.answer.text || "no answer"), `  ${percent(one.answer.score)}`];
+  if (one.embedding && data.length === 2) {
+    return [element("strong", cosine(data.map((each) => each.embedding)).toFixed(4)), "  cosine of the two"];
+  }
+  if (one.embedding) {
+    const shown = one.embedding.slice(0, 8).map((value) => value.toFixed(4)).join(", ");
+    return [`a vector of ${one.embedding.length}: ${shown}, …`];
+  }
+  if (one.labels) {
+    const rows = one.labels.flatMap(({ label, score }) => [element("dt", label), element("dd", percent(score))]);
+    return [element("dl", "", ...rows)];
+  }
+  if (one.label) return [element("strong", one.label), one.score === undefined ? "" : `  ${percent(one.score)}`];
+  return [element("strong", one.score.toFixed(4))];
+}
+
+function noise(hex) {
+  const canvas = document.createElement("canvas"), width = 32, height = hex.length / 2 / width;
+  [canvas.width, canvas.height] = [width, height];
+  const context = canvas.getContext("2d"), image = context.createImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    const value = parseInt(hex.slice(2 * i, 2 * i + 2), 16);
+    image.data.set([value, value, value, 255], 4 * i);
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+function show(found, text) {
+  at("answer").replaceChildren(...described(found.data, text));
+  const { seconds, sent_bytes: sent, seen } = found.secformer;
+  const megabytes = sent.map((bytes) => `${(bytes / 1e6).toFixed(2)} MB`).join(" and ");
+  at("cost").textContent = `${seconds.toFixed(1)} s; ${megabytes} sent. These are the first bytes of the last share:`;
+  const figures = seen.map((hex, index) => element("figure", "", noise(hex), element("figcaption", `server ${index}`)));
+  at("seen").replaceChildren(...figures);
+  at("found").hidden = at("parties").hidden = false;
+}
+
+async function ask(event) {
+  event.preventDefault();
+  const text = at("text").value, pair = at("pair").value;
+  const both = model.head in PAIRS ? { text, text_pair: pair } : pair && !at("second").hidden ? [text, pair] : text;
+  at("ask").disabled = true;
+  at("ask").textContent = "Asking…";
+  at("error").hidden = true;
+  try {
+    show(await call(model.ask.slice(1), { input: both }), text);
+  } catch (error) {
+    at("error").textContent = error.message;
+    at("error").hidden = false;
+  }
+  at("ask").disabled = false;
+  at("ask").textContent = "Ask";
+}
+
+at("form").addEventListener("submit", ask);
+at("form").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) at("form").requestSubmit();
+});
+look();
