@@ -1,1 +1,0 @@
-"""The commands of `secformer`, one file each with its options, and what several of them share."""

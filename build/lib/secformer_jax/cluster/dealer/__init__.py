@@ -1,1 +1,0 @@
-"""The dealer: its process, its material, and its answers to SPU's own client."""

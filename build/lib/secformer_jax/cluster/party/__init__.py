@@ -1,1 +1,0 @@
-"""A computing server: its supervisor, its worker, and the order that they agree on."""

@@ -1,1 +1,0 @@
-"""What travels between processes: messages, frames, HTTP and TLS."""

@@ -1,1 +1,0 @@
-"""A checkpoint that answers under MPC: its programs, its requests, its answers."""

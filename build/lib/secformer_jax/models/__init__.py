@@ -1,1 +1,0 @@
-"""Models in plaintext: what they are, how they are read, and what they compute. Nothing here needs spu."""

@@ -1,1 +1,0 @@
-"""Protocols without a model: opened products, opened series, truncations."""

@@ -1,1 +1,0 @@
-"""The runtime: programs, the parties that run them, and what they cost."""

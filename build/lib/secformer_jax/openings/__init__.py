@@ -1,1 +1,0 @@
-"""SecFormer's model computed by masked openings alone: the presets `fast` and `drop-in`."""

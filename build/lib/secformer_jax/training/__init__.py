@@ -1,1 +1,0 @@
-"""Fine-tuning and distillation, in plaintext. Nothing here needs spu."""
