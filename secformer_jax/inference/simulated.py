@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +13,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions.presets import Approximations, preset
 from secformer_jax.inference.private import PrivateModel
 from secformer_jax.models.architecture import Architecture
-from secformer_jax.models.checkpoint import load
+from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import Encoded, Tokenizer
 
@@ -51,7 +52,7 @@ def simulated(
 
     Args:
         model: its folder or name.
-        functions: a preset, or its name.
+        functions: a preset, or its name; "" for the one that the model was trained for, or else drop-in.
         config: the protocol's configuration.
         heads: one of these answers.
 
@@ -61,6 +62,18 @@ def simulated(
     loaded = load(model)
     if loaded.head not in heads:
         raise UserError(f"the model answers with {loaded.head}, and {', '.join(heads)} was asked for")
-    chosen = preset(functions) if isinstance(functions, str) else functions
+    chosen = (preset(functions) if functions else _own(loaded)) if isinstance(functions, str) else functions
     with PrivateModel(loaded, chosen, config, head=loaded.head) as private:
         yield Simulated(private, loaded.config, loaded.head), Tokenizer(loaded.tokenizer_dir, loaded.config)
+
+
+def _own(model: Checkpoint) -> Approximations:
+    """Those that its folder names: a model that was distilled for other functions answers wrongly with any others."""
+    path = model.path / "preset.json"
+    if not path.is_file():
+        return preset("drop-in")
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))
+        return preset(named.pop("preset"), **named)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} can't be read ({error}): name a preset") from None

@@ -102,7 +102,7 @@ async def async_pipeline(
     cluster: str | os.PathLike[str] | None = None,
     client: str = "client",
     tls: Path | None = None,
-    preset: str | Approximations = "drop-in",
+    preset: str | Approximations = "",
     config: str = "2pc_semi2k",
     max_length: int | None = None,
     truncation: bool = False,
@@ -116,7 +116,7 @@ async def async_pipeline(
             process computes: a simulation.
         client: who asks, as the cluster file names it.
         tls: the folder of certificates, instead of the cluster file's.
-        preset: the functions of a simulation.
+        preset: the functions of a simulation; by default those that the model was trained for, or else drop-in.
         config: the protocol of a simulation.
         max_length: the padded length; None: the least that fits, for each text.
         truncation: cut longer texts instead of refusing them.
