@@ -1,14 +1,15 @@
 """Accuracy on GLUE of every way to serve a BERT privately, in plaintext and emulated: SecFormer's Table 2.
 
-    python experiments/accuracy.py --data-dir GLUE [--task STS-B ...] [--side secformer ...] [--model DIR] [--seeds 3]
-        [--runs RUNS] [--folder DIR] [--fresh] [--quick]
+    python experiments/accuracy.py --data-dir GLUE [--task STS-B ...] [--side secformer ...] [--model DIR]
+        [--seed 0 ...] [--runs RUNS] [--folder DIR] [--plaintext] [--fresh] [--quick]
 
 A teacher is fine-tuned for each task; students are distilled from it in the two stages of the paper, or fine-tuned with
 their functions and no teacher; each is scored on the whole dev split. Every model is kept in --runs and every cell in
 results/accuracy.json as soon as it is there, so a stopped run goes on by the same command. Epochs are those of two
 cores (`EPOCHS`), chosen so that the table of one seed takes about half a day for all-MiniLM-L6-v2; --paper-epochs takes
 the paper's, and each student then starts from its teacher alone. --model bert-base-uncased, from a local folder, gives
-the paper's own backbone.
+the paper's own backbone. --plaintext leaves the emulation out, and SPU is not needed then: where there is a GPU, a
+seed of a task takes minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import typer
 from results import FOLDER, Check, Entry, Results, console, run, table
@@ -112,6 +114,7 @@ class Bench:
     model: str
     limit: int | None
     paper: bool
+    plaintext: bool
 
     def trained(self, kind: str, task: str, seed: int) -> Path:
         """The folder of a model, trained unless it is there (or where its training was stopped)."""
@@ -185,7 +188,7 @@ class Bench:
             names=[task],
             data_dir=self.data_dir,
             # Exact functions are the plaintext answer; under SPU they are its own approximations, preset spu.
-            runtime="plaintext" if side.preset == "exact" else "plaintext,emulated",
+            runtime="plaintext" if self.plaintext or side.preset == "exact" else "plaintext,emulated",
             choice=Choice(side.preset),
             protocol=Protocol(),
             calibration=None,
@@ -198,7 +201,8 @@ class Bench:
         nearness = rows[-1]["agreement"].get("plaintext", {})
         kept = {name: rows[0][name] for name in ("metric_name", "count", "note")}
         seconds = sum(row["seconds"] for row in rows)
-        return {**columns, **kept, **nearness, "model": folder.name, "trained": read_report(folder), "seconds": seconds}
+        told = {"model": folder.name, "trained": read_report(folder), "device": jax.devices()[0].device_kind}
+        return {**columns, **kept, **nearness, **told, "seconds": seconds}
 
     def _calibrate(self, folder: Path, side: Side, task: str) -> None:
         """Ranges of a teacher for a preset that needs some, on training sentences."""
@@ -214,10 +218,11 @@ def main(
     task: Annotated[list[str] | None, typer.Option("--task", help="Some of the table's tasks, or SST-2.")] = None,
     side: Annotated[list[str] | None, typer.Option("--side", help=", ".join(SIDES))] = None,
     model: Annotated[str, typer.Option("--model", help="The backbone: a local BERT folder, or minilm.")] = "minilm",
-    seeds: Annotated[int, typer.Option("--seeds", help="Runs of everything; 3 where there is a GPU.")] = 1,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Of all that is trained; 0 unless said.")] = None,
     runs: Annotated[Path, typer.Option("--runs", help="Where models are kept.")] = Path("runs"),
     folder: Annotated[Path, typer.Option("--folder", help="Where the results file goes.")] = FOLDER,
     paper_epochs: Annotated[bool, typer.Option("--paper-epochs", help="The paper's epochs and rates.")] = False,
+    plaintext: Annotated[bool, typer.Option("--plaintext", help="No emulation, and so no SPU.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure all cells again; models stay.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A few examples, to see that it runs.")] = False,
 ) -> None:
@@ -227,13 +232,13 @@ def main(
         if name not in SIDES:
             raise typer.BadParameter(f"unknown side {name!r}: choose one of {', '.join(SIDES)}")
     sides = {name: SIDES[name] for name in side or SIDES}
-    bench = Bench(data_dir, runs, model, 32 if quick else None, paper_epochs)
+    bench = Bench(data_dir, runs, model, 32 if quick else None, paper_epochs, plaintext)
     backbone = Path(model).name
     results = Results("accuracy" if backbone == "minilm" else f"accuracy-{backbone}", folder, fresh=fresh)
     for label, each in sides.items():
         for name in names:
-            for seed in range(seeds):
-                results.cell(f"{label}/{name}/{seed}", lambda e=each, n=name, s=seed: bench.cell(e, n, s))  # type: ignore[misc]
+            for number in seed or (0,):
+                results.cell(f"{label}/{name}/{number}", lambda e=each, n=name, s=number: bench.cell(e, n, s))  # type: ignore[misc]
                 report(results)
 
 

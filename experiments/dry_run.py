@@ -45,7 +45,7 @@ def main(
     if not model.is_dir():
         write_model(shape, model)
     chosen = task or [accuracy.FIRST]
-    accuracy.main(data_dir, chosen, side, str(model), 1, folder / "runs", folder, False, False, True)
+    accuracy.main(data_dir, chosen, side, str(model), [0], folder / "runs", folder, False, False, False, True)
     console().print(f"{shape}, {', '.join(chosen)}: every stage went through in {time.perf_counter() - started:.0f} s.")
 
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.experimental import enable_x64
 
 from secformer_jax.cli.commands.compare import DEFAULT_PAIR
 from secformer_jax.functions import presets
@@ -20,6 +19,7 @@ from secformer_jax.models import checkpoint
 from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Tokenizer
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.fixed import Fixed, fixed, open_together
 from secformer_jax.mpc.primitives.products import WeightProducts

@@ -28,7 +28,6 @@ import matplotlib
 import numpy as np
 import opened_operators as opened
 import typer
-from jax.experimental import enable_x64
 from opened_operators import Operator
 from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
@@ -39,6 +38,7 @@ from secformer_jax.functions import goldschmidt, presets
 from secformer_jax.functions.deflation import choose_reciprocal, choose_rsqrt
 from secformer_jax.functions.measure import update
 from secformer_jax.models import transformer as bert
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.primitives.masked import MaskedSeries
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine

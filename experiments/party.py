@@ -20,12 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export
-from jax.experimental import enable_x64
 from spu import libspu
 
 from secformer_jax.inference.serving import Serving, function, variables
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Encoded
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Dealer, Dealt
 from secformer_jax.mpc.runtime import one_hot
 from secformer_jax.mpc.runtime.config import MpcConfig

@@ -98,7 +98,7 @@ def accuracy() -> list[str]:
     for side, tasks in found.items():
         if set(TASKS) <= set(tasks):
             column = "plaintext" if side == "plain" else "emulated"
-            scores = [100 * float(np.mean([cell[column] for cell in tasks[task]])) for task in TASKS]
+            scores = [100 * float(np.mean([cell[column] for cell in tasks[task] if column in cell])) for task in TASKS]
             name = "plaintext" if side == "plain" else side.removesuffix(" without distillation")
             words = (name, _trained(tasks[TASKS[0]][0]["model"], TASKS[0]))
             ranked.append((float(np.mean(scores)), (*words, *(f"{x:.1f}" for x in (*scores, np.mean(scores))))))

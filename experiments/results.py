@@ -118,14 +118,15 @@ class Results:
         """Take over what is in the file: another process may have added cells."""
         if self.path.is_file():
             stored = json.loads(self.path.read_text(encoding="utf-8"))
-            self.cells = stored["cells"]
+            about = {name: stored[name] for name in ("machine", "versions")}
+            self.cells = {key: about | cell for key, cell in stored["cells"].items()}
             self._notes = stored["notes"] | self._notes
 
     def cell(self, key: str, measure: Callable[[], Entry]) -> Entry:
         """The cell of this name, measured unless it is there and need not be fresh."""
         self._read()
         if key not in self.cells or (self._fresh and key not in self._measured):
-            about = {name: self._about[name] for name in ("command", "commit", "date")}
+            about = {name: self._about[name] for name in ("command", "commit", "date", "machine", "versions")}
             measured = {**measure(), **about}
             self._read()
             self.cells[key] = measured
@@ -147,12 +148,15 @@ class Results:
         about = self._about
         dates = sorted({cell["date"] for cell in self.cells.values()})
         commits = sorted({str(cell["commit"])[:12] for cell in self.cells.values()})
-        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        machines = {
+            f"{cell['machine']}; {', '.join(f'{name} {version}' for name, version in cell['versions'].items())}"
+            for cell in self.cells.values()
+        }
         measured = f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else "Nothing measured"
         lines = [
             f"# {self.path.stem}",
             f"Written by `{about['command']}`; every cell is in {self.path.name}.",
-            f"{measured} at {', '.join(commits)} on {about['machine']}; {versions}.",
+            f"{measured} at {', '.join(commits)} on {' and '.join(sorted(machines))}.",
             *map(markdown, shown),
         ]
         page = self.path.with_suffix(".md")

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import enable_x64
 
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.runtime.engine import Engine, Result
 

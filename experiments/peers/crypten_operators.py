@@ -43,7 +43,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from jax.experimental import enable_x64
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import operators
@@ -53,6 +52,7 @@ from results import FOLDER, Check, Entry, Results, console, run, table
 from secformer_jax.functions import gelu
 from secformer_jax.functions.calibration import Range
 from secformer_jax.functions.deflation import choose_rsqrt
+from secformer_jax.mpc.int64 import enable_x64
 
 PARTY = Path(__file__).with_name("crypten_party.py")
 INSTALL = "pip install '.[peers]' && pip install --no-deps crypten==0.4.1"

@@ -15,7 +15,6 @@ from typing import Any
 import flax.struct
 import jax
 import numpy as np
-from jax.experimental import enable_x64
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
@@ -24,6 +23,7 @@ from secformer_jax.inference.opened import OpenedServing
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import Architecture
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Dealer, NoMasks
 from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair
 from secformer_jax.mpc.primitives.series import OpenedSeries

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from jax.experimental import enable_x64
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
@@ -21,6 +20,7 @@ from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.plaintext import functions_for
 from secformer_jax.models.request import request_head
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.masked import MaskedSeries
 

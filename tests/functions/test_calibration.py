@@ -5,13 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from jax.experimental import enable_x64
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import goldschmidt
 from secformer_jax.functions.calibration import ROUNDED_BITS, Calibration, Range, load, load_all, save
 from secformer_jax.functions.deflation import choose_reciprocal, choose_rsqrt
 from secformer_jax.functions.measure import update
+from secformer_jax.mpc.int64 import enable_x64
 
 
 def batch(scale: float = 1.0):

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sweeps
-from jax.experimental import enable_x64
 from scipy.special import erf
 from sweeps import masked_scores, rows_of_variance
 
 from secformer_jax.functions import gelu, goldschmidt, presets, softmax
 from secformer_jax.functions.layer_norm import layer_norm, variance_unit
+from secformer_jax.mpc.int64 import enable_x64
 
 
 @pytest.mark.parametrize("name", presets.GELU)

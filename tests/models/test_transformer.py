@@ -13,6 +13,7 @@ from secformer_jax.functions import presets
 from secformer_jax.models import families
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.text import Tokenizer
+from secformer_jax.mpc.int64 import enable_x64
 
 TINY = bert.SHAPES["tiny"]
 
@@ -160,7 +161,7 @@ def test_float32_and_named_parts(head):
     model = bert.build_model(config, exact(config, 16), head)
     params = bert.init_params(config, head, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    with jax.experimental.enable_x64():
+    with enable_x64():
         jaxpr = jax.make_jaxpr(model.apply)({"params": params}, *inputs(config))
     assert [aval.dtype for aval in jaxpr.out_avals] == [jnp.float32]
     found = list(walk(jaxpr.jaxpr))

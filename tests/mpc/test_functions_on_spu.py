@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sweeps
-from jax.experimental import enable_x64
 
 from secformer_jax.functions import goldschmidt, presets, softmax
 from secformer_jax.functions.series import fit_tanh
+from secformer_jax.mpc.int64 import enable_x64
 
 pytest.importorskip("spu")
 

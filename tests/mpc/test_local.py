@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import enable_x64
 from rings import RNG, elements, signed
 
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.runtime.equations import Kind, kinds_of
 from secformer_jax.mpc.runtime.local import LocalFunction, is_linear
 from secformer_jax.mpc.runtime.operations import dropped, opened, product

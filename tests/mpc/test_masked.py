@@ -5,9 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.experimental import enable_x64
 from rings import signed, whole, width_bytes
 from uniformity import OPENINGS, accepted, alike, uniform
+
+from secformer_jax.mpc.int64 import enable_x64
 
 pytest.importorskip("spu")
 

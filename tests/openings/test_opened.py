@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import pytest
-from jax.experimental import enable_x64
 from opened_bert import COUNTS, LENGTH, TINY, WIDER, calibrate, opened_checkpoint, request
 
 from secformer_jax.functions import presets
+from secformer_jax.mpc.int64 import enable_x64
 
 pytest.importorskip("spu")
 

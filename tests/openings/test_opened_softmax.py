@@ -13,8 +13,7 @@ from secformer_jax.models import transformer as bert
 
 pytest.importorskip("spu")
 
-from jax.experimental import enable_x64
-
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.fixed import Fixed
 from secformer_jax.mpc.runtime import config

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import enable_x64
 
 from secformer_jax.functions.series import Series
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Array, Leaf, Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, Masked
 from secformer_jax.mpc.runtime.pieces import cut_pieces, joined

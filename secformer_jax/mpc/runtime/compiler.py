@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import enable_x64
 from jax.extend import core
 from spu import experimental, libspu
 from spu.utils import frontend
 
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.runtime import cache
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.equations import Kind, factors_of_dots, kinds_of, live, phases_of, read

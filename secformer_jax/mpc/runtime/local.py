@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import enable_x64
 from jax.extend import core
 
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.runtime.operations import dropped_p, round_off
 from secformer_jax.mpc.runtime.pieces import joined
 
