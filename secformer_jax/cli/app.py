@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = {
     "publish": "Share a model among the servers of a cluster.",
     "gateway": "Answer by HTTP on this machine, asking a cluster.",
     "status": "What the servers of a cluster say of themselves.",
+    "check": "A cluster's file, keys and servers: what is to be mended.",
 }
 """In the order of --help, which imports none of them."""
 EXTRAS: Mapping[str, str] = {

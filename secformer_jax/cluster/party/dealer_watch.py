@@ -8,6 +8,7 @@ import logging
 import aiohttp
 
 from secformer_jax.cluster.config import DEALER, Cluster
+from secformer_jax.cluster.wire.paths import HEALTH_PATH
 
 log = logging.getLogger(__name__)
 POLL_SECONDS, TIMEOUT_SECONDS = 1.0, 5.0
@@ -31,7 +32,7 @@ async def until_gone(http: aiohttp.ClientSession, cluster: Cluster) -> None:
 
 async def _answers(http: aiohttp.ClientSession, cluster: Cluster) -> bool:
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-    url = f"https://{cluster.dealer_address()}/health"
+    url = f"https://{cluster.dealer_address()}{HEALTH_PATH}"
     try:
         async with http.get(url, server_hostname=DEALER, timeout=timeout) as answer:
             return answer.status == 200

@@ -14,9 +14,11 @@ from contextlib import suppress
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+import secformer_jax
 from secformer_jax.cluster.config import Address
 from secformer_jax.cluster.wire.connections import Connections
 from secformer_jax.cluster.wire.message import Message, MessageError
+from secformer_jax.cluster.wire.paths import HEALTH_PATH
 from secformer_jax.cluster.wire.tls import PeerError, require_peer, serial_number
 
 log = logging.getLogger(__name__)
@@ -88,14 +90,14 @@ def application(
     app[PLAINTEXT] = plaintext
 
     async def show_health(request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok", **health()})
+        return web.json_response({"status": "ok", "version": secformer_jax.__version__, **health()})
 
     async def show_metrics(request: web.Request) -> web.Response:
         peer_of(request, operators)
         body = generate_latest(registry) if registry else b""
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app.add_routes([web.get("/health", show_health), web.get("/metrics", show_metrics), *routes])
+    app.add_routes([web.get(HEALTH_PATH, show_health), web.get("/metrics", show_metrics), *routes])
     return app
 
 
