@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("pyproject.toml", "README.md", "secformer_jax", "spu_configs")
-NO_INDEX = re.compile("connection|resolve|no matching distribution found for setuptools", re.IGNORECASE)
+SOURCES = (
+    *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "constraints.txt"),
+    *("secformer_jax", "spu_configs"),
+)
+NO_INDEX = re.compile("connection|resolve|no matching distribution found for hatchling", re.IGNORECASE)
 
 
 def newest_python() -> Path | None:
@@ -25,17 +28,21 @@ def newest_python() -> Path | None:
     return None
 
 
-def wheel(folder: Path) -> Path:
-    """Built from a copy: a build leaves its own folder behind, and would take up what an older one left."""
-    (folder / "copy").mkdir()
+def copied(folder: Path) -> Path:
+    """What a build reads, in a folder of its own: a build leaves files behind, and takes up what an older one left."""
+    folder.mkdir()
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, folder / "copy" / name, symlinks=True, ignore=ignored)
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(ROOT / name, folder / "copy" / name)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def wheel(folder: Path) -> Path:
+    """Built from a copy."""
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder)
-    _pip(sys.executable, "wheel", *options, folder / "copy")
+    _pip(sys.executable, "wheel", *options, copied(folder / "copy"))
     [built] = folder.glob("*.whl")
     return built
 

@@ -13,7 +13,10 @@ from secformer_jax.errors import UserError
 EMULATION = "1pc_ref2k"
 """The configuration of one party on SPU's plain ring: the same arithmetic, and no masks."""
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "spu_configs"
+_PACKAGE = Path(__file__).resolve().parents[2]
+_INSTALLED = _PACKAGE / "spu_configs"
+CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.with_name("spu_configs")
+"""Inside the package where it is installed, and beside it in a checkout."""
 
 
 @dataclass(frozen=True)
