@@ -67,6 +67,7 @@ class PartyServer:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._allowance = Allowance(folder / "answers.json", cluster.options.answers)
         self._publishing = asyncio.Lock()
+        self.metrics.waiting.set_function(lambda: self.waiting)
 
     def application(self) -> web.Application:
         """All its routes."""
@@ -92,6 +93,11 @@ class PartyServer:
         leader = self.cluster.parties[0]
         return "connected" if self._leader is not None else f"waiting for {leader}"
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return self.coordinator.waiting if self.coordinator else len(self.node.inputs)
+
     def _health(self) -> dict[str, Any]:
         return {"role": self.name, "state": self.state}
 
@@ -105,10 +111,8 @@ class PartyServer:
             "description": None if deployment is None else deployment.to_json(),
         }
         if peer_of(request, self.cluster.roles) in self.cluster.operators:
-            waiting = self.coordinator.waiting if self.coordinator else len(self.node.inputs)
-            self.metrics.waiting.set(waiting)
             worker = self.node.worker.pid if self.node.worker else None
-            found |= {"waiting": waiting, "worker": worker, "counts": self.metrics.values()}
+            found |= {"waiting": self.waiting, "worker": worker, "counts": self.metrics.values()}
         return web.json_response(found)
 
     async def _publish(self, request: web.Request) -> web.Response:
