@@ -22,15 +22,16 @@ from secformer_jax.models.heads import HEADS
 MOST_BYTES = 1 << 20
 """Of a body."""
 SEEN_BYTES = 512
-OPEN = ("/", "/page.js", "/page.css", "/docs", "/docs.js", "/openapi.json", "/health")
-"""What needs no key: nothing of a text is in it."""
 PAGES = {
     "/": ("index.html", "text/html"),
     "/docs": ("docs.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
     "/docs.js": ("docs.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+OPEN = (*PAGES, "/openapi.json", "/health")
+"""What needs no key: nothing of a text is in it."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",

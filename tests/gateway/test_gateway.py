@@ -16,7 +16,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.gateway.asking import BusyError, Cost
 from secformer_jax.gateway.openapi import document
-from secformer_jax.gateway.server import Gateway
+from secformer_jax.gateway.server import PAGES, Gateway
 from secformer_jax.inference.reveal import EVERYTHING
 from secformer_jax.inference.texts import Limits, answer
 from secformer_jax.models.checkpoint import load
@@ -228,5 +228,4 @@ def test_openapi_names_every_route(classes):
     paths = document()["paths"]
     app = Gateway(classes, "mine", HOSTS).application()
     served = {route.resource.canonical for route in app.router.routes() if route.method in ("GET", "POST")}
-    pages = {"/", "/docs", "/page.js", "/page.css", "/docs.js", "/openapi.json"}
-    assert set(paths) == served - pages
+    assert set(paths) == served - {*PAGES, "/openapi.json"}

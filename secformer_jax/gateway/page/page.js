@@ -81,10 +81,10 @@ function described(data, text) {
 }
 
 function noise(hex) {
-  const canvas = document.createElement("canvas"), width = 32, height = hex.length / 2 / width;
-  [canvas.width, canvas.height] = [width, height];
-  const context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
+  const canvas = document.createElement("canvas"), width = 32, count = hex.length / 2;
+  [canvas.width, canvas.height] = [width, Math.max(1, Math.ceil(count / width))];
+  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+  for (let i = 0; i < count; i++) {
     const value = parseInt(hex.slice(2 * i, 2 * i + 2), 16);
     image.data.set([value, value, value, 255], 4 * i);
   }
@@ -113,6 +113,8 @@ async function ask(event) {
     show(await call(model.ask.slice(1), { input: both }), text);
   } catch (error) {
     at("error").textContent = error.message;
+    // The answer to another text would stand beside it.
+    at("found").hidden = at("parties").hidden = true;
     at("error").hidden = false;
   }
   at("ask").disabled = false;
