@@ -4,13 +4,16 @@ PYTHON := $(shell for p in python3.11 python3 python $$HOME/.pyenv/versions/3.11
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo demo-cluster report test lint
+.PHONY: demo demo-cluster report site test lint
 
 demo: $(STAMP)
 	$(BIN)/python experiments/demo.py $(if $(TEXT),"$$TEXT")
 
 demo-cluster: $(STAMP)
 	$(BIN)/python experiments/demo_cluster.py $(if $(TEXT),"$$TEXT")
+
+site: $(STAMP)
+	$(BIN)/mkdocs build --strict
 
 report: $(STAMP)
 	$(BIN)/python experiments/report.py

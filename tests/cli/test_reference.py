@@ -44,7 +44,7 @@ def test_every_option_of_every_command_is_there(script):
         assert f"| `{name}` | {line} |" in page and command(name).help in sections[name]
         for option in command(name).params:
             assert sum(f"`{option.opts[0]}`" in line.split("|")[1] for line in sections[name].splitlines()[4:] if line)
-    assert "| `--dropout` / `--no-dropout` | flag | `--dropout` | At the rates" in sections["finetune"]
+    assert "| `--dropout` / `--no-dropout` | flag | `--dropout` | As the model" in sections["finetune"]
     assert "| `--task` | text, repeatable | required | STS-B, SST-2" in sections["evaluate"]
     assert "| `--learning-rate` | float | `3e-05` | The greatest one. |" in sections["finetune"]
 
@@ -54,3 +54,14 @@ def test_the_page_does_not_depend_on_the_terminal(script, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("TERMINAL_WIDTH", "40")
     assert script.reference() == page
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_one_screen_in_one_style(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        command(name).main(["--help"], prog_name=f"secformer {name}")
+    assert len(capsys.readouterr().out.splitlines()) <= 40
+    shown = [option for option in command(name).params if option.name != "help"]
+    assert shown and all(option.help and option.help.endswith(".") for option in shown)
+    assert command(name).help.endswith(".") and "\n" not in command(name).help.strip()

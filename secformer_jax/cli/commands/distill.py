@@ -71,31 +71,27 @@ def distill(
     layer_norm: LayerNorm = None,
     like: Annotated[
         tuple[str, str] | None,
-        typer.Option("--like", help="Start from what changed in this student, of another task, and its teacher."),
+        typer.Option("--like", help="A student of another task, and its teacher: start there."),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option("--layers", help="How many of the teacher's, or which, as 1,3,5; all by default.")
+        str | None, typer.Option("--layers", help="How many of the teacher's, or which (1,3,5); or all.")
     ] = None,
     vocabulary: Annotated[
-        int | None, typer.Option("--vocabulary", help="Keep only so many word pieces, the most used in training.")
+        int | None, typer.Option("--vocabulary", help="Keep so many word pieces, the most used.")
     ] = None,
-    positions: Annotated[int | None, typer.Option("--positions", help="Keep only so many positions.")] = None,
+    positions: Annotated[int | None, typer.Option("--positions", help="Keep so many positions.")] = None,
     states_epochs: Annotated[
-        float | None, typer.Option("--states-epochs", help="Of stage 1; the paper's for the task. 0 leaves it out.")
+        float | None, typer.Option("--states-epochs", help="Of stage 1; the paper's; 0 leaves it out.")
     ] = None,
     states_learning_rate: Annotated[float, typer.Option("--states-learning-rate", help="Of stage 1.")] = 5e-5,
     logits_epochs: Annotated[float, typer.Option("--logits-epochs", help="Of stage 2.")] = 5,
     logits_learning_rate: Annotated[float, typer.Option("--logits-learning-rate", help="Of stage 2.")] = 1e-5,
     scores_weight: Annotated[
         float,
-        typer.Option("--scores-weight", help="Weight of attention scores beside hidden states in stage 1."),
+        typer.Option("--scores-weight", help="Of attention scores in stage 1."),
     ] = 1.0,
-    range_penalty: Annotated[
-        float, typer.Option("--range-penalty", help="Weight of a penalty on values outside narrow ranges.")
-    ] = 0.0,
-    label_weight: Annotated[
-        float, typer.Option("--label-weight", help="Weight of the labels beside the teacher's logits in stage 2.")
-    ] = 0.0,
+    range_penalty: Annotated[float, typer.Option("--range-penalty", help="Of a penalty on wide ranges.")] = 0.0,
+    label_weight: Annotated[float, typer.Option("--label-weight", help="Of the labels in stage 2.")] = 0.0,
     batch_size: BatchSize = 32,
     seed: Seed = 0,
     evaluations: Evaluations = 1,
