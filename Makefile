@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NEXT := .venv-next
 
-.PHONY: demo demo-cluster report site test test-next lint
+.PHONY: demo demo-cluster report site guide test test-next lint
 
 demo: $(STAMP)
 	$(BIN)/python experiments/demo.py $(if $(TEXT),"$$TEXT")
@@ -21,6 +21,10 @@ report: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+# Every command of the guide, as it stands there.
+guide: $(STAMP)
+	$(BIN)/pytest -m guide tests/test_guide.py
 
 # What shows most, on the SPU, JAX and NumPy to come.
 test-next: $(NEXT)/installed

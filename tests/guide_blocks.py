@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guide").glob("*.md")))
-BLOCK = re.compile(r"^```(bash|python)(?: title=\"(.*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(bash|python)(?: title=\"([^\"\n]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECONDS = 400
 
 

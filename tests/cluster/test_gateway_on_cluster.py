@@ -98,7 +98,10 @@ def test_openai_gets_vectors_and_servers_get_no_token(local, minilm):
             return [each.embedding for each in found.data]
 
     vectors = asyncio.run(run())
-    tokenizer, plain = Tokenizer(resolve("minilm"), minilm.config), Plaintext(minilm, presets.preset("exact"))
+    tokenizer, plain = (
+        Tokenizer(resolve("minilm"), minilm.config),
+        Plaintext(minilm, presets.preset("exact"), head="embedding"),
+    )
     for text, vector in zip(TEXTS, vectors, strict=True):
         encoded = tokenizer.encode([text])
         [expected] = plain(encoded)
