@@ -50,7 +50,8 @@ def gateway(
         raise UserError(f"--port {port}: 0 to 65535 is expected")
     logs.start("gateway", log_level)
     keep_memory_private()
-    name = folder.name if model != SHIPPED else SHIPPED
+    # As it was asked for; a folder by its own name.
+    name = folder.resolve().name if Path(model).expanduser().exists() else model
     asyncio.run(_serve(found, client, folder, name, (loopback, port), key, Limits(max_length, truncate)))
 
 
