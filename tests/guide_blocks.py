@@ -33,7 +33,7 @@ def blocks(page: Path) -> list[Block]:
 def commands(page: Path) -> list[str]:
     """Every command of ours in its bash blocks, on one line."""
     lines = "\n".join(block.text for block in blocks(page) if block.language == "bash").replace("\\\n", " ").split("\n")
-    found = (re.search(r"^\s*secformer ([^|&;>]*)", line) for line in lines)
+    found = (re.search(r"^\s*secformer ((?:(?! 2>)[^|&;>])*)", line) for line in lines)
     return [each.group(1).strip() for each in found if each]
 
 

@@ -44,7 +44,7 @@ class WithCheatingDealer(LocalCluster):
 
 
 def test_pieces_of_an_honest_dealer_are_looked_at_and_others_used(tiny, tmp_path):
-    with LocalCluster(tmp_path, "2pc_semi2k_dealer", options={"audits": 0.5}) as local:
+    with LocalCluster(tmp_path, "2pc_semi2k_dealer", options={"audits": 0.75}) as local:
         tiny.publish(local)
         until_ready(local)
         texts = [tiny.text(seed) for seed in range(8)]
@@ -60,7 +60,7 @@ def test_pieces_of_an_honest_dealer_are_looked_at_and_others_used(tiny, tmp_path
         # Before, there may have been a session without a model.
         served = events[events.index("published") :]
         assert served.count("ready") == 1 and served.count("answered") == len(texts)
-        # The chance that none of so many is looked at is 2^-8, at the most.
+        # The chance that none of so many is looked at is 4^-8, at the most.
         assert served.count("audited") > 0
 
 

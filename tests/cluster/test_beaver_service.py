@@ -14,6 +14,7 @@ from dealer_threads import Client, RefusedError, running
 
 pytest.importorskip("gmssl_pyx")
 
+import secformer_jax
 from secformer_jax.cluster import config
 from secformer_jax.cluster.dealer.beaver import prg, sm2
 from secformer_jax.cluster.dealer.beaver.sessions import BOOT_ID, Sessions
@@ -294,7 +295,8 @@ def test_health_and_metrics(cluster):
             with urllib.request.urlopen(f"https://{found.address}{path}", context=context, timeout=10) as answer:
                 return answer.read().decode()
 
-        assert json.loads(get("/health")) == {"status": "ok", "role": "dealer", "sessions": 1}
+        told = {"status": "ok", "version": secformer_jax.__version__, "role": "dealer", "sessions": 1}
+        assert json.loads(get("/health")) == told
         shown = get("/metrics")
         assert 'secformer_dealer_requests_total{operation="AdjustMul",outcome="served"} 1.0' in shown
         assert 'secformer_dealer_sent_bytes_total{operation="AdjustMul"} 24.0' in shown

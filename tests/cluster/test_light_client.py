@@ -80,6 +80,6 @@ def test_it_is_small_and_quick(python):
     taken = sum(path.stat().st_size for path in own if path.relative_to(site).parts[0][:3] not in ("pip", "set"))
     assert taken < MOST_MEBIBYTES * MEBIBYTE
     code = "import time; s = time.process_time(); import secformer_jax.cluster.clients.client as c"
-    # Seconds of the processor: the other tests run beside this one.
-    seconds = [float(call(python, "-c", f"{code}; print(time.process_time() - s)").stdout) for _ in range(3)]
+    # Seconds of the processor, the least of some: the other tests run beside this one.
+    seconds = [float(call(python, "-c", f"{code}; print(time.process_time() - s)").stdout) for _ in range(8)]
     assert min(seconds) < MOST_IMPORT_SECONDS

@@ -97,7 +97,7 @@ async def _get(http: aiohttp.ClientSession, name: str, url: str) -> tuple[dict[s
 
 def _line(met: _Met) -> Finding:
     """Its clock and certificate, or that it is well."""
-    what, now = f"{met.name}", datetime.datetime.now(datetime.UTC)
+    what, now = met.name, datetime.datetime.now(datetime.UTC)
     if abs(met.ahead_seconds) > CLOCK_SECONDS:
         way = "ahead of" if met.ahead_seconds > 0 else "behind"
         return Finding(what, f"its clock is {abs(met.ahead_seconds):.0f} s {way} this one", "set both by NTP")
