@@ -8,8 +8,7 @@ their functions and no teacher; each is scored on the whole dev split. Every mod
 results/accuracy.json as soon as it is there, so a stopped run goes on by the same command. Epochs are those of two
 cores (`EPOCHS`), chosen so that the table of one seed takes about half a day for all-MiniLM-L6-v2; --paper-epochs takes
 the paper's, and each student then starts from its teacher alone. --model bert-base-uncased, from a local folder, gives
-the paper's own backbone. --plaintext leaves the emulation out, and SPU is not needed then: where there is a GPU, a
-seed of a task takes minutes.
+the paper's own backbone. --plaintext leaves the emulation out, and SPU is not needed then.
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import datetime
+import email.utils
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 
+import aiohttp
 import jsonschema
 import pytest
 from aiohttp import web
@@ -171,8 +173,8 @@ KEY_MISTAKES: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "no server": (lambda f: give(f, "S0", serves=False), "S0", "certificate of S0", "it may not serve"),
     "no client": (lambda f: give(f, "S0", calls=False), "S0", "certificate of S0", "it may not call"),
     "ended": (lambda f: give(f, "S0", ends=now()), "S0", "certificate of S0", "ended on"),
-    "another CA": (other_ca, "S0", "who signed the certificate of S0", ""),
-    "another CA at the dealer": (other_ca, "dealer", "who signed the certificate of dealer", ""),
+    "another CA": (other_ca, "S0", "who signed the certificate of S0", "another CA"),
+    "another CA at the dealer": (other_ca, "dealer", "who signed the certificate of dealer", "another CA"),
     "no CA": (lambda f: (f / "tls" / "ca.pem").unlink(), "client", "certificate of the CA", "is not there"),
     "no dealer's CA": (
         lambda f: (f / "tls" / config.DEALER_CA).unlink(),
@@ -227,7 +229,7 @@ def look(folder: Path, **changed: web.Application | None) -> dict[str, Finding]:
     async def run() -> list[Finding]:
         async with contextlib.AsyncExitStack() as stack:
             for name, address in {**cluster.control, "dealer": cluster.dealer}.items():
-                app = changed.get(name, server()) if name in changed else server()
+                app = changed.get(name, server())
                 if app is not None:
                     running = Server(app, address, tls.server_context(cluster.tls(name)))
                     await running.start()
@@ -266,7 +268,7 @@ def test_health_says_the_version(folder):
         running = Server(app, config.Address("127.0.0.1", 0), tls.server_context(cluster.tls("S0")))
         address = await running.start()
         ask = tls.client_context(cluster.tls("client"))
-        async with others.aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession() as http:
             answer = await http.get(f"https://{address}{HEALTH_PATH}", ssl=ask, server_hostname="S0")
             found = await answer.json()
         await running.close()
@@ -276,7 +278,7 @@ def test_health_says_the_version(folder):
 
 
 def date(seconds: float) -> dict[str, str]:
-    return {"Date": others.email.utils.format_datetime(now() + datetime.timedelta(seconds=seconds), usegmt=True)}
+    return {"Date": email.utils.format_datetime(now() + datetime.timedelta(seconds=seconds), usegmt=True)}
 
 
 @pytest.mark.parametrize(

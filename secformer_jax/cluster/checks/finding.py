@@ -23,7 +23,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """ "ok", "soon" or "mend"."""
+        """One of "ok", "soon" and "mend"."""
         if not self.advice:
             return "ok"
         return "soon" if self.waits else "mend"

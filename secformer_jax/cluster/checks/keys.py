@@ -53,7 +53,7 @@ def examine(cluster: Cluster, role: str, now: datetime.datetime) -> Iterator[Fin
         fault = _mismatch(cluster, role, own, key)
         yield Finding(own_finding.what, fault, make_own) if fault else own_finding
         if ca is not None:
-            yield _chain(cluster, role, own, ca, now)
+            yield _chain(cluster, role, own, ca)
     if files.ca.with_name(revocation.REVOKED).exists():
         yield _revoked(role, files.ca, own, now)
     if cluster.dealer is not None and role in (DEALER, *cluster.parties):
@@ -93,7 +93,7 @@ def _certificate(what: str, path: Path, now: datetime.datetime, advice: str) -> 
 
 def _mismatch(cluster: Cluster, role: str, own: x509.Certificate, key: Any) -> str:
     """Why this certificate is not the one that the role needs; empty where it is."""
-    [*names] = [each.value for each in own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    names = [each.value for each in own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names != [role]:
         return f"it is that of {', '.join(map(str, names)) or 'nobody'}"
     if key is not None and own.public_key() != key.public_key():
@@ -124,7 +124,7 @@ def _names(named: x509.SubjectAlternativeName, host: str) -> bool:
         return host.lower() in [name.lower() for name in named.get_values_for_type(x509.DNSName)]
 
 
-def _chain(cluster: Cluster, role: str, own: x509.Certificate, ca: x509.Certificate, now: datetime.datetime) -> Finding:
+def _chain(cluster: Cluster, role: str, own: x509.Certificate, ca: x509.Certificate) -> Finding:
     """Who signed it: the CA, and for the dealer its own CA, which the CA endorses."""
     what = f"who signed the certificate of {role}"
     files = cluster.tls(role)
