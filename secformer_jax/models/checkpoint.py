@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike
 from secformer_jax.errors import UserError
 from secformer_jax.models.architecture import Architecture, Pooling
 from secformer_jax.models.families import family_of, read_config, write_config
-from secformer_jax.models.folders import TOKENIZER_FILES, resolve
+from secformer_jax.models.folders import TOKENIZER_FILES, read_json, resolve
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.sentence_encoder import is_sentence_encoder, read_pooling, write_pooling
 from secformer_jax.models.tensors import from_params, read_tensors, to_params
@@ -63,7 +63,7 @@ def load(path_or_name: str | os.PathLike[str], *, backbone: bool = False) -> Che
         UserError: what is no model folder, or one whose function would not be computed exactly as it is meant.
     """
     path = resolve(path_or_name)
-    values = _read_json(path)
+    values = read_json(path)
     config = read_config(values)
     file, tensors = read_tensors(path)
     named = values.get("architectures") or []
@@ -81,20 +81,6 @@ def load(path_or_name: str | os.PathLike[str], *, backbone: bool = False) -> Che
         pooling, dense = read_pooling(path, config.hidden_size)
         config, params = dataclasses.replace(config, pooling=pooling), {**params, **dense}
     return Checkpoint(config, params, head, tokenizer_dir=path, path=path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise UserError(f"{path} is a file, and a model folder was expected: pass the folder that holds config.json")
-    if not (path / "config.json").is_file():
-        raise UserError(f"{path} is no model folder: config.json is missing, and a Hugging Face folder was expected")
-    try:
-        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path / 'config.json'} is not JSON ({error}): fetch it again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path / 'config.json'} is not a JSON object: fetch it again")
-    return values
 
 
 def _head(path: Path, values: Mapping[str, Any], config: Architecture, tensors: Mapping[str, Any]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from secformer_jax.errors import UserError
 
@@ -62,6 +64,25 @@ def resolve(path_or_name: str | os.PathLike[str], *, weights: bool = True) -> Pa
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise UserError(f"no folder {name!r}, and it is no hub id: pass a Hugging Face folder or minilm")
     return _download(name, WEIGHT_FILES if weights else ())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A folder's config.json.
+
+    Raises:
+        UserError: no model folder, or a damaged one.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is a file, and a model folder was expected: pass the folder that holds config.json")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} is no model folder: config.json is missing, and a Hugging Face folder was expected")
+    try:
+        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path / 'config.json'} is not JSON ({error}): fetch it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path / 'config.json'} is not a JSON object: fetch it again")
+    return values
 
 
 def _download(name: str, weights: Sequence[str]) -> Path:

@@ -21,6 +21,8 @@ from secformer_jax.models.heads import HEADS
 from secformer_jax.models.transformer import parameter_shapes
 
 Tensors = dict[str, np.ndarray]
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Weights that are what they say; numbers of fewer bits come with scales of their own."""
 _Path = tuple[str, ...]
 _BUFFERS = ("position_ids", "token_type_ids")
 _OTHER_HEADS = re.compile(
@@ -115,8 +117,10 @@ def checked(tensor: np.ndarray, shape: tuple[int, ...], name: str, file: Path, *
             f"{file}: tensor {name} has shape {tensor.shape}, and config.json makes it {expected}: "
             "use the folder's own config.json and weights"
         )
-    if not np.issubdtype(tensor.dtype, np.floating):
-        raise UserError(f"{file}: tensor {name} holds {tensor.dtype}, and floating point was expected: dequantise it")
+    if tensor.dtype.name not in FLOATS:
+        raise UserError(
+            f"{file}: tensor {name} holds {tensor.dtype}, and {', '.join(FLOATS)} was expected: dequantise it"
+        )
     tensor = np.ascontiguousarray(tensor.T if kernel else tensor, np.float32)
     if not np.isfinite(tensor).all():
         raise UserError(

@@ -11,8 +11,8 @@ pytest.importorskip("spu")
 
 from programs import abstract, run
 
-from secformer_jax.mpc.primitives.fixed import Fixed, Masked, open_together
-from secformer_jax.mpc.primitives.scaled import NormPair, ScaledPair
+from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, open_together
+from secformer_jax.mpc.primitives.scaled import NormPair, PairProduct, ScaledPair
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.openings.squares import SquaredPair, WeightedSquaredPair
@@ -162,3 +162,34 @@ def test_weighted_squared_pair(engine, ring):
 def test_squares_in_a_wider_ring_are_refused():
     with pytest.raises(ValueError, match=r"squares modulo 2\^41 of values modulo 2\^40"):
         NormPair.abstract((2, 3), 12, 40, 40, 41)
+
+
+@pytest.mark.parametrize("second", [(48, 20), (64, 41), (20, 4)])
+@pytest.mark.parametrize("ring", RINGS)
+def test_pair_product(engine, ring, second):
+    """One message, whatever the two rings are; a number for each row multiplies all of it."""
+    (width, dropped, result), (row_width, row_dropped) = ring, second
+    x, _ = values(width)
+    row = RNG.integers(-(1 << (row_width - 2)), 1 << (row_width - 2), (x.shape[0], 1, 1))
+
+    def make():
+        pairs = (
+            TruncationPair.abstract(x.shape, dropped, width, result),
+            TruncationPair.abstract(row.shape, row_dropped, row_width, result),
+        )
+        return PairProduct.abstract(*pairs)
+
+    def function(masks, x, row):
+        x, row = Fixed(x, 50, width), Fixed(row, 45, row_width)
+        openings = open_together([masks.x.masked(x), masks.y.masked(row)])
+        product = masks.times(x, openings[0], row, openings[1])
+        assert product.bits == 50 - dropped + 45 - row_dropped and product.width == result
+        return masks.x.finish(openings[0], x).ring, masks.y.finish(openings[1], row).ring, product.ring
+
+    found = run(engine, function, abstract(make), above(x, width), above(row, row_width))
+    truncated, rows, product = found.value
+    check_truncated(truncated, x, dropped, result)
+    check_truncated(rows, row, row_dropped, result)
+    assert_equal(product, truncated * rows, result)
+    if engine.config.world_size > 1:
+        assert found.profile.total.send_actions == 1

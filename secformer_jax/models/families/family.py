@@ -7,7 +7,7 @@ how its own names and keys map to that tree and to `Architecture`; the mathemati
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from secformer_jax.errors import UserError
@@ -52,6 +52,39 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
 """Other names of the same activations."""
 
 
+def read_keys(
+    values: Mapping[str, Any],
+    keys: Mapping[str, str],
+    fixed: Mapping[str, Any],
+    harmless: Collection[str],
+    defaults: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The fields that config.json's keys stand for.
+
+    Args:
+        values: config.json.
+        keys: its keys to the names of fields.
+        fixed: keys that change the mathematics, with the one value that is computed.
+        harmless: keys that say nothing about it.
+        defaults: of keys that may be left out.
+
+    Raises:
+        UserError: a key that is none of these, or has another value than the fixed one.
+    """
+    for key, value in values.items():
+        if key in keys or key in harmless or value is None:
+            continue
+        if key not in fixed:
+            raise UserError(
+                f"config.json: the key {key!r} is not known, and may change what the model computes: remove it if "
+                "it does not"
+            )
+        if value != fixed[key]:
+            raise UserError(f"config.json: {key} is {value!r}, and only {fixed[key]!r} is supported")
+    known = {field: defaults[key] for key, field in keys.items() if key in defaults}
+    return known | {keys[key]: value for key, value in values.items() if key in keys and value is not None}
+
+
 def _nothing(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
@@ -92,19 +125,7 @@ class Family:
         Raises:
             UserError: a key that changes the mathematics, or one that is not known; a value out of range.
         """
-        fixed = {**FIXED, **self.fixed}
-        for key, value in values.items():
-            if key in self.keys or key in HARMLESS or key in self.harmless or value is None:
-                continue
-            if key not in fixed:
-                raise UserError(
-                    f"config.json: the key {key!r} is not known, and may change what the model computes: remove it if "
-                    "it does not"
-                )
-            if value != fixed[key]:
-                raise UserError(f"config.json: {key} is {value!r}, and only {fixed[key]!r} is supported")
-        known = {field: self.defaults[key] for key, field in self.keys.items() if key in self.defaults}
-        known |= {self.keys[key]: value for key, value in values.items() if key in self.keys and value is not None}
+        known = read_keys(values, self.keys, {**FIXED, **self.fixed}, HARMLESS | self.harmless, self.defaults)
         if "hidden_act" in known:
             known["hidden_act"] = ACTIVATIONS.get(known["hidden_act"], known["hidden_act"])
         model_type = str(values["model_type"])

@@ -86,3 +86,47 @@ class NormPair(Material):
         twice = 2 * known
         terms = known * known - twice * pair.high + (twice * sign + sign * sign) * pair.msb - 2 * sign * self.high_msb
         return Fixed(jnp.sum(terms, axis=-1, keepdims=True) + self.high_squares, bits, self.squares)
+
+
+class PairProduct(Material):
+    """Two truncations, to T and to S, and T S from their openings alone, which may be of one message.
+
+    (P - high + q msb)(P' - high' + q' msb') is linear in the products of high and msb with high' and msb'.
+    """
+
+    x: TruncationPair
+    y: TruncationPair
+    high_high: Leaf
+    high_msb: Leaf
+    msb_high: Leaf
+    msb_msb: Leaf
+
+    @classmethod
+    def abstract(cls, x: TruncationPair, y: TruncationPair) -> PairProduct:
+        """For two pairs of one result's ring, whose shapes broadcast."""
+        if x.result != y.result:
+            raise ValueError(f"values modulo 2^{x.result} and 2^{y.result}")
+        zeros = jnp.zeros(jnp.broadcast_shapes(x.r.shape, y.r.shape), jnp.int64)
+        return cls(x, y, zeros, zeros, zeros, zeros)
+
+    def deal(self, randomness: Randomness, masks) -> PairProduct:
+        """Fresh masks; see Material."""
+        x, y = self.x.deal(randomness, masks), self.y.deal(randomness, masks)
+        bits, x_turn, y_turn = x.result, x.turn_bits, y.turn_bits
+        return self.replace(
+            x=x,
+            y=y,
+            high_high=randomness.derived(x.high.ring * y.high.ring, bits),
+            high_msb=randomness.derived(x.high.ring * y.msb.ring, ring_of_multiples(bits, y_turn)),
+            msb_high=randomness.derived(x.msb.ring * y.high.ring, ring_of_multiples(bits, x_turn)),
+            msb_msb=randomness.derived(x.msb.ring * y.msb.ring, ring_of_multiples(bits, x_turn + y_turn)),
+        )
+
+    def times(self, x: Fixed, x_opening: jax.Array, y: Fixed, y_opening: jax.Array) -> Fixed:
+        """T S, untruncated; x and y are what was truncated."""
+        p, q = self.x.public(x_opening)
+        r, s = self.y.public(y_opening)
+        of_x, of_y = q * self.x.msb - self.x.high, s * self.y.msb - self.y.high
+        both = self.high_high - s * self.high_msb - q * self.msb_high + (q * s) * self.msb_msb
+        bits = x.bits - self.x.dropped + y.bits - self.y.dropped
+        return Fixed(p * r + p * of_y + r * of_x + both, bits, self.x.result)

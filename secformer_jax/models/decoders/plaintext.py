@@ -1,0 +1,68 @@
+"""A decoder without MPC: the reference, one pass at a time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from secformer_jax.errors import UserError
+from secformer_jax.functions import gelu
+from secformer_jax.functions.layer_norm import layer_norm
+from secformer_jax.functions.rms_norm import rms_norm
+from secformer_jax.functions.silu import silu_exact
+from secformer_jax.functions.softmax import softmax_exact
+from secformer_jax.models.decoders.architecture import DecoderArchitecture
+from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
+from secformer_jax.models.decoders.model import Cache, Decoder, Functions, Kept, places
+
+ACTIVATIONS = {**gelu.EXACT, "silu": silu_exact}
+
+
+def exact_functions(config: DecoderArchitecture) -> Functions:
+    """The model's own functions, none of them approximated."""
+    norm = rms_norm if config.rms_norm else layer_norm
+    return Functions(softmax_exact, ACTIVATIONS[config.hidden_act], partial(norm, epsilon=config.norm_eps))
+
+
+class PlaintextDecoder:
+    """A text that grows: `extend` takes its next tokens.
+
+    Args:
+        model: the checkpoint.
+        capacity: the most tokens that the text may have.
+        functions: by default the model's own.
+
+    Raises:
+        UserError: more than the model has positions for.
+    """
+
+    def __init__(self, model: DecoderCheckpoint, capacity: int, functions: Functions | None = None) -> None:
+        config = model.config
+        if not 1 <= capacity <= config.max_position_embeddings:
+            raise UserError(
+                f"{capacity} tokens, and the model has {config.max_position_embeddings} positions: ask for fewer"
+            )
+        self._model, self._capacity, self.length = model, capacity, 0
+        self._params = {"params": jax.tree.map(jnp.asarray, model.params)}
+        decoder = Decoder(config, functions or exact_functions(config))
+        self._apply = jax.jit(decoder.apply, static_argnames="every")
+        self._cache = Cache.empty(config, 1, capacity)
+
+    def extend(self, tokens: np.ndarray) -> tuple[np.ndarray, Kept]:
+        """Logits (tokens, vocab_size) after each of these next tokens, and what was computed.
+
+        Raises:
+            UserError: there is no room for them.
+        """
+        new = len(tokens)
+        if self.length + new > self._capacity:
+            raise UserError(f"{self.length + new} tokens, and there is room for {self._capacity}: ask for fewer")
+        filled = np.arange(self._capacity) < self.length
+        at = places(self._model.config, self._capacity, filled, new, start=self.length, position=self.length)
+        ids = jnp.asarray(tokens, jnp.int32)[None]
+        logits, self._cache, kept = self._apply(self._params, ids, at, self._cache, every=True)
+        self.length += new
+        return np.asarray(logits[0]), kept
