@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from secformer_jax.mpc.blas import matmul
+
 
 @dataclass(frozen=True)
 class Digits:
@@ -78,7 +80,7 @@ def ring_matmul(x: np.ndarray | Digits, y: np.ndarray | Digits, bits: int = 64) 
             product = _scratch.array("product", summed.shape, np.int64)
             for level in range(count):
                 used = depth * (level + 1)
-                np.matmul(rows[..., rows.shape[-1] - used :], below[..., :used, :], out=summed)
+                matmul(rows[..., rows.shape[-1] - used :], below[..., :used, :], summed)
                 np.copyto(product, summed, casting="unsafe")
                 product <<= width * level
                 total[..., first : first + _PANEL] += product
