@@ -99,11 +99,12 @@ def write_folder(file: Path, out: Path) -> Path:
             weights = _in_halves(weights, heads[module])
         tensors[f"model.layers.{layer}.{NAMES[module]}.{leaf}"] = np.ascontiguousarray(weights)
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    tokenizer = _tokenizer(values)
     scratch = out.with_name(f".{out.name}.new")
     scratch.mkdir(parents=True)
     safetensors.numpy.save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
     (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    _tokenizer(values).save(str(scratch / "tokenizer.json"))
+    tokenizer.save(str(scratch / "tokenizer.json"))
     template = {"chat_template": values["tokenizer.chat_template"], "model_max_length": values["llama.context_length"]}
     (scratch / "tokenizer_config.json").write_text(json.dumps(template, indent=2) + "\n")
     return scratch.rename(out)

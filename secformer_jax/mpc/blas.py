@@ -7,12 +7,13 @@ to no such version. Its `cython_blas` has dgemm as C declares it, with strides, 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import numpy as np
 from scipy.linalg import cython_blas
 
 
-def _function(name: str) -> ctypes._CFuncPtr:
+def _function(name: str) -> Callable[..., None]:
     capsule = cython_blas.__pyx_capi__[name]
     get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
