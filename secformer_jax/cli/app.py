@@ -34,8 +34,8 @@ COMMANDS: Mapping[str, str] = {
 }
 """In the order of --help, which imports none of them."""
 EXTRAS: Mapping[str, str] = {
-    **dict.fromkeys(("jax", "jaxlib", "flax", "safetensors", "scipy", "spu", "threadpoolctl"), "mpc"),
-    **dict.fromkeys(("optax", "sklearn"), "train"),
+    **dict.fromkeys(("jax", "jaxlib", "flax", "safetensors", "spu", "threadpoolctl"), "mpc"),
+    **dict.fromkeys(("optax", "scipy", "sklearn"), "train"),
     **dict.fromkeys(("gmssl_pyx", "uvloop"), "cluster"),
 }
 """By package that only some commands need: what it is installed with."""
