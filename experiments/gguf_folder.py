@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,6 +87,9 @@ def write_folder(file: Path, out: Path) -> Path:
             f"{file} holds a {values['general.architecture']} model with a {values['tokenizer.ggml.model']} tokenizer, "
             "and llama with byte-level BPE (gpt2) is read"
         )
+    stretched = [name for name in values if name.startswith(("llama.rope.scaling", "llama.expert"))]
+    if stretched:
+        raise UserError(f"{file} has {stretched[0]}, which is not read: use the model's safetensors")
     config = _config(values)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     tensors = {}
@@ -94,20 +98,24 @@ def write_folder(file: Path, out: Path) -> Path:
         if tensor.name in OUTSIDE:
             tensors[OUTSIDE[tensor.name]] = weights
             continue
-        _, layer, module, leaf = tensor.name.split(".")
+        _, layer, module, leaf = (*tensor.name.split("."), "", "", "")[:4]
+        if module not in NAMES:
+            raise UserError(f"{file} has a tensor {tensor.name}, which is not read: use the model's safetensors")
         if module in heads:
             weights = _in_halves(weights, heads[module])
         tensors[f"model.layers.{layer}.{NAMES[module]}.{leaf}"] = np.ascontiguousarray(weights)
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     tokenizer = _tokenizer(values)
-    scratch = out.with_name(f".{out.name}.new")
-    scratch.mkdir(parents=True)
-    safetensors.numpy.save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
-    (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.save(str(scratch / "tokenizer.json"))
     template = {"chat_template": values["tokenizer.chat_template"], "model_max_length": values["llama.context_length"]}
-    (scratch / "tokenizer_config.json").write_text(json.dumps(template, indent=2) + "\n")
-    return scratch.rename(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        safetensors.numpy.save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+        (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tokenizer.save(str(new / "tokenizer.json"))
+        (new / "tokenizer_config.json").write_text(json.dumps(template, indent=2) + "\n")
+        return new.rename(out)
 
 
 def _config(values: dict[str, Any]) -> dict[str, Any]:

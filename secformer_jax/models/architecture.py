@@ -27,7 +27,7 @@ _TYPES = {
 }
 
 
-def _check_types(value: Any) -> None:
+def check_types(value: Any) -> None:
     """Refuse a field of another type than it declares, a negative size and one beyond every model's."""
     for field in dataclasses.fields(value):
         found, kinds = getattr(value, field.name), _TYPES.get(str(field.type))
@@ -51,7 +51,7 @@ class DenseLayer:
     activation: str = "tanh"
 
     def __post_init__(self):
-        _check_types(self)
+        check_types(self)
         if self.features < 1 or self.activation not in HEAD_ACTIVATIONS:
             raise UserError(f"a dense layer of {self.features} features with activation {self.activation!r}")
 
@@ -71,7 +71,7 @@ class Pooling:
     normalize: bool = False
 
     def __post_init__(self):
-        _check_types(self)
+        check_types(self)
         if self.mode not in POOLINGS:
             raise UserError(f"pooling {self.mode!r}, and one of {', '.join(POOLINGS)} was expected")
 
@@ -115,7 +115,7 @@ class Architecture:
     pooling: Pooling = Pooling()
 
     def __post_init__(self):
-        _check_types(self)
+        check_types(self)
         positive = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         for name in (*positive, "type_vocab_size"):
             if getattr(self, name) < 1:

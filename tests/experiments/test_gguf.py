@@ -47,6 +47,10 @@ def write(model, path, **changes):
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_chat_template(TEMPLATE)
+    if "scaling" in changes:
+        writer.add_rope_scaling_type(changes["scaling"])
+    if "tensor" in changes:
+        writer.add_tensor(changes["tensor"], np.ones(3, np.float32))
     params = flatten_dict(model.params)
     names = {ours: theirs for theirs, ours in gguf_folder.NAMES.items()}
     outside = {ours.removeprefix("model."): theirs for theirs, ours in gguf_folder.OUTSIDE.items()}
@@ -86,7 +90,13 @@ def test_the_folder_holds_the_same_model(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"architecture": "gemma"}, "holds a gemma"), ({"pre": "odd"}, "splits as odd")]
+    ("changes", "message"),
+    [
+        ({"architecture": "gemma"}, "holds a gemma"),
+        ({"pre": "odd"}, "splits as odd"),
+        ({"scaling": gguf.RopeScalingType.YARN}, "rope.scaling"),
+        ({"tensor": "rope_freqs.weight"}, "tensor rope_freqs.weight"),
+    ],
 )
 def test_another_kind_is_refused_and_nothing_written(changes, message, model, tmp_path):
     write(model, tmp_path / "model.gguf", **changes)

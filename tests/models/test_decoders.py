@@ -8,7 +8,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from secformer_jax.errors import UserError
-from secformer_jax.models.decoders import read_config, rotary
+from secformer_jax.models.decoders import decoder_family, read_config, rotary
 from secformer_jax.models.decoders.architecture import Rotary
 from secformer_jax.models.decoders.chat import ChatFormat, read_format
 from secformer_jax.models.decoders.checkpoint import load
@@ -17,7 +17,7 @@ from secformer_jax.models.decoders.plaintext import PlaintextDecoder
 TOKENS = np.random.default_rng(0).integers(1, 97, 24)
 CASES = {
     "llama": ("llama", {}),
-    "llama, its own head and biases": ("llama", {"tie_word_embeddings": False}),
+    "llama, its own head": ("llama", {"tie_word_embeddings": False}),
     "gpt2": ("gpt2", {}),
 }
 
@@ -66,8 +66,6 @@ def test_llama3_frequencies_by_hand():
 def test_bfloat16_in_safetensors(tmp_path):
     cases.reference("llama", tmp_path / "flax")
     model = load(tmp_path / "flax")
-    from secformer_jax.models.decoders import decoder_family
-
     tensors = {}
     for path, source in decoder_family("llama").sources(model.config).items():
         tensor = flatten_dict(model.params)[path]
@@ -90,6 +88,9 @@ WRONG = {
     "another class": ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForCausalLM generates text"),
     "an encoder": ({"model_type": "bert"}, "only gpt2, llama generate text"),
     "quantised": ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    "sliding layers": ({"layer_types": ["sliding_attention"] * 2}, "'layer_types' is not known"),
+    "a switch that is none": ({"mlp_bias": "no"}, "feed_forward_bias is 'no'"),
+    "a stop of another type": ({"eos_token_id": "</s>"}, "the vocabulary has 97 tokens"),
     "a stop that is no token": ({"eos_token_id": 97}, "the vocabulary has 97 tokens"),
     "no whole number": ({"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5"),
     "more layers than weights": ({"num_hidden_layers": 3}, "missing tensors layers.2."),

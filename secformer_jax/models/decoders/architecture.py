@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from secformer_jax.errors import UserError
-from secformer_jax.models.architecture import LARGEST
+from secformer_jax.models.architecture import check_types
 
 ACTIVATIONS = ("silu", "gelu", "gelu_new")
 
@@ -28,6 +28,7 @@ class Rotary:
     original_max_position_embeddings: int = 8192
 
     def __post_init__(self):
+        check_types(self)
         if self.kind not in ("default", "linear", "llama3"):
             raise UserError(f"config.json: rope_scaling is {self.kind!r}, and default, linear and llama3 are supported")
         if not (self.theta > 1 and self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor):
@@ -71,18 +72,13 @@ class DecoderArchitecture:
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self):
+        check_types(self)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type != "int":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-                raise UserError(
-                    f"config.json: {field.name} is {value!r}, and a whole number from 1 to {LARGEST} was expected"
-                )
-        for name in ("norm_eps", "initializer_range"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise UserError(f"config.json: {name} is {value!r}, and a number from 0 to 1 was expected")
+            if field.type == "int" and value < 1:
+                raise UserError(f"config.json: {field.name} is {value}, and at least 1 was expected")
+            if field.type == "float" and not 0 <= value < 1:
+                raise UserError(f"config.json: {field.name} is {value}, and a number from 0 to 1 was expected")
         if self.hidden_act not in ACTIVATIONS:
             raise UserError(
                 f"config.json: the activation is {self.hidden_act!r}, and {', '.join(ACTIVATIONS)} are supported"
@@ -94,7 +90,7 @@ class DecoderArchitecture:
             )
         if self.rotary is not None and self.head_dim % 2:
             raise UserError(f"config.json: head_dim is {self.head_dim}, and rotary positions take an even number")
-        if not all(0 <= token < self.vocab_size for token in self.eos_token_ids):
+        if not all(isinstance(token, int) and 0 <= token < self.vocab_size for token in self.eos_token_ids):
             raise UserError(
                 f"config.json: eos_token_id is {self.eos_token_ids}, and the vocabulary has {self.vocab_size} tokens"
             )

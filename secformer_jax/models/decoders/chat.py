@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from secformer_jax.errors import UserError
 
 
@@ -79,14 +82,11 @@ def _settings(folder: Path) -> dict[str, Any]:
     if (folder / "chat_template.jinja").is_file():
         settings["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     if not isinstance(settings.get("chat_template"), str):
-        raise UserError(f"{folder} has no chat template: it is no model to talk to, use secformer generate")
+        raise UserError(f"{folder} has no chat template: it is no model to talk to, pass one that is")
     return settings
 
 
 def _rendered(settings: dict[str, Any], turns: Sequence[str], system: str | None, goes_on: bool) -> str:
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     def token(name: str) -> str:
         given = settings.get(name)
         return str(given["content"] if isinstance(given, dict) else given or "")
@@ -106,6 +106,4 @@ def _rendered(settings: dict[str, Any], turns: Sequence[str], system: str | None
 
 
 def _refused(message: str) -> None:
-    from jinja2 import TemplateError
-
     raise TemplateError(message)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +27,6 @@ class DecoderCheckpoint:
     config: DecoderArchitecture
     params: dict[str, Any]
     path: Path
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the architecture and every tensor."""
-        digest = hashlib.sha256(repr(self.config).encode())
-        for name, tensor in sorted(flatten_dict(self.params, sep="/").items()):
-            digest.update(f"{name} {tensor.shape}".encode())
-            digest.update(np.ascontiguousarray(tensor, np.float32).data)
-        return digest.hexdigest()
 
 
 def load(path_or_name: str | os.PathLike[str]) -> DecoderCheckpoint:
@@ -70,7 +59,7 @@ def to_params(tensors: Tensors, config: DecoderArchitecture, family: DecoderFami
         if not name.endswith(family.buffers)
     }
     sources, shapes = family.sources(config), flatten_dict(parameter_shapes(config))
-    missing = [source.name for source in sources.values() if source.name not in plain]
+    missing = list(dict.fromkeys(source.name for source in sources.values() if source.name not in plain))
     if missing:
         raise UserError(
             f"{file}: missing tensors {', '.join(missing[:3])} (of {len(missing)}); expected all {len(sources)} of the "

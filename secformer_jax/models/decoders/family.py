@@ -10,21 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
-from secformer_jax.models.families.family import HARMLESS, read_keys
+from secformer_jax.models.families import family as encoders
 
 Path = tuple[str, ...]
 
-FIXED: Mapping[str, Any] = {
-    "add_cross_attention": False,
-    "cross_attention_hidden_size": None,
-    "is_encoder_decoder": False,
-    "pruned_heads": {},
-    "quantization_config": None,
-    "tie_encoder_decoder": False,
-}
+OF_ENCODERS = ("is_decoder", "position_embedding_type")
+FIXED: Mapping[str, Any] = {key: value for key, value in encoders.FIXED.items() if key not in OF_ENCODERS}
 """Keys that change the mathematics, with the one value that is computed."""
 
-MORE_HARMLESS = frozenset({"bos_token_id", "is_decoder", "pad_token_id", "attention_dropout", "layer_types"})
+HARMLESS = encoders.HARMLESS | {"attention_dropout", "is_decoder", "pad_token_id"}
+"""Keys that say nothing about the function that is computed."""
 
 
 class Source(NamedTuple):
@@ -75,8 +70,8 @@ class DecoderFamily:
         Raises:
             UserError: a key that changes the mathematics, or one that is not known; a value out of range.
         """
-        harmless = HARMLESS | MORE_HARMLESS | self.harmless
-        known = read_keys(values, self.keys, {**FIXED, **self.fixed}, harmless, self.defaults)
+        fixed, harmless = {**FIXED, **self.fixed}, HARMLESS | self.harmless
+        known = encoders.read_keys(values, self.keys, fixed, harmless, self.defaults)
         return DecoderArchitecture(model_type=self.model_type, **self.fields(known))
 
 

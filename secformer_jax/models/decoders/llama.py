@@ -29,11 +29,13 @@ def _fields(known: Mapping[str, Any]) -> Mapping[str, Any]:
     fields = dict(known)
     scaling = dict(fields.pop("rope_scaling", None) or {})
     fields["rotary"] = _rotary(fields.pop("rope_theta"), scaling)
-    heads = fields["num_attention_heads"]
+    heads, width = fields["num_attention_heads"], fields["hidden_size"]
+    if not (isinstance(heads, int) and isinstance(width, int) and heads > 0):
+        raise UserError(
+            f"config.json: hidden_size is {width!r} and num_attention_heads {heads!r}, and whole numbers were expected"
+        )
     fields.setdefault("num_key_value_heads", heads)
-    if not isinstance(heads, int) or not isinstance(fields["hidden_size"], int) or heads < 1:
-        raise UserError(f"config.json: num_attention_heads is {heads!r}, and a whole number was expected")
-    fields.setdefault("head_dim", fields["hidden_size"] // heads)
+    fields.setdefault("head_dim", width // heads)
     return {**fields, "eos_token_ids": token_ids(fields.get("eos_token_ids"))}
 
 
