@@ -194,18 +194,20 @@ def fit_exponential(low: float, high: float, tolerance: float = 4e-5) -> Series:
 def fit_gelu_tail(
     reach: float, tolerance: float = 1e-3, *, activation: str = "gelu", any_period: bool = False
 ) -> Series:
-    """h(x) = gelu(x) - x/2 = x/2 erf(x/sqrt 2) on abs(x) <= reach: odd cosines alone; likewise for "gelu_new".
+    """h(x) = gelu(x) - x/2 = x/2 erf(x/sqrt 2) on abs(x) <= reach: odd cosines alone; likewise for `_TAILS`' others.
 
     The periodic extension of h is a smoothed triangle wave, which is odd about a quarter of its period: so even
-    harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends, so
-    the period is 2 (reach + 3.5); without `any_period` the next power of two. Harmonics grow with it.
+    harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends
+    (SiLU's are twice that), so the period is 2 (reach + 3.5); without `any_period` the next power of two. Harmonics
+    grow with it.
     """
-    period = 2 * (reach + 3.5)
+    tail, corner = _TAILS[activation]
+    period = 2 * (reach + corner)
     if not any_period:
         period = power_of_two(period)
     for count in range(max(2, int(period / 5)), int(period / 3) + 4):
         harmonics = range(1, 2 * count, 2)
-        half = fit(_GELU_TAILS[activation], 0.0, reach, period=period, harmonics=harmonics, even=True)
+        half = fit(tail, 0.0, reach, period=period, harmonics=harmonics, even=True)
         series = replace(half, low=-reach)
         if series.error <= tolerance:
             return series
@@ -227,4 +229,13 @@ def _gelu_new_tail(x: np.ndarray) -> np.ndarray:
     return np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)) * x / 2
 
 
-_GELU_TAILS = {"gelu": _gelu_tail, "gelu_new": _gelu_new_tail}
+def _silu_tail(x: np.ndarray) -> np.ndarray:
+    return np.tanh(x / 2) * x / 2
+
+
+_TAILS: dict[str, tuple[Function, float]] = {
+    "gelu": (_gelu_tail, 3.5),
+    "gelu_new": (_gelu_new_tail, 3.5),
+    "silu": (_silu_tail, 7.0),
+}
+"""By activation: h, and the width of its corners."""

@@ -132,47 +132,83 @@ class WeightMasks:
     Args:
         keys: by name, one key for each party; a mask is the sum of their output, uniform in the ring of 64 bits.
         shapes: of the weights.
+        cut_once: hold digits for products of many rows, 12 bytes an element; else elements, 8 bytes.
+        others: masks that are here as well, under other names.
     """
 
-    def __init__(self, keys: Mapping[str, Sequence[bytes]], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._keys, self._shapes = keys, shapes
-        self._digits: dict[tuple[str, int], Digits] = {}
+    def __init__(
+        self,
+        keys: Mapping[str, Sequence[bytes]],
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        cut_once: bool = True,
+        others: WeightMasks | None = None,
+    ) -> None:
+        self._keys, self._shapes, self._cut_once, self._others = keys, shapes, cut_once, others
+        self._factors: dict[tuple[str, int], Digits | np.ndarray] = {}
 
     @classmethod
-    def fresh(cls, shapes: Mapping[str, tuple[int, ...]], parties: int = 1) -> WeightMasks:
+    def fresh(
+        cls,
+        shapes: Mapping[str, tuple[int, ...]],
+        parties: int = 1,
+        *,
+        cut_once: bool = True,
+        others: WeightMasks | None = None,
+    ) -> WeightMasks:
         """New masks for weights of these shapes."""
-        return cls({name: [os.urandom(SEED_BYTES) for _ in range(parties)] for name in shapes}, shapes)
+        keys = {name: [os.urandom(SEED_BYTES) for _ in range(parties)] for name in shapes}
+        return cls(keys, shapes, cut_once=cut_once, others=others)
+
+    def keys(self, name: str) -> Sequence[bytes]:
+        """Of a mask's generators, one for each party."""
+        return self._keys[name]
 
     def array(self, name: str) -> np.ndarray:
         """A mask, int64."""
+        if name not in self._keys and self._others is not None:
+            return self._others.array(name)
         return join([expand(key, self._shapes[name]) for key in self._keys[name]])
 
-    def digits(self, name: str, bits: int) -> Digits:
-        """A mask as digits for products modulo 2^bits; they are cut once for as many digits."""
-        key = name, layout(bits)[1]
-        if key not in self._digits:
-            self._digits[key] = cut(self.array(name), bits)
-        return self._digits[key]
+    def factor(self, name: str, bits: int) -> Digits | np.ndarray:
+        """A mask for products modulo 2^bits, made once for as many digits."""
+        if name not in self._keys and self._others is not None:
+            return self._others.factor(name, bits)
+        key = name, layout(bits)[1] if self._cut_once else 0
+        if key not in self._factors:
+            mask = self.array(name)
+            self._factors[key] = cut(mask, bits) if self._cut_once else mask
+        return self._factors[key]
 
 
 class Dealer:
-    """Deals material for one request at a time, and remembers the masks of the weights."""
+    """Deals material for one request at a time, and remembers the masks of the weights.
 
-    def __init__(self, randomness: Callable[[int], Randomness] = Randomness) -> None:
-        self._randomness, self._masks = randomness, WeightMasks.fresh({})
+    Args:
+        randomness: the generator.
+        cut_once: see `WeightMasks`.
+    """
+
+    def __init__(self, randomness: Callable[[int], Randomness] = Randomness, *, cut_once: bool = True) -> None:
+        self._randomness, self._cut_once, self._masks = randomness, cut_once, WeightMasks.fresh({})
 
     def mask_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> WeightMasks:
         """Uniform masks for weights that stay: made once, for the model owner, and remembered for their products."""
-        self._masks = WeightMasks.fresh(shapes)
+        self._masks = WeightMasks.fresh(shapes, cut_once=self._cut_once)
         return self._masks
 
-    def deal(self, spec: Any) -> Dealt:
+    def mask_more(self, shapes: Mapping[str, tuple[int, ...]], parties: int) -> WeightMasks:
+        """The same masks, and fresh ones for what one request's programs leave to each other."""
+        return WeightMasks.fresh(shapes, parties, cut_once=False, others=self._masks)
+
+    def deal(self, spec: Any, masks: WeightMasks | None = None) -> Dealt:
         """Material for one request, filled lazily.
 
         Args:
             spec: a pytree of abstract `Material` nodes, as `jax.eval_shape` of the model's init gives them.
+            masks: with those of `mask_more`; by default the weights' alone.
         """
-        return Dealt(spec, self._masks, self._randomness)
+        return Dealt(spec, masks or self._masks, self._randomness)
 
 
 ELEMENTS_AT_ONCE = 1 << 26

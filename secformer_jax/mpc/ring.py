@@ -62,6 +62,8 @@ def ring_matmul(x: np.ndarray | Digits, y: np.ndarray | Digits, bits: int = 64) 
         y: (..., d, k), likewise; or one matrix (d, k) for all of x.
         bits: of the ring.
     """
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.shape[-2] <= _FEW_ROWS:
+        return _by_rows(x, y)
     width, count, terms = layout(bits)
     left, right = (_digits(each, bits, count) for each in (x, y))
     shape = (*left[0].shape[:-1], right[0].shape[-1])
@@ -85,6 +87,18 @@ def ring_matmul(x: np.ndarray | Digits, y: np.ndarray | Digits, bits: int = 64) 
                 product <<= width * level
                 total[..., first : first + _PANEL] += product
     return total.reshape(shape)
+
+
+_FEW_ROWS = 4
+"""So few are multiplied as integers: it takes as long as to read the matrix, and cutting that takes longer."""
+
+
+def _by_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    total = np.empty((*x.shape[:-1], y.shape[-1]), np.int64)
+    for index in np.ndindex(x.shape[:-1]):
+        matrix = y if y.ndim == 2 else y[index[:-1]]
+        np.einsum("d,dk->k", x[index], matrix, out=total[index])
+    return total
 
 
 _BLOCK = 1 << 14

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from secformer_jax.functions.series import Series
 from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, open_together
-from secformer_jax.mpc.primitives.products import Weight
+from secformer_jax.mpc.primitives.products import Weight, WeightProducts
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime.shares import RING_BITS
 
@@ -58,3 +58,16 @@ def narrowed(block: Block, name: str, x: Fixed, bits: int, width: int = RING_BIT
     pair = block.material(name, lambda: TruncationPair.abstract(x.shape, x.bits - bits, x.width, width, signed=signed))
     [opening] = open_together([pair.masked(x)])
     return pair.finish(opening, x)
+
+
+def project(block: Block, x: Fixed, width: int, bits: int) -> Fixed:
+    """x times the output kernel, untruncated: one opening."""
+    kernel = block.weight("out_kernel", x.shape[-1], width)
+    masks = block.material(
+        "output",
+        lambda: WeightProducts.abstract(
+            x.shape, x.width, out=("matmul", block.mask_name("out_kernel"), (x.shape[-1], width))
+        ),
+    )
+    [e] = open_together([x.masked(masks.a, masks.width)])
+    return Fixed(masks.times("out", e, kernel), bits, x.width)

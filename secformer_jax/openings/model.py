@@ -24,7 +24,7 @@ from secformer_jax.mpc.primitives.scaled import NormPair
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.openings import scales
 from secformer_jax.openings.attention import Keys, Softmax, at_tokens, attend
-from secformer_jax.openings.block import Block, narrowed, row_series
+from secformer_jax.openings.block import Block, narrowed, project, row_series
 from secformer_jax.openings.constants import HEAD_WIDTH, LayerPlan, NormPlan, Plan
 
 
@@ -179,19 +179,6 @@ class Residual(Block):
             "gamma": ("scale", self.mask_name("gamma"), (read,)),
             "mean": ("matmul", self.mask_name("mean"), (read, 1)),
         }
-
-
-def project(block: Block, x: Fixed, width: int, bits: int) -> Fixed:
-    """x times the output kernel, untruncated: one opening."""
-    kernel = block.weight("out_kernel", x.shape[-1], width)
-    masks = block.material(
-        "output",
-        lambda: WeightProducts.abstract(
-            x.shape, x.width, out=("matmul", block.mask_name("out_kernel"), (x.shape[-1], width))
-        ),
-    )
-    [e] = open_together([x.masked(masks.a, masks.width)])
-    return Fixed(masks.times("out", e, kernel), bits, x.width)
 
 
 class Embeddings(Block):

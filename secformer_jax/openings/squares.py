@@ -47,15 +47,41 @@ class FactorSquared(Material):
         return _square(known, sign, self.factor, self.high, self.msb, self.high_squared, self.high_msb)
 
 
+class SquarePair(Material):
+    """A truncation to T, and T^2."""
+
+    pair: TruncationPair
+    high_squared: Leaf
+    high_msb: Leaf
+
+    @classmethod
+    def abstract(cls, pair: TruncationPair) -> SquarePair:
+        """Shapes for the values of a pair."""
+        return cls(pair, pair.high, pair.high)
+
+    def deal(self, randomness: Randomness, masks) -> SquarePair:
+        """Fresh masks; see Material."""
+        pair = self.pair.deal(randomness, masks)
+        high, msb = pair.high.ring, pair.msb.ring
+        return self.replace(
+            pair=pair,
+            high_squared=randomness.derived(high * high, pair.result),
+            high_msb=randomness.derived(high * msb, _twice_multiples(pair)),
+        )
+
+    def square(self, opening: jax.Array) -> jax.Array:
+        """T^2, from the opened value."""
+        known, sign = self.pair.public(opening)
+        return _square(known, sign, 1, self.pair.high, self.pair.msb, self.high_squared, self.high_msb)
+
+
 class SquaredPair(Material):
     """A truncation to T, and T^2 r, r one number for each row, which is computed from the square.
 
     r is opened later, as h = r - c, and T^2 r = h T^2 + c T^2.
     """
 
-    pair: TruncationPair
-    high_squared: Leaf
-    high_msb: Leaf
+    plain: SquarePair
     row: FactorSquared
 
     @classmethod
@@ -63,20 +89,19 @@ class SquaredPair(Material):
         cls, shape: tuple[int, ...], dropped: int, width: int, result: int, *, signed: bool = True
     ) -> SquaredPair:
         """Shapes for values of this shape; as for TruncationPair."""
-        pair, x = TruncationPair.abstract(shape, dropped, width, result, signed=signed), jnp.zeros(shape, jnp.int64)
-        return cls(pair, x, x, FactorSquared.abstract(shape, (*shape[:-1], 1)))
+        pair = TruncationPair.abstract(shape, dropped, width, result, signed=signed)
+        return cls(SquarePair.abstract(pair), FactorSquared.abstract(shape, (*shape[:-1], 1)))
 
     def deal(self, randomness: Randomness, masks) -> SquaredPair:
         """Fresh masks; see Material."""
-        pair = self.pair.deal(randomness, masks)
-        high, msb = pair.high.ring, pair.msb.ring
-        c = randomness.uniform(self.c.shape, pair.result)
-        return self.replace(
-            pair=pair,
-            high_squared=randomness.derived(high * high, pair.result),
-            high_msb=randomness.derived(high * msb, _twice_multiples(pair)),
-            row=self.row.products(randomness, pair, c),
-        )
+        plain = self.plain.deal(randomness, masks)
+        c = randomness.uniform(self.c.shape, plain.pair.result)
+        return self.replace(plain=plain, row=self.row.products(randomness, plain.pair, c))
+
+    @property
+    def pair(self) -> TruncationPair:
+        """The truncation's."""
+        return self.plain.pair
 
     @property
     def c(self) -> Leaf:
@@ -85,9 +110,41 @@ class SquaredPair(Material):
 
     def squares(self, opening: jax.Array) -> tuple[jax.Array, jax.Array]:
         """T^2 and c T^2, from the opened value."""
-        known, sign = self.pair.public(opening)
-        square = _square(known, sign, 1, self.pair.high, self.pair.msb, self.high_squared, self.high_msb)
-        return square, self.row.times(known, sign)
+        return self.plain.square(opening), self.row.times(*self.pair.public(opening))
+
+
+class SquareTimesPair(Material):
+    """A truncation to T, and T^2 r for r that a pair of its own truncates, one number for each row: no other opening.
+
+    With r = P' - high' + q' msb', T^2 r = P' T^2 - high' T^2 + q' msb' T^2.
+    """
+
+    square: SquarePair
+    row: TruncationPair
+    high: FactorSquared
+    msb: FactorSquared
+
+    @classmethod
+    def abstract(cls, square: TruncationPair, row: TruncationPair) -> SquareTimesPair:
+        """Shapes for two pairs of one result's ring."""
+        if square.result != row.result:
+            raise ValueError(f"values modulo 2^{square.result} and 2^{row.result}")
+        factor = FactorSquared.abstract(square.r.shape, row.r.shape)
+        return cls(SquarePair.abstract(square), row, factor, factor)
+
+    def deal(self, randomness: Randomness, masks) -> SquareTimesPair:
+        """Fresh masks; see Material."""
+        square, row = self.square.deal(randomness, masks), self.row.deal(randomness, masks)
+        high, msb = (
+            factor.products(randomness, square.pair, of) for factor, of in ((self.high, row.high), (self.msb, row.msb))
+        )
+        return self.replace(square=square, row=row, high=high, msb=msb)
+
+    def times(self, opening: jax.Array, row_opening: jax.Array) -> jax.Array:
+        """T^2 r, from both openings."""
+        of_square, (known, sign) = self.square.pair.public(opening), self.row.public(row_opening)
+        with_msb = sign * self.msb.times(*of_square)
+        return known * self.square.square(opening) - self.high.times(*of_square) + with_msb
 
 
 class WeightedSquaredPair(Material):

@@ -11,15 +11,15 @@ pytest.importorskip("spu")
 from programs import abstract, run
 
 from secformer_jax.mpc.material import Dealer, Material
-from secformer_jax.mpc.primitives.fixed import Masked, open_together
+from secformer_jax.mpc.primitives.fixed import Masked, TruncationPair, open_together
 from secformer_jax.mpc.primitives.products import ProductMasks, Weight, WeightProducts
-from secformer_jax.mpc.primitives.scaled import NormPair, ScaledPair
+from secformer_jax.mpc.primitives.scaled import NormPair, ScaledPair, SquareSumPair
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
 from secformer_jax.mpc.runtime.operations import product
 from secformer_jax.openings.attention import MaskedSquare
 from secformer_jax.openings.softmax_exact import CentredScores
-from secformer_jax.openings.squares import SquaredPair, WeightedSquaredPair
+from secformer_jax.openings.squares import SquaredPair, SquareTimesPair, WeightedSquaredPair
 
 WIDTHS = [24, 40, 64]
 
@@ -74,6 +74,35 @@ def test_weight_products(engine, width):
             assert (total.send_bytes, total.send_actions) == (sent if own.config.world_size > 1 else (0, 0))
             # The products of the mask with what is known of the weights run ahead of the input.
             assert result.ahead.by_operation["product"].seconds > 0 == result.ahead.total.send_bytes
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_a_request_opens_once_serves_its_later_values(engine, width):
+    """Masks of a request's own beside those of the weights: a value meets both, by head and from either side."""
+    fixed, own, x = elements(2, 3, 5), elements(2, 4, 5), elements(2, 6, 5)
+    dealer = Dealer(cut_once=False)
+    weights = dealer.mask_weights({"fixed": fixed.shape})
+    masks = dealer.mask_more({"own": own.shape}, engine.config.world_size)
+    np.testing.assert_array_equal(masks.array("fixed"), weights.array("fixed"))
+    sides = {"fixed": (fixed, masks.array("fixed")), "own": (own, masks.array("own"))}
+
+    def function(material, fixed, fixed_opened, own, own_opened, x):
+        [e] = openings(width, x - material.a)
+        known = (jnp.asarray(opened) for opened in (fixed_opened, own_opened))
+        pairs = {name: Weight(ring, opened) for name, ring, opened in zip(sides, (fixed, own), known, strict=True)}
+        return [material.times(name, e, weight) for name, weight in pairs.items()]
+
+    spec = {name: ("scores", name, value.shape) for name, (value, _) in sides.items()}
+    material = abstract(lambda: WeightProducts.abstract(x.shape, width, **spec))
+    opened = {name: value - mask for name, (value, mask) in sides.items()}
+    program = engine.compile(
+        lambda _, material, fixed, own, x: function(material, fixed, opened["fixed"], own, opened["own"], x),
+        material, fixed, own, x,
+    )  # fmt: skip
+    result = engine.run(program, dealer.deal(material, masks), fixed, own, x)
+    for found, value in zip(result.value, (fixed, own), strict=True):
+        np.testing.assert_array_equal(signed(found, width), signed(exactly(x, np.swapaxes(value, -1, -2)), width))
+    assert not np.array_equal(masks.array("own"), dealer.mask_more({"own": own.shape}, 1).array("own"))
 
 
 PRODUCTS = {
@@ -146,6 +175,10 @@ MATERIAL = {
     "norm": lambda: NormPair.abstract((3, 4), 12, 40, 33, 28),
     "squared pair": lambda: SquaredPair.abstract((3, 4), 12, 40, 33),
     "weighted squared pair": lambda: WeightedSquaredPair.abstract((3, 4), (1, 4), 12, 40, 33),
+    "square times pair": lambda: SquareTimesPair.abstract(
+        TruncationPair.abstract((3, 4), 0, 24, 33), TruncationPair.abstract((3, 1), 12, 40, 33)
+    ),
+    "square sum pair": lambda: SquareSumPair.abstract(TruncationPair.abstract((3, 4), 12, 40, 33)),
     "masked": lambda: MaskedSquare.abstract((3, 4), (1, 4), 40),
     "centred": lambda: CentredScores.abstract((1, 2, 4, 3), (1, 2, 5, 3), 40),
     "products": lambda: ProductMasks.abstract("context", (1, 2, 4, 5), (1, 2, 5, 3), 40),

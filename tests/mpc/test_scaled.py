@@ -12,10 +12,10 @@ pytest.importorskip("spu")
 from programs import abstract, run
 
 from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, open_together
-from secformer_jax.mpc.primitives.scaled import NormPair, PairProduct, ScaledPair
+from secformer_jax.mpc.primitives.scaled import NormPair, PairProduct, ScaledPair, SquareSumPair
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
-from secformer_jax.openings.squares import SquaredPair, WeightedSquaredPair
+from secformer_jax.openings.squares import SquaredPair, SquareTimesPair, WeightedSquaredPair
 
 RINGS = [(64, 40, 64), (40, 12, 40), (41, 14, 64), (48, 30, 24), (40, 20, 33), (25, 4, 50)]
 """(width, dropped, result): of a truncation."""
@@ -132,6 +132,56 @@ def test_squared_pair(engine, ring):
     assert_equal(square, truncated * truncated, result)
     assert_equal(scaled, truncated * truncated * row, result)
     assert_equal(total, np.sum(truncated * truncated, axis=-1), result)
+
+
+@pytest.mark.parametrize("ring", [*RINGS, FEW_DROPPED, (23, 0, 44)])
+def test_square_times_pair(engine, ring):
+    """T^2 r with r truncated later, by a pair of its own, and no opening but the two."""
+    width, dropped, result = ring
+    x, _ = values(width)
+    row = RNG.integers(-(1 << 46), 1 << 46, (x.shape[0], 1, 1))
+
+    def make():
+        pairs = (
+            TruncationPair.abstract(x.shape, dropped, width, result),
+            TruncationPair.abstract(row.shape, 20, 48, result),
+        )
+        return SquareTimesPair.abstract(*pairs)
+
+    def function(masks, x, row):
+        x, row, square = Fixed(x, 50, width), Fixed(row, 45, 48), masks.square
+        [opening] = open_together([square.pair.masked(x)])
+        [row_opening] = open_together([masks.row.masked(row)])
+        truncated, inverse = square.pair.finish(opening, x), masks.row.finish(row_opening, row)
+        return truncated.ring, inverse.ring, square.square(opening), masks.times(opening, row_opening)
+
+    found = run(engine, function, abstract(make), above(x, width), above(row, 48))
+    truncated, rows, square, product = found.value
+    check_truncated(truncated, x, dropped, result)
+    check_truncated(rows, row, 20, result)
+    assert_equal(square, truncated * truncated, result)
+    assert_equal(product, truncated * truncated * rows, result)
+    check_sent(engine, found, (x.size, width), (row.size, 48))
+
+
+@pytest.mark.parametrize("ring", [*RINGS, FEW_DROPPED, (28, 0, 53)])
+def test_square_sum_pair(engine, ring):
+    width, dropped, result = ring
+    x, _ = values(width)
+
+    def function(masks, x):
+        x = Fixed(x, 50, width)
+        [opening] = open_together([masks.pair.masked(x)])
+        total = masks.square_sum(opening, 37)
+        assert (total.bits, total.width) == (37, result)
+        return masks.pair.finish(opening, x).ring, total.ring
+
+    material = abstract(lambda: SquareSumPair.abstract(TruncationPair.abstract(x.shape, dropped, width, result)))
+    found = run(engine, function, material, above(x, width))
+    truncated, total = found.value
+    check_truncated(truncated, x, dropped, result)
+    assert_equal(total, np.sum(truncated * truncated, axis=-1, keepdims=True), result)
+    check_sent(engine, found, (x.size, width))
 
 
 @pytest.mark.parametrize("ring", [*RINGS, FEW_DROPPED])

@@ -51,6 +51,10 @@ class PlaintextDecoder:
         self._apply = jax.jit(decoder.apply, static_argnames="every")
         self._cache = Cache.empty(config, 1, capacity)
 
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys (turned) and values so far, (layers, key_value_heads, tokens, head_dim) each."""
+        return tuple(np.asarray(part[:, 0, :, : self.length]) for part in self._cache)
+
     def extend(self, tokens: np.ndarray) -> tuple[np.ndarray, Kept]:
         """Logits (tokens, vocab_size) after each of these next tokens, and what was computed.
 

@@ -37,5 +37,6 @@ def angles(rotary: Rotary, head_dim: int, positions: np.ndarray) -> tuple[np.nda
 
 def rotated(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
     """x (..., positions, head_dim) turned: a pair is a number of the first half and its fellow of the second."""
-    first, second = jnp.split(x, 2, axis=-1)
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
     return x * cosines + jnp.concatenate([-second, first], axis=-1) * sines

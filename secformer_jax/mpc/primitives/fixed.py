@@ -60,6 +60,12 @@ class Fixed(flax.struct.PyTreeNode):
         count = max(0, self.bits - bits)
         return Fixed(dropped(self.ring, self.width, count), self.bits - count, self.width - count)
 
+    def within(self, width: int) -> Fixed:
+        """The same values in a ring that just holds them: no message."""
+        if width > self.width:
+            raise ValueError(f"from modulo 2^{self.width} to modulo 2^{width} takes a truncation")
+        return self.replace(width=width)
+
     def masked(self, mask: jax.Array, width: int) -> Masked:
         """What to open: the values minus a mask that is uniform modulo 2^width, their own ring."""
         if self.width != width:

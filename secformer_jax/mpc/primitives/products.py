@@ -20,7 +20,8 @@ from secformer_jax.mpc.ring import ring_matmul
 from secformer_jax.mpc.runtime.operations import product
 from secformer_jax.mpc.runtime.shares import RING_BITS
 
-Product = Callable[[jax.Array, jax.Array, int], jax.Array]
+Product = Callable[..., jax.Array]
+"""(x, y, bits) -> their product."""
 
 
 class Weight(flax.struct.PyTreeNode):
@@ -47,9 +48,9 @@ class WeightProducts(Material):
     def abstract(
         cls, shape: tuple[int, ...], width: int = RING_BITS, **weights: tuple[str, str, tuple[int, ...]]
     ) -> WeightProducts:
-        """Shapes: for each weight its kind ("matmul" or "scale"), the dealer's name of its mask, and its shape."""
+        """Shapes: for each weight its kind ("scale", or one of `PRODUCTS`), its mask's name, and its shape."""
         products = {
-            key: jnp.zeros(shape if kind == "scale" else (*shape[:-1], of[-1]), jnp.int64)
+            key: jnp.zeros(shape if kind == "scale" else _shape(kind, shape, of), jnp.int64)
             for key, (kind, _, of) in weights.items()
         }
         kinds = tuple((kind, name) for _, (kind, name, _) in sorted(weights.items()))
@@ -63,14 +64,15 @@ class WeightProducts(Material):
             if kind == "scale":
                 ring = a.ring * masks.array(name)
             else:
-                ring = ring_matmul(a.ring, masks.digits(name, self.width), self.width)
+                factor = masks.factor(name, self.width) if kind == "matmul" else masks.array(name)
+                ring = NUMPY_PRODUCTS[kind](a.ring, factor, self.width)
             products[key] = randomness.derived(ring, self.width)
         return self.replace(a=a, products=products)
 
     def times(self, key: str, opening: jax.Array, weight: Weight) -> jax.Array:
         """The product of the opened value with a weight, untruncated; the part of the mask can run ahead of time."""
-        scale = dict(zip(sorted(self.products), self.kinds, strict=True))[key][0] == "scale"
-        multiply = jnp.multiply if scale else functools.partial(product, bits=self.width)
+        kind = dict(zip(sorted(self.products), self.kinds, strict=True))[key][0]
+        multiply = jnp.multiply if kind == "scale" else functools.partial(PRODUCTS[kind], bits=self.width)
         return multiply(opening, weight.ring) + (multiply(self.a, weight.opened) + self.products[key])
 
 
@@ -90,8 +92,7 @@ class ProductMasks(Material):
     def abstract(cls, kind: str, a: tuple[int, ...], b: tuple[int, ...], width: int = RING_BITS) -> ProductMasks:
         """Shapes for one of `PRODUCTS`, modulo 2^width."""
         x, y = jnp.zeros(a, jnp.int64), jnp.zeros(b, jnp.int64)
-        shape = jax.eval_shape(lambda x, y: PRODUCTS[kind](x, y, width), x, y).shape
-        return cls(x, y, jnp.zeros(shape, jnp.int64), kind, width)
+        return cls(x, y, jnp.zeros(_shape(kind, a, b), jnp.int64), kind, width)
 
     def deal(self, randomness: Randomness, masks) -> ProductMasks:
         """Fresh masks; see Material."""
@@ -106,14 +107,21 @@ class ProductMasks(Material):
         return multiply(x_opening, y, self.width) + multiply(self.a, y_opening, self.width) + self.ab
 
 
+def _shape(kind: str, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+    factors = (jax.ShapeDtypeStruct(shape, jnp.int64) for shape in (x, y))
+    return jax.eval_shape(lambda x, y: PRODUCTS[kind](x, y, RING_BITS), *factors).shape
+
+
 PRODUCTS: dict[str, Product] = {
+    "matmul": product,
     "scores": lambda q, k, bits: product(q, jnp.swapaxes(k, -1, -2), bits),
     "context": product,
     "elementwise": lambda x, y, bits: x * y,
 }
 """Bilinear products modulo 2^bits of which one factor is public."""
 
-NUMPY_PRODUCTS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+NUMPY_PRODUCTS: dict[str, Callable[..., np.ndarray]] = {
+    "matmul": ring_matmul,
     "scores": lambda q, k, bits: ring_matmul(q, np.swapaxes(k, -1, -2), bits),
     "context": ring_matmul,
     "elementwise": lambda x, y, bits: x * y,

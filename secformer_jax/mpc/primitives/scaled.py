@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secformer_jax.mpc.material import Leaf, Material, Randomness
+from secformer_jax.mpc.material import Array, Leaf, Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, TruncationPair, ring_of_multiples
 
 
@@ -51,10 +51,7 @@ class ScaledPair(Material):
 
 
 class NormPair(Material):
-    """What `ScaledPair` holds, and masks for the sum of T's squares over the last axis, modulo 2^squares.
-
-    T^2 = P^2 - 2 P high + 2 P q msb + high^2 - 2 q high msb + q^2 msb
-    """
+    """What `ScaledPair` holds, and masks for the sum of T's squares over the last axis, modulo 2^squares."""
 
     scaled: ScaledPair
     high_msb: Leaf
@@ -72,20 +69,54 @@ class NormPair(Material):
     def deal(self, randomness: Randomness, masks) -> NormPair:
         """Fresh masks; see Material."""
         scaled = self.scaled.deal(randomness, masks)
-        high, msb = scaled.pair.high.ring, scaled.pair.msb.ring
-        return self.replace(
-            scaled=scaled,
-            high_msb=randomness.derived(high * msb, ring_of_multiples(self.squares, self.scaled.pair.turn_bits + 1)),
-            high_squares=randomness.derived(np.sum(high * high, axis=-1, keepdims=True), self.squares),
-        )
+        high_msb, high_squares = _of_squares(randomness, scaled.pair, self.squares)
+        return self.replace(scaled=scaled, high_msb=high_msb, high_squares=high_squares)
 
     def square_sum(self, opening: jax.Array, bits: int) -> Fixed:
         """The sum of squares, read with this many fraction bits."""
-        pair = self.scaled.pair
-        known, sign = pair.public(opening)
-        twice = 2 * known
-        terms = known * known - twice * pair.high + (twice * sign + sign * sign) * pair.msb - 2 * sign * self.high_msb
-        return Fixed(jnp.sum(terms, axis=-1, keepdims=True) + self.high_squares, bits, self.squares)
+        return _square_sum(opening, self.scaled.pair, self.high_msb, self.high_squares, bits, self.squares)
+
+
+class SquareSumPair(Material):
+    """A truncation, and masks for the sum of T's squares over the last axis, modulo 2^(the result's width)."""
+
+    pair: TruncationPair
+    high_msb: Leaf
+    high_squares: Leaf
+
+    @classmethod
+    def abstract(cls, pair: TruncationPair) -> SquareSumPair:
+        """Shapes for the values of a pair."""
+        return cls(pair, pair.high, jnp.zeros((*pair.r.shape[:-1], 1), jnp.int64))
+
+    def deal(self, randomness: Randomness, masks) -> SquareSumPair:
+        """Fresh masks; see Material."""
+        pair = self.pair.deal(randomness, masks)
+        high_msb, high_squares = _of_squares(randomness, pair, pair.result)
+        return self.replace(pair=pair, high_msb=high_msb, high_squares=high_squares)
+
+    def square_sum(self, opening: jax.Array, bits: int) -> Fixed:
+        """The sum of squares, read with this many fraction bits."""
+        return _square_sum(opening, self.pair, self.high_msb, self.high_squares, bits, self.pair.result)
+
+
+def _of_squares(randomness: Randomness, pair: TruncationPair, bits: int) -> tuple[Array, Array]:
+    """High msb, and the sum of high^2 over the last axis, of a dealt pair."""
+    high, msb = pair.high.ring, pair.msb.ring
+    return (
+        randomness.derived(high * msb, ring_of_multiples(bits, pair.turn_bits + 1)),
+        randomness.derived(np.sum(high * high, axis=-1, keepdims=True), bits),
+    )
+
+
+def _square_sum(
+    opening: jax.Array, pair: TruncationPair, high_msb: jax.Array, high_squares: jax.Array, bits: int, width: int
+) -> Fixed:
+    """T^2 = P^2 - 2 P high + 2 P q msb + high^2 - 2 q high msb + q^2 msb, summed over the last axis."""
+    known, sign = pair.public(opening)
+    twice = 2 * known
+    terms = known * known - twice * pair.high + (twice * sign + sign * sign) * pair.msb - 2 * sign * high_msb
+    return Fixed(jnp.sum(terms, axis=-1, keepdims=True) + high_squares, bits, width)
 
 
 class PairProduct(Material):

@@ -44,22 +44,28 @@ def compile_program(
     config: MpcConfig,
     *,
     part_of: Callable[[str], str],
+    stateful: bool = False,
+    cut_once: bool = True,
 ) -> Program:
     """Trace, split and compile a pure function.
 
     Args:
-        function: takes `arguments` (pytrees), returns a pytree of arrays.
+        function: takes `arguments` (pytrees), returns a pytree of arrays; or with `stateful` that and the state.
         arguments: pytrees of arrays or ShapeDtypeStructs.
         inputs: one for each leaf, in flattening order.
         config: protocol and compiler options.
         part_of: maps an equation's name stack to the part of the model that pays for it.
+        stateful: whether there is a state.
+        cut_once: hold what stays and is multiplied as digits: see `ProductStage`.
     """
     leaves, tree = jax.tree.flatten(tuple(arguments))
     with enable_x64():
         closed, shape = jax.make_jaxpr(lambda *flat: function(*jax.tree.unflatten(tree, flat)), return_shape=True)(
             *[jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         )
-        return _Splitter(closed, inputs, config, part_of).program(jax.tree.structure(shape))
+        results, state = shape if stateful else (shape, ())
+        splitter = _Splitter(closed, inputs, config, part_of, cut_once)
+        return splitter.program(jax.tree.structure(results), len(jax.tree.leaves(state)))
 
 
 class _Group(NamedTuple):
@@ -77,7 +83,7 @@ Make = Callable[..., Step]
 class _Splitter:
     """Cuts a traced function into stages and compiles each distinct one once."""
 
-    def __init__(self, closed, inputs: Sequence[Input], config, part_of) -> None:
+    def __init__(self, closed, inputs: Sequence[Input], config, part_of, cut_once: bool) -> None:
         jaxpr = closed.jaxpr
         self._consts = dict(zip(jaxpr.constvars, closed.consts, strict=True))
         self._names: dict[Any, str] = dict(zip(jaxpr.invars, [i.name for i in inputs], strict=True))
@@ -87,13 +93,14 @@ class _Splitter:
         self._phases = phases_of(self._eqns, dict(zip(jaxpr.invars, [i.phase for i in inputs], strict=True)))
         self._secret: dict[Any, bool] = dict(zip(jaxpr.invars, [i.secret for i in inputs], strict=True))
         self._kinds = kinds_of(self._eqns, self._secret)
-        self._config, self._part_of = config, part_of
+        self._config, self._part_of, self._cut_once = config, part_of, cut_once
         self._cached = {i.name for i in inputs if i.cached}
         self._kept = {i.name for i in inputs if i.phase == SETUP}
         self._compiled: dict[Any, bytes] = {}
         self._local: dict[Any, LocalFunction] = {}
 
-    def program(self, output_tree) -> Program:
+    def program(self, output_tree, states: int) -> Program:
+        """All of it; the last results of the function, so many, are the request's state."""
         groups = self._groups()
         last_use = {var: index for index, group in enumerate(groups) for var in read(group.eqns)}
         last_use.update({var: len(groups) for var in self._outvars if isinstance(var, core.Var)})
@@ -126,7 +133,9 @@ class _Splitter:
             make = self._make(kind, eqns, invars, outvars)
             stages.append(make(part, phase, self._name(invars), self._name(outvars), tuple(frees)))
         stages.sort(key=lambda stage: stage.phase)
-        program = Program(tuple(stages), self._inputs, self._name(self._outvars), output_tree)
+        results = self._name(self._outvars)
+        count = len(results) - states
+        program = Program(tuple(stages), self._inputs, results[:count], output_tree, results[count:])
         return program.renamed(self._kept.difference(self._inputs))
 
     def _make(self, kind: Kind, eqns, invars, outvars) -> Make:
@@ -142,7 +151,7 @@ class _Splitter:
             case Kind.PRODUCT:
                 bits, (x, y) = eqns[0].params["bits"], invars
                 secret = self._secret[x], self._secret[y]
-                kept = self._names[x] in self._kept, self._names[y] in self._kept
+                kept = tuple(self._cut_once and self._names[v] in self._kept for v in (x, y))
                 code = f"product {bits} {secret} {kept}".encode()
                 return functools.partial(ProductStage, code=code, bits=bits, secret=secret, kept=kept)
 

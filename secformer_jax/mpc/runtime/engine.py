@@ -7,8 +7,7 @@ inside the parties' runtimes; what a program returns is the only thing that is r
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +18,21 @@ from secformer_jax.mpc.material import Array, Dealt
 from secformer_jax.mpc.runtime.compiler import compile_program
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.one_hot import shared
-from secformer_jax.mpc.runtime.parties import Parties
+from secformer_jax.mpc.runtime.parties import Parties, State
 from secformer_jax.mpc.runtime.profile import Profile
-from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Input, Program, request_inputs, weight_input
-from secformer_jax.mpc.runtime.shares import InputSpec, deal, sent_bytes
+from secformer_jax.mpc.runtime.program import (
+    OFFLINE,
+    ONLINE,
+    SETUP,
+    Input,
+    Program,
+    known_inputs,
+    request_inputs,
+    state_inputs,
+    weight_input,
+)
+from secformer_jax.mpc.runtime.shares import InputSpec, sent_bytes
+from secformer_jax.mpc.runtime.supply import Clock, Supply
 
 
 @dataclass
@@ -72,48 +82,6 @@ class Result:
         return self.offline_seconds + self.seconds
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started
-
-
-class _Supply:
-    """Gives the parties their material shortly before they use it, so that not all of it is there at once."""
-
-    def __init__(self, parties: Parties, config: MpcConfig, program: Program, material: Dealt) -> None:
-        names = [name for name in program.input_names if name.startswith("material")]
-        place = {name: i for i, name in enumerate(names)}
-        self._parties, self._config, self._names = parties, config, names
-        self._missing = {name for name in program.read() if name in place}
-        self._batches = material.batches(config.world_size, [place[name] for name in program.read() if name in place])
-        self.seconds, self.dealt_bytes = 0.0, parties.nothing()
-
-    def give(self, names: Iterable[str]) -> None:
-        """Have variables there, whichever of them are material."""
-        clock = _Clock()
-        while not self._missing.isdisjoint(names):
-            self._give(next(self._batches))
-        self.seconds += clock.seconds()
-
-    def rest(self) -> None:
-        """Have all made that the dealer makes."""
-        clock = _Clock()
-        for batch in self._batches:
-            self._give(batch)
-        self.seconds += clock.seconds()
-
-    def _give(self, batch: dict[int, Array]) -> None:
-        for place, array in batch.items():
-            name = self._names[place]
-            if name in self._missing:
-                shares = deal(array.components, "int64", array.shape, self._config.protocol, array.bits)
-                self.dealt_bytes = self._parties.give(name, shares, self.dealt_bytes)
-                self._missing.remove(name)
-
-
 class Engine:
     """Private evaluation of pure functions (weights, material, inputs) -> outputs.
 
@@ -121,6 +89,7 @@ class Engine:
         config: protocol and parties.
         part_of: names the part of the model that an equation belongs to, from its name stack.
         keep_weights: keep the openings of the weights between requests (SEMI2K; elsewhere it changes nothing).
+        cut_once: hold weights that are multiplied as digits, for many rows at a time: see `ProductStage`.
         profiled_rank: the party whose costs are reported.
     """
 
@@ -130,10 +99,11 @@ class Engine:
         *,
         part_of: Callable[[str], str] = lambda name_stack: "all",
         keep_weights: bool = True,
+        cut_once: bool = True,
         profiled_rank: int = 0,
     ) -> None:
         self.config = config
-        self._part_of, self._keep_weights = part_of, keep_weights
+        self._part_of, self._keep_weights, self._cut_once = part_of, keep_weights, cut_once
         self._parties = Parties(config, profiled_rank)
         self._weights: list[tuple[Input, jax.ShapeDtypeStruct]] = []
         self._weights_tree: Any = None
@@ -169,19 +139,48 @@ class Engine:
                 in_clear += leaf.nbytes
         return max(shared) + in_clear
 
-    def compile(self, function: Callable, material: Any, *inputs: Any) -> Program:
+    def compile(self, function: Callable, material: Any, *inputs: Any, known: Any = (), state: Any = ()) -> Program:
         """Compile function(weights, material, *inputs) for the published weights and the shapes of the rest.
+
+        With a state: function(weights, material, *inputs, known, state), whose results are what the client learns and
+        the new state.
 
         Args:
             function: pure; its result is what the client learns.
             material: pytree of abstract dealer material (an empty one if it needs none).
             inputs: arrays or ShapeDtypeStructs; all secret.
+            known: pytree of arrays that every party knows.
+            state: pytree of what one request's programs leave to each other, see `state_inputs`.
         """
         weights = jax.tree.unflatten(self._weights_tree, [spec for _, spec in self._weights])
         variables = [variable for variable, _ in self._weights] + request_inputs(material, inputs)
-        return compile_program(function, (weights, material, *inputs), variables, self.config, part_of=self._part_of)
+        arguments, stateful = [weights, material, *inputs], bool(jax.tree.leaves(state))
+        if stateful:
+            arguments += [known, state]
+            variables += known_inputs(known) + state_inputs(state)
+        return compile_program(
+            function,
+            arguments,
+            variables,
+            self.config,
+            part_of=self._part_of,
+            stateful=stateful,
+            cut_once=self._cut_once,
+        )
 
-    def run(self, program: Program, material: Dealt, *inputs: Any, specs: Sequence[InputSpec] | None = None) -> Result:
+    def state(self, leaves: Sequence[Array | np.ndarray]) -> State:
+        """A request's first state: what the dealer made is shared, other arrays are in clear."""
+        return self._parties.state(leaves)
+
+    def run(
+        self,
+        program: Program,
+        material: Dealt,
+        *inputs: Any,
+        specs: Sequence[InputSpec] | None = None,
+        known: Any = (),
+        state: State | None = None,
+    ) -> Result:
         """Serve one request; the material is used up.
 
         Args:
@@ -189,6 +188,8 @@ class Engine:
             material: dealt for it.
             inputs: the client's.
             specs: how each leaf of them is shared; by default in the ring of 64 bits, and nothing is proved.
+            known: what every party knows.
+            state: the request's, which is then its new one.
 
         Raises:
             MaterialReusedError: the material has served before.
@@ -203,25 +204,31 @@ class Engine:
                     self._parties.run(stage)
             setup = self._parties.costs()
         program = program.just_in_time()
-        supply, read = _Supply(self._parties, self.config, program, material), program.read()
+        supply, read = Supply(self._parties, self.config, program, material), program.read()
 
-        clock = _Clock()
+        clock = Clock()
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
         specs = specs or [InputSpec(str(leaf.dtype), leaf.shape) for leaf in leaves]
         client_bytes = self._receive(specs, leaves, read)
+        for i, leaf in enumerate(jax.tree.leaves(known)):
+            self._parties.publish(f"known{i}", np.asarray(leaf))
+        if state is not None:
+            self._parties.hold(state)
         profiles = {OFFLINE: Profile(), ONLINE: self._parties.costs()}
         seconds = {OFFLINE: 0.0, ONLINE: clock.seconds()}
         for phase, stages in itertools.groupby(program.stages, key=lambda stage: stage.phase):
             if phase != SETUP:
                 for stage in stages:
                     supply.give(stage.inputs)
-                    clock = _Clock()
+                    clock = Clock()
                     self._parties.run(stage)
                     seconds[phase] += clock.seconds()
                 profiles[phase].add(self._parties.costs())
         supply.rest()
+        if state is not None:
+            self._parties.take(program.state, state)
 
-        clock = _Clock()
+        clock = Clock()
         flat = [self._parties.reconstruct(name) for name in program.output_names]
         self._parties.free(set(program.output_names) - {variable.name for variable, _ in self._weights})
         return Result(

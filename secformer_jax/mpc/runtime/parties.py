@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,21 @@ from spu import libspu
 from threadpoolctl import ThreadpoolController
 
 from secformer_jax.errors import UserError
+from secformer_jax.mpc.material import Array
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.party import Held, Party
 from secformer_jax.mpc.runtime.profile import Profile
 from secformer_jax.mpc.runtime.program import Step
-from secformer_jax.mpc.runtime.shares import RING_BITS, InputSpec, Share, decode, encode, join, sent_bytes, share
+from secformer_jax.mpc.runtime.shares import RING_BITS, InputSpec, Share, deal, decode, encode, join, sent_bytes, share
 
 _session = itertools.count()
+
+
+@dataclass
+class State:
+    """What one request's programs leave to each other: by rank, each variable's value."""
+
+    values: list[list[Held]]
 
 
 class Parties:
@@ -87,6 +96,26 @@ class Parties:
     def _own_cores(self) -> AbstractContextManager[Any]:
         """Each party's libraries use its part of the cores."""
         return self._libraries.limit(limits=max(1, self._cores // self._config.world_size))
+
+    def state(self, leaves: Sequence[Array | np.ndarray]) -> State:
+        """A request's first state: what the dealer made is shared, other arrays are in clear."""
+
+        def held(leaf: Array | np.ndarray) -> list[Held]:
+            if isinstance(leaf, np.ndarray):
+                return [Held(leaf, False)] * self._config.world_size
+            shares = deal(leaf.components, "int64", leaf.shape, self._config.protocol, leaf.bits)
+            return [Held(own, True) for own in shares]
+
+        return State([list(values) for values in zip(*map(held, leaves), strict=True)])
+
+    def hold(self, state: State) -> None:
+        """Have a request's state there, for one program."""
+        for party, values in zip(self._parties, state.values, strict=True):
+            party.hold({f"state{i}": value for i, value in enumerate(values)})
+
+    def take(self, names: Sequence[str], state: State) -> None:
+        """Take variables away as the request's new state."""
+        state.values = [party.take(names) for party in self._parties]
 
     def costs(self) -> Profile:
         """What the stages since the last call cost the profiled party."""

@@ -94,6 +94,14 @@ class Party:
         """Keep a public value; parties of one process may hold the same, and the digits that are cut of it, once."""
         self._held[name] = public
 
+    def take(self, names: Iterable[str]) -> list[Held]:
+        """Values outside SPU's runtime, which this party then holds no more."""
+        return [self._held.pop(name) for name in names]
+
+    def hold(self, values: Mapping[str, Held]) -> None:
+        """Keep what was taken."""
+        self._held |= values
+
     def get(self, name: str) -> tuple[str, np.ndarray]:
         """The dtype of a variable, and this party's component of its ring elements; of what is public, all or none."""
         held = self._held.get(name)

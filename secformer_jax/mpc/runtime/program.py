@@ -47,6 +47,17 @@ def request_inputs(material: Any, inputs: Any) -> list[Input]:
     return variables + [Input(f"input{i}", ONLINE) for i in range(len(jax.tree.leaves(inputs)))]
 
 
+def known_inputs(known: Any) -> list[Input]:
+    """The variables of what every party knows of a request."""
+    return [Input(f"known{i}", ONLINE, secret=False) for i in range(len(jax.tree.leaves(known)))]
+
+
+def state_inputs(state: Any) -> list[Input]:
+    """The variables that a request's programs leave to each other; what is called `opened` is in clear."""
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
+    return [Input(f"state{i}", ONLINE, not path.endswith(".opened")) for i, path in enumerate(paths)]
+
+
 @dataclass(frozen=True)
 class Step:
     """Part of a program: its code, and the variables that it reads, writes and is the last to use."""
@@ -89,7 +100,7 @@ class ProductStage(Step):
     Attributes:
         bits: of the ring.
         secret: of the two factors.
-        kept: whether a factor stays between requests.
+        kept: whether a factor is held as digits, for it stays between requests: 12 bytes an element, and not 8.
     """
 
     bits: int
@@ -109,12 +120,16 @@ class Program:
     """A compiled function: stages in order of their phases, the names of its inputs' leaves, and its result's shape.
 
     The set-up stages run once; what they leave in the runtime serves every request.
+
+    Attributes:
+        state: the variables that are a request's "state0", "state1", .. for its next program.
     """
 
     stages: tuple[Step, ...]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     output_tree: Any
+    state: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 over the code and the variables of every stage: equal for parties that compiled the same program."""
@@ -122,6 +137,8 @@ class Program:
         for stage in self.stages:
             sha.update(repr((stage.part, stage.phase, stage.inputs, stage.outputs, stage.frees)).encode())
             sha.update(stage.code)
+        if self.state:
+            sha.update(repr(self.state).encode())
         return sha.hexdigest()
 
     def read(self) -> dict[str, None]:
@@ -187,5 +204,9 @@ class Program:
             for stage in self.stages
         )
         return replace(
-            self, stages=stages, input_names=rename(self.input_names), output_names=rename(self.output_names)
+            self,
+            stages=stages,
+            input_names=rename(self.input_names),
+            output_names=rename(self.output_names),
+            state=rename(self.state),
         )

@@ -1,0 +1,1 @@
+"""Private generation: a decoder's weights under masks, and its passes over a request's tokens."""

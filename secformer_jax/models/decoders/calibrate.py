@@ -1,0 +1,88 @@
+"""A decoder's ranges behind its fixed prefix, from texts that it reads in plaintext."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from secformer_jax.errors import UserError
+from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.models.decoders.architecture import DecoderArchitecture
+from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
+from secformer_jax.models.decoders.model import Kept
+from secformer_jax.models.decoders.plaintext import PlaintextDecoder
+
+FAMILY = "decoder"
+"""Of functions: a decoder's own."""
+
+OUTPUTS = ("query", "key", "value", "activation", "up", "product")
+
+
+def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[Sequence[int]]) -> Calibration:
+    """The ranges of what comes after the prefix.
+
+    Quantities: norms "mean_square" (LayerNorm's without the mean) and "value"; "output" of query and key (turned, the
+    query divided by the root of the head's width), value, activation (what goes into it), up, their product, and of the
+    head, the logits; softmax "centred_score", less the mean over the keys that a token looks at.
+
+    Args:
+        model: the checkpoint.
+        prefix: token ids that come before every text.
+        texts: token ids.
+
+    Raises:
+        UserError: no text, or one without a token.
+    """
+    found: Calibration | None = None
+    for text in texts:
+        tokens = np.asarray([*prefix, *text])
+        if len(tokens) == len(prefix):
+            raise UserError("a text without a token: give texts that the model is to read")
+        logits, kept = PlaintextDecoder(model, len(tokens)).extend(tokens)
+        ranges = _measured(model.config, {**kept, "head": logits[None]}, len(prefix))
+        old = found or Calibration("", FAMILY)
+        places = {
+            place: {
+                quantity: new.union(old.places[place][quantity]) if place in old.places else new
+                for quantity, new in quantities.items()
+            }
+            for place, quantities in ranges.items()
+        }
+        found = dataclasses.replace(
+            old, sentences=old.sentences + 1, max_length=max(old.max_length, len(tokens)), places=places
+        )
+    if found is None:
+        raise UserError("no text to measure ranges on: give at least one")
+    return found
+
+
+def _measured(config: DecoderArchitecture, kept: Kept, prefix: int) -> dict[str, dict[str, Range]]:
+    places: dict[str, dict[str, Range]] = {}
+    for place, value in kept.items():
+        name, values = place.rpartition(".")[2], np.asarray(value, np.float64)
+        if name in OUTPUTS or name == "head":
+            places[place] = {"output": _span(values[..., prefix:, :])}
+        elif name == "softmax":
+            places[place] = {"centred_score": _span(_centred(values)[..., prefix:, :])}
+        elif name.endswith("norm"):
+            after = values[..., prefix:, :]
+            if not config.rms_norm:
+                after = after - after.mean(axis=-1, keepdims=True)
+            places[place] = {"mean_square": _span(np.mean(after * after, axis=-1)), "value": _span(after)}
+    return places
+
+
+def _centred(scores: np.ndarray) -> np.ndarray:
+    """Less their mean over the keys up to the token's own; 0 beyond."""
+    visible = np.tri(*scores.shape[-2:], dtype=bool)
+    mean = np.mean(scores, axis=-1, where=visible, keepdims=True)
+    return np.where(visible, scores - mean, 0.0)
+
+
+def _span(values: np.ndarray) -> Range:
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError("calibration met a value that is not a finite number: check the model's weights")
+    return Range(low, high)

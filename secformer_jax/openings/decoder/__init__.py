@@ -1,0 +1,1 @@
+"""Decoders by masked openings, with a cache of keys and values that are opened once: the answer token by token."""
