@@ -35,13 +35,16 @@ def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[S
     Raises:
         UserError: no text, or one without a token.
     """
+    texts = [np.asarray([*prefix, *text]) for text in texts]
+    if any(len(tokens) == len(prefix) for tokens in texts):
+        raise UserError("a text without a token: give texts that the model is to read")
+    # All of one length, and so compiled once: no token looks at the padding behind it.
+    longest = max(map(len, texts), default=0)
     found: Calibration | None = None
-    for text in texts:
-        tokens = np.asarray([*prefix, *text])
-        if len(tokens) == len(prefix):
-            raise UserError("a text without a token: give texts that the model is to read")
-        logits, kept = PlaintextDecoder(model, len(tokens)).extend(tokens)
-        ranges = _measured(model.config, {**kept, "head": logits[None]}, len(prefix))
+    for tokens in texts:
+        padded = np.pad(tokens, (0, longest - len(tokens)), mode="edge")
+        logits, kept = PlaintextDecoder(model, longest).extend(padded)
+        ranges = _measured(model.config, {**kept, "head": logits[None]}, slice(len(prefix), len(tokens)))
         old = found or Calibration("", FAMILY)
         places = {
             place: {
@@ -58,16 +61,17 @@ def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[S
     return found
 
 
-def _measured(config: DecoderArchitecture, kept: Kept, prefix: int) -> dict[str, dict[str, Range]]:
+def _measured(config: DecoderArchitecture, kept: Kept, own: slice) -> dict[str, dict[str, Range]]:
+    """Of some tokens' rows."""
     places: dict[str, dict[str, Range]] = {}
     for place, value in kept.items():
         name, values = place.rpartition(".")[2], np.asarray(value, np.float64)
         if name in OUTPUTS or name == "head":
-            places[place] = {"output": _span(values[..., prefix:, :])}
+            places[place] = {"output": _span(values[..., own, :])}
         elif name == "softmax":
-            places[place] = {"centred_score": _span(_centred(values)[..., prefix:, :])}
+            places[place] = {"centred_score": _span(_centred(values)[..., own, :])}
         elif name.endswith("norm"):
-            after = values[..., prefix:, :]
+            after = values[..., own, :]
             if not config.rms_norm:
                 after = after - after.mean(axis=-1, keepdims=True)
             places[place] = {"mean_square": _span(np.mean(after * after, axis=-1)), "value": _span(after)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +24,17 @@ from secformer_jax.models.decoders.model import Cache, Decoder, Functions, Kept,
 ACTIVATIONS = {**gelu.EXACT, "silu": silu_exact}
 
 
+@functools.lru_cache(maxsize=16)
 def exact_functions(config: DecoderArchitecture) -> Functions:
     """The model's own functions, none of them approximated."""
     norm = rms_norm if config.rms_norm else layer_norm
     return Functions(softmax_exact, ACTIVATIONS[config.hidden_act], partial(norm, epsilon=config.norm_eps))
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(config: DecoderArchitecture, functions: Functions) -> Callable[..., Any]:
+    """A pass, compiled once for every number of tokens, new and in all."""
+    return jax.jit(Decoder(config, functions).apply, static_argnames="every")
 
 
 class PlaintextDecoder:
@@ -47,8 +57,7 @@ class PlaintextDecoder:
             )
         self._model, self._capacity, self.length = model, capacity, 0
         self._params = {"params": jax.tree.map(jnp.asarray, model.params)}
-        decoder = Decoder(config, functions or exact_functions(config))
-        self._apply = jax.jit(decoder.apply, static_argnames="every")
+        self._apply = _compiled(config, functions or exact_functions(config))
         self._cache = Cache.empty(config, 1, capacity)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:

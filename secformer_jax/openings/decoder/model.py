@@ -19,7 +19,7 @@ from secformer_jax.openings.decoder.norm import Root, quotient
 
 
 class OpenedDecoder(Block):
-    """All layers. A pass takes 6 messages, and 16 and 3 for each squaring in a layer, whatever number of tokens."""
+    """All layers. A pass takes 6 messages, and in a layer 13 and 3 for each squaring, whatever number of tokens."""
 
     config: DecoderArchitecture
     plan: Plan
