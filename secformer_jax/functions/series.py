@@ -198,7 +198,7 @@ def fit_gelu_tail(
 
     The periodic extension of h is a smoothed triangle wave, which is odd about a quarter of its period: so even
     harmonics vanish, and beyond the domain it saturates gently. Its smooth corners are about 3.5 wide at both ends
-    (SiLU's are twice that), so the period is 2 (reach + 3.5); without `any_period` the next power of two. Harmonics
+    (SiLU's 11), so the period is 2 (reach + 3.5); without `any_period` the next power of two. Harmonics
     grow with it.
     """
     tail, corner = _TAILS[activation]
@@ -212,6 +212,12 @@ def fit_gelu_tail(
         if series.error <= tolerance:
             return series
     return series
+
+
+def widest_gelu_tail(reach: float, tolerance: float, activation: str) -> Series:
+    """The same with the next power of two as its period, and good as far as that allows: no coefficient is large."""
+    corner = _TAILS[activation][1]
+    return fit_gelu_tail(power_of_two(2 * (reach + corner)) / 2 - corner, tolerance, activation=activation)
 
 
 @functools.cache
@@ -236,6 +242,6 @@ def _silu_tail(x: np.ndarray) -> np.ndarray:
 _TAILS: dict[str, tuple[Function, float]] = {
     "gelu": (_gelu_tail, 3.5),
     "gelu_new": (_gelu_new_tail, 3.5),
-    "silu": (_silu_tail, 7.0),
+    "silu": (_silu_tail, 11.0),
 }
 """By activation: h, and the width of its corners."""

@@ -38,6 +38,7 @@ class SoftmaxPlan:
         exponential: exp(z / 2^squarings) of centred scores.
         exponential_width: its ring before its truncation.
         first_mean, later_mean: a factor below 1 over x, for the means of squares.
+        root_bits: fraction bits of what is squared.
         square_width: ring of normalised squares.
         reciprocal: 1/x for x the mean numerator, which nothing normalised.
         reciprocal_bits: fraction bits of the result.
@@ -50,6 +51,7 @@ class SoftmaxPlan:
     exponential_width: int
     first_mean: Series
     later_mean: Series
+    root_bits: int
     square_width: int
     reciprocal: Series
     reciprocal_bits: int

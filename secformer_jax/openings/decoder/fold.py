@@ -56,7 +56,7 @@ def _reader(name: str, norm: Tree, read: list[tuple[Tree, float]]) -> Iterator[t
     """The kernels side by side, each times a factor; and the bias, where there is one."""
     kernels = [_double(dense["kernel"]) * factor for dense, factor in read]
     kernel = np.concatenate(kernels, axis=-1)
-    yield f"{name}/kernel", _ring(_double(norm["scale"])[:, None] * kernel, scales.WEIGHT)
+    yield f"{name}/kernel", _ring(_double(norm["scale"])[:, None] * kernel, scales.READ)
     if "bias" in read[0][0]:
         bias = np.concatenate([_double(dense["bias"]) * factor for dense, factor in read])
         shift = _double(norm["bias"]) @ kernel if "bias" in norm else 0.0

@@ -37,7 +37,7 @@ class Normed(Block):
             lambda: WeightProducts.abstract(x.shape, plan.width, kernel=("matmul", self.mask_name("kernel"), shape)),
         )
         e, opening = open_together([wide.masked(masks.a, plan.width), series.masked(squares)])
-        raw = Fixed(masks.times("kernel", e, kernel), wide.bits + scales.WEIGHT, plan.width)
+        raw = Fixed(masks.times("kernel", e, kernel), wide.bits + scales.READ, plan.width)
         found = quotient(self, raw.rounded(plan.raw_bits).within(plan.raw_width), series.finish(opening), plan)
         if not self.biased:
             return found

@@ -7,14 +7,14 @@ import math
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import MARGIN, Calibration
 from secformer_jax.functions.presets import SERIES_MARGIN
-from secformer_jax.functions.series import fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
+from secformer_jax.functions.series import fit_exponential, fit_reciprocal, fit_rsqrt, widest_gelu_tail
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings.decoder import scales
 from secformer_jax.openings.decoder.constants import AttentionPlan, FeedForwardPlan, NormPlan, Plan, SoftmaxPlan
-from secformer_jax.openings.plan import LARGEST_EXPONENT, LEAST_MEAN, MOST_MEAN, MOST_SQUARINGS, NORMALISED, ring
+from secformer_jax.openings.plan import LARGEST_EXPONENT, MOST_SQUARINGS, NORMALISED, ring
 
-NORM_BITS = 12
+NORM_BITS = 14
 """Bits of the smallest root of a mean square that a norm keeps."""
 
 GREATEST_ERROR = 0.01
@@ -22,6 +22,12 @@ GREATEST_ERROR = 0.01
 
 MOST_KEYS = 1 << scales.SHARE
 """Of more, some would have no part in the mean that scores are centred by."""
+
+LEAST_MEAN, MOST_MEAN = 0.52, 0.68
+"""What the mean of squares may be that were normalised to `NORMALISED`, for the inverse is rough."""
+
+LEAST_ROOT, LEAST_RECIPROCAL = 10, 14
+"""Fraction bits below which what is squared, and the inverse mean numerator, are not worth having."""
 
 RECIPROCAL = 13
 """Bits of the smallest inverse mean numerator."""
@@ -63,7 +69,7 @@ def _norm(config: DecoderArchitecture, ranges: Calibration, place: str, output: 
     ratio = config.hidden_size / 2**count_bits
     squares = ranges.range(place, "mean_square").widened(SERIES_MARGIN)
     read = squares.scaled(ratio)
-    series = fit_rsqrt(read.low, read.high, epsilon=ratio * config.norm_eps).scaled(math.sqrt(ratio))
+    series = fit_rsqrt(read.low, read.high, tolerance=2.0**-15, epsilon=ratio * config.norm_eps).scaled(math.sqrt(ratio))
     if series.error > GREATEST_ERROR:
         raise UserError(
             f"{place}: the mean square ranges over a factor of {read.high / read.low:,.0f}, too wide for a series (its "
@@ -79,7 +85,7 @@ def _norm(config: DecoderArchitecture, ranges: Calibration, place: str, output: 
     if output is None:
         raw_bits, width = min(raw_bits, bits), ring(place, bits, raw)
     else:
-        width = ring(place, bits + scales.WEIGHT, raw)
+        width = ring(place, bits + scales.READ, raw)
     return NormPlan(
         series, bits, width, raw_bits, ring(place, raw_bits, raw), scales.NORMED - raw_bits, _fits(place, result)
     )
@@ -94,9 +100,8 @@ def _attention(
         ring(place, bits, largest)
         for bits, largest in ((scales.QUERY, query), (scales.KEY, key), (scales.VALUE, value))
     )
-    dropped = scales.NORMED - min(scales.QUERY, scales.KEY, scales.VALUE)
-    if config.rotary is not None:
-        dropped += scales.ANGLE
+    angle = 0 if config.rotary is None else scales.ANGLE
+    dropped = scales.NORMED - min(scales.QUERY - angle, scales.KEY - angle, scales.VALUE)
     # The values that the numerators weigh are read in units of the mean numerator.
     bits = scales.NUMERATOR + scales.VALUE + scales.INVERSE_COUNT
     sums_width = ring(place, bits, MOST_MEAN**2 * keys * value)
@@ -121,11 +126,11 @@ def _softmax(ranges: Calibration, place: str, keys: int, stream_width: int, sums
         raise UserError(f"{place}: scores up to {high:,.0f} over their mean are too far apart")
     parts, most = 2**squarings, 4 / 3
     # Each squaring doubles a relative error.
-    exponential = fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts)
+    exponential = fit_exponential(low / parts, high / parts, tolerance=1e-4 / parts).stretched(parts)
     # The mean square is at least the square of the mean, and at most n times it, where one key has all weight.
     later = LEAST_MEAN**2, MOST_MEAN**2 * keys
     first = 1 / most, math.exp(2 * high / parts) * most
-    reciprocal = fit_reciprocal(*later)
+    reciprocal = fit_reciprocal(*later, tolerance=2.0**-13)
     if keys > MOST_KEYS or reciprocal.error > GREATEST_ERROR:
         raise UserError(f"{keys:,} keys, and {MOST_KEYS:,} are the most: ask for fewer tokens")
     count_bits = math.ceil(math.log2(keys))
@@ -138,16 +143,21 @@ def _softmax(ranges: Calibration, place: str, keys: int, stream_width: int, sums
         fit_reciprocal(*later, tolerance=0.05).scaled(NORMALISED),
     )
     periods = [round(math.log2(series.period)) for series in (*means, reciprocal)]
-    mean_bits = 2 * scales.ROOT + scales.INVERSE_COUNT
+    # A ring of 64 bits has the last squares, from which the numerators are rounded.
+    root_bits = min(scales.MOST_ROOT, (RING_BITS - sums_width + scales.NUMERATOR) // 2)
+    if root_bits < LEAST_ROOT or reciprocal_bits < LEAST_RECIPROCAL:
+        raise UserError(f"{place}: values behind {keys:,} keys do not fit a ring of {RING_BITS} bits: ask for fewer")
+    mean_bits = 2 * root_bits + scales.INVERSE_COUNT
     return SoftmaxPlan(
         squarings,
         exponential,
         ring(place, 2 * scales.EXPONENTIAL + 6, math.exp(max(high, 1.0) / parts) * 2),
         *means,
-        max(2 * scales.ROOT + scales.ROUGH + count_bits + 2, *(mean_bits + bits for bits in periods[:2])),
+        root_bits,
+        max(2 * root_bits + scales.ROUGH + count_bits + 2, *(mean_bits + bits for bits in periods[:2])),
         reciprocal,
         reciprocal_bits,
-        _fits(place, max(sums_width + 2 * scales.ROOT - scales.NUMERATOR, mean_bits + periods[2])),
+        _fits(place, max(sums_width + 2 * root_bits - scales.NUMERATOR, mean_bits + periods[2])),
         context_width,
     )
 
@@ -156,7 +166,7 @@ def _feed_forward(config: DecoderArchitecture, ranges: Calibration, layer: int, 
     place = f"layer.{layer}."
     gate = _largest(ranges, f"{place}activation", "output")
     # Its period is a power of two; SiLU reaches half of it but for the corner.
-    tail = fit_gelu_tail(gate, tolerance=3e-4, activation=config.hidden_act)
+    tail = widest_gelu_tail(gate, 1e-4, config.hidden_act)
     largest = max(gate, _largest(ranges, f"{place}up")) if config.gated else gate
     gate_width = ring(place, scales.GATE, largest)
     # Half of the gate has one fraction bit more.

@@ -3,10 +3,13 @@
 Nothing of the residual stream is ever truncated: what is added to it has the bits of two factors.
 """
 
-WEIGHT = 16
-"""Weights, and so a row of the head's kernel."""
+READ = 20
+"""Kernels that read the residual stream, in which a norm's scale is, often far below 1."""
 
-CONTEXT = 12
+WEIGHT = 17
+"""Kernels that write to it, and the head's."""
+
+CONTEXT = 15
 """The normalised context, and what the feed-forward part multiplies with its last kernel."""
 
 STREAM = CONTEXT + WEIGHT
@@ -21,10 +24,10 @@ NORMED = 36
 TURNED = 24
 """Queries and keys, before they are turned by their rotary positions."""
 
-ANGLE = 13
+ANGLE = 14
 """Cosines and sines of rotary positions."""
 
-QUERY, KEY, VALUE = 14, 12, 12
+QUERY, KEY, VALUE = 17, 14, 13
 """What attention multiplies."""
 
 SHARE = 10
@@ -39,23 +42,23 @@ EXPONENT_OPENED = 24
 EXPONENTIAL = 16
 """Of the exponential's masks and public factors, before its truncation."""
 
-ROOT = 11
-"""What is squared."""
+MOST_ROOT = 13
+"""What is squared, where there is room."""
 
 ROUGH = 12
 """The inverse means of the squares, which need not be accurate."""
 
-NUMERATOR = 10
+NUMERATOR = 12
 """The last squares, where they weigh values."""
 
-SUMS = 15
+SUMS = 17
 """Values that are weighed, in units of the mean numerator."""
 
 GATE_OPENED = 24
 """Bits that the activation's opening sends."""
 
-GATE_MASK, GATE_PUBLIC = 12, 14
+GATE_MASK, GATE_PUBLIC = 14, 18
 """The activation's masks and public factors."""
 
-GATE = 12
+GATE = 14
 """The activation and what it gates, before their product."""

@@ -46,25 +46,27 @@ def numerators(block: Block, scores: Fixed, known: Known, plan: SoftmaxPlan) -> 
     v = v.replace(ring=v.ring * known.visible)
     for step in range(plan.squarings - 1):
         v = _squared(block, step, v, known, plan)
-    last = block.material("last_square", lambda: SquarePair.abstract(_root_pair(v, plan.numerator_width)))
-    [opening] = open_together([last.pair.masked(v.rounded(scales.ROOT))])
-    return Fixed(last.square(opening), 2 * scales.ROOT, plan.numerator_width)
+    v = v.rounded(plan.root_bits)
+    last = block.material("last_square", lambda: SquarePair.abstract(_lift(v, plan.numerator_width)))
+    [opening] = open_together([last.pair.masked(v)])
+    return Fixed(last.square(opening), 2 * v.bits, plan.numerator_width)
 
 
 def _squared(block: Block, step: int, v: Fixed, known: Known, plan: SoftmaxPlan) -> Fixed:
     """v^2 over its mean, roughly, untruncated: 3 messages."""
     mean, row, width = plan.later_mean if step else plan.first_mean, (*v.shape[:-1], 1), plan.square_width
-    bits, sum_bits = 2 * scales.ROOT, 2 * scales.ROOT + scales.INVERSE_COUNT
+    v = v.rounded(plan.root_bits)
+    bits, sum_bits = 2 * v.bits, 2 * v.bits + scales.INVERSE_COUNT
     # Two bits finer than it is kept: a unit is much of an inverse mean near 1/n.
     series = block.material(f"mean_{step}", lambda: row_series(mean, row, sum_bits, scales.ROUGH + 2))
     dropped = series.mask_bits + series.public_bits - scales.ROUGH
     pairs = block.material(
         f"square_{step}",
         lambda: SquareTimesPair.abstract(
-            _root_pair(v, width), TruncationPair.abstract(row, dropped, series.width, width)
+            _lift(v, width), TruncationPair.abstract(row, dropped, series.width, width)
         ),
     )
-    [v_opening] = open_together([pairs.square.pair.masked(v.rounded(scales.ROOT))])
+    [v_opening] = open_together([pairs.square.pair.masked(v)])
     squares = Fixed(pairs.square.square(v_opening), bits, width)
     [opening] = open_together([series.masked(mean_over_keys(squares, known))])
     [opening] = open_together([pairs.row.masked(series.finish(opening))])
@@ -77,8 +79,8 @@ def mean_over_keys(x: Fixed, known: Known) -> Fixed:
     return Fixed(total, x.bits + scales.INVERSE_COUNT, x.width)
 
 
-def _root_pair(v: Fixed, result: int) -> TruncationPair:
-    return TruncationPair.abstract(v.shape, 0, v.width - (v.bits - scales.ROOT), result)
+def _lift(v: Fixed, result: int) -> TruncationPair:
+    return TruncationPair.abstract(v.shape, 0, v.width, result)
 
 
 def _centred(scores: Fixed, known: Known) -> Fixed:
