@@ -199,11 +199,11 @@ class Engine:
         setup = Profile()
         if not any(program is done for done in self._set_up):
             self._set_up.append(program)
-            for stage in program.stages:
-                if stage.phase == SETUP:
-                    self._parties.run(stage)
+            self._parties.run([stage for stage in program.stages if stage.phase == SETUP])
             setup = self._parties.costs()
-        program = program.just_in_time()
+        if state is None:
+            # What leaves a state is a small piece of a request's work: nothing of it needs to come late.
+            program = program.just_in_time()
         supply, read = Supply(self._parties, self.config, program, material), program.read()
 
         clock = Clock()
@@ -218,10 +218,9 @@ class Engine:
         seconds = {OFFLINE: 0.0, ONLINE: clock.seconds()}
         for phase, stages in itertools.groupby(program.stages, key=lambda stage: stage.phase):
             if phase != SETUP:
-                for stage in stages:
-                    supply.give(stage.inputs)
+                for batch in supply.supplied(stages):
                     clock = Clock()
-                    self._parties.run(stage)
+                    self._parties.run(batch)
                     seconds[phase] += clock.seconds()
                 profiles[phase].add(self._parties.costs())
         supply.rest()

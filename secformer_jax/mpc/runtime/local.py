@@ -17,11 +17,12 @@ from jax.extend import core
 from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.runtime.operations import dropped_p, round_off
 from secformer_jax.mpc.runtime.pieces import joined
+from secformer_jax.mpc.runtime.small import SmallFunction
 
-_SUMS = {"add", "sub", "concatenate"}
+_SUMS = frozenset({"add", "sub", "concatenate"})
 _LINEAR = {"neg", "reshape", "broadcast_in_dim", "squeeze", "slice", "transpose", "reduce_sum", "rev", "copy"}
 _OF_PUBLIC = {"mul", "shift_left"}
-_CALLS = {"pjit", "jit"}
+_CALLS = frozenset({"pjit", "jit"})
 """A nested function, before and since JAX 0.7."""
 
 
@@ -73,6 +74,8 @@ class LocalFunction:
     """
 
     def __init__(self, jaxpr: core.ClosedJaxpr, secret: Sequence[bool]) -> None:
+        fits = SmallFunction.fits(jaxpr.jaxpr, _CALLS)
+        self.small = SmallFunction(jaxpr, secret, sums=_SUMS, calls=_CALLS) if fits else None
         self.secret_outputs: tuple[bool, ...] = ()
 
         def on_components(one: jax.Array, *arguments: jax.Array) -> list[jax.Array]:
@@ -95,16 +98,19 @@ class LocalFunction:
         self._compiled: dict[Any, Any] = {}
         self._compiling = threading.Lock()
 
-    def __call__(self, first: np.ndarray, arguments: Sequence[Any]) -> list[jax.Array]:
+    def __call__(self, first: np.ndarray, arguments: Sequence[Any]) -> Sequence[np.ndarray | jax.Array]:
         """Run it on one party's shares.
 
         Args:
             first: int64 (components,), 1 for the component that takes what is public and 0 for every other.
-            arguments: shares and public arrays; a share of one component may come packed, as `shares.pieces`.
+            arguments: shares and public arrays; a share of one component may come packed, as `shares.pieces`, unless
+                the function is small.
         """
         if isinstance(first, jax.core.Tracer):
             # Inside another function that XLA compiles.
             return self._jitted(first, *arguments)
+        if self.small is not None:
+            return self.small(first, arguments)
         leaves, tree = jax.tree.flatten((first, *arguments))
         kinds = tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
         if kinds not in self._compiled:
@@ -113,7 +119,7 @@ class LocalFunction:
                 if kinds not in self._compiled:
                     self._compiled[kinds] = self._jitted.lower(first, *arguments).compile()
         with enable_x64():
-            return self._compiled[kinds](first, *arguments)
+            return jax.block_until_ready(self._compiled[kinds](first, *arguments))
 
 
 def _elements(argument: Any, aval: Any) -> jax.Array:

@@ -82,8 +82,8 @@ class Parties:
         for party in self._parties:
             party.put_public(name, public)
 
-    def run(self, stage: Step) -> None:
-        """Run one stage on every party at once, each with its part of this machine.
+    def run(self, stages: Sequence[Step]) -> None:
+        """Run some stages on every party at once, each with its part of this machine.
 
         Raises:
             RuntimeError: the parties have ended.
@@ -91,7 +91,7 @@ class Parties:
         if not self._parties:
             raise RuntimeError("the engine is closed")
         with self._own_cores():
-            list(self._pool.map(lambda party: party.step(stage), self._parties))
+            list(self._pool.map(lambda party: [party.step(stage) for stage in stages], self._parties))
 
     def _own_cores(self) -> AbstractContextManager[Any]:
         """Each party's libraries use its part of the cores."""

@@ -212,10 +212,11 @@ class Party:
     @_run.register
     def _(self, stage: LocalStage) -> None:
         started = time.perf_counter()
-        arguments = [self._read_for_xla(*each) for each in zip(stage.inputs, stage.secret, strict=True)]
+        read = self._read if stage.function.small is not None else self._read_for_xla
+        arguments = [read(*each) for each in zip(stage.inputs, stage.secret, strict=True)]
         results = stage.function(self._first, arguments)
         for name, array, secret in zip(stage.outputs, results, stage.function.secret_outputs, strict=True):
-            self._held[name] = Held(array.block_until_ready(), secret)
+            self._held[name] = Held(array, secret)
         self._own.add_own(stage.part, "local", Cost(time.perf_counter() - started))
 
     @_run.register

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from secformer_jax.mpc.material import Array, Dealt
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.parties import Parties
-from secformer_jax.mpc.runtime.program import Program
+from secformer_jax.mpc.runtime.program import Program, Step
 from secformer_jax.mpc.runtime.shares import deal
 
 
@@ -34,8 +34,19 @@ class Supply:
         self._batches = material.batches(config.world_size, [place[name] for name in program.read() if name in place])
         self.seconds, self.dealt_bytes = 0.0, parties.nothing()
 
-    def give(self, names: Iterable[str]) -> None:
-        """Have variables there, whichever of them are material."""
+    def supplied(self, stages: Iterable[Step]) -> Iterator[list[Step]]:
+        """The stages in runs, each when the parties have all the material that it reads."""
+        run: list[Step] = []
+        for stage in stages:
+            if run and not self._missing.isdisjoint(stage.inputs):
+                yield run
+                run = []
+            self._have(stage.inputs)
+            run.append(stage)
+        if run:
+            yield run
+
+    def _have(self, names: Iterable[str]) -> None:
         clock = Clock()
         while not self._missing.isdisjoint(names):
             self._give(next(self._batches))

@@ -122,6 +122,8 @@ class Attention(Block):
             "series", lambda: row_series(softmax.reciprocal, mean.shape, mean.bits, softmax.reciprocal_bits)
         )
         weights = weights.rounded(scales.NUMERATOR).within(plan.sums_width)
+        # Rounding may make a unit of 0, and an empty row of the cache is any number.
+        weights = weights.replace(ring=weights.ring * known.visible)
         flat = weights.reshape(weights.shape[0], -1, weights.shape[-1])
         sides, start, masked, masks = self._sides("values", rows), 0, [], {}
         for name, side in sides.items():

@@ -1,0 +1,72 @@
+"""Private generation with small models: what plaintext gives, token by token, on every runtime that opens."""
+
+import decoders as cases
+import numpy as np
+import pytest
+
+pytest.importorskip("spu")
+
+from secformer_jax.errors import UserError
+from secformer_jax.inference.decoders.serving import DecoderServing
+from secformer_jax.inference.decoders.simulated import SimulatedDecoder
+from secformer_jax.models.decoders.calibrate import calibrate
+from secformer_jax.models.decoders.checkpoint import load
+from secformer_jax.models.decoders.plaintext import PlaintextDecoder
+from secformer_jax.mpc.runtime import config
+
+RNG = np.random.default_rng(0)
+PREFIX = (3, 5, 7)
+TEXTS = [RNG.integers(0, 97, 20) for _ in range(6)]
+CASES = {
+    "llama behind a prefix": ("llama", PREFIX, {}),
+    "llama with a head of its own": ("llama", (), {"tie_word_embeddings": False}),
+    "gpt2": ("gpt2", (), {}),
+    "gpt2 behind a prefix": ("gpt2", PREFIX, {}),
+}
+SENDS = 6 + 2 * (13 + 3 * 2)
+"""Two layers, two squarings in each."""
+
+
+@pytest.fixture(scope="module", params=CASES)
+def model(request, tmp_path_factory):
+    name, prefix, changes = CASES[request.param]
+    folder = tmp_path_factory.mktemp("decoder")
+    cases.reference(name, folder, **changes)
+    model = load(folder)
+    return model, prefix, calibrate(model, prefix, TEXTS)
+
+
+def plaintext(model, prefix) -> PlaintextDecoder:
+    found = PlaintextDecoder(model, len(prefix) + 20)
+    if prefix:
+        found.extend(np.asarray(prefix))
+    return found
+
+
+@pytest.mark.parametrize("protocol", ["1pc_ref2k", "2pc_semi2k"])
+def test_two_texts_by_turns(model, protocol):
+    """A padded prompt and tokens behind it, of two requests, each with a cache of its own."""
+    model, prefix, ranges = model
+    serving = DecoderServing(model, ranges, prefix, 16)
+    with SimulatedDecoder(serving, config.load(protocol)) as decoder:
+        private = [decoder.text(), decoder.text()]
+        expected = [plaintext(model, prefix), plaintext(model, prefix)]
+        spread = 0.0
+        for start, stop, padded in ((0, 5, 6), (5, 6, 1), (6, 7, 1)):
+            for text, private_text, plain in zip(TEXTS, private, expected, strict=False):
+                tokens = text[start:stop]
+                logits, result = private_text.extend(tokens, padded)
+                truth = plain.extend(tokens)[0][-1]
+                np.testing.assert_allclose(logits, truth, atol=2e-3 * np.abs(truth).max() + 2e-4)
+                spread = max(spread, float(np.std(truth)))
+                sends = SENDS if decoder.engine.config.world_size > 1 else 0
+                assert result.profile.total.send_actions == sends
+        assert spread > 0.1
+        with pytest.raises(UserError, match="9 tokens padded to 9, behind 8, and there is room for 16"):
+            private[0].extend(TEXTS[0][:9])
+
+
+def test_more_keys_than_fit_are_refused(model):
+    model, prefix, ranges = model
+    with pytest.raises(UserError, match="and the model has 64 positions"):
+        DecoderServing(model, ranges, prefix, 65)
