@@ -44,6 +44,8 @@ Given = dict[str, Share | np.ndarray]
 class Recorded:
     """A local function that keeps what it was called with first, as shapes: what `Exported` needs to know."""
 
+    small = None
+
     def __init__(self, function: LocalFunction) -> None:
         self._function = function
         self._shapes: list[Any] | None = None
@@ -57,7 +59,7 @@ class Recorded:
         """Run it; see LocalFunction."""
         if self._shapes is None:
             self._shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), list(arguments))
-        return self._function(first, arguments)
+        return self._function.by_xla(first, arguments)
 
     def exported(self) -> Exported:
         """The same for another process."""
@@ -76,6 +78,7 @@ class Exported:
     shapes: list[Any]
     secret_outputs: tuple[bool, ...]
     module: bytearray
+    small: None = None
 
     def __call__(self, first: np.ndarray, arguments: Sequence[Any]) -> list[jax.Array]:
         """Run it on one party's shares; see LocalFunction."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from secformer_jax.errors import UserError
@@ -35,16 +36,16 @@ def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[S
     Raises:
         UserError: no text, or one without a token.
     """
-    texts = [np.asarray([*prefix, *text]) for text in texts]
-    if any(len(tokens) == len(prefix) for tokens in texts):
+    read = [np.asarray([*prefix, *text]) for text in texts]
+    if any(len(tokens) == len(prefix) for tokens in read):
         raise UserError("a text without a token: give texts that the model is to read")
     # All of one length, and so compiled once: no token looks at the padding behind it.
-    longest = max(map(len, texts), default=0)
+    longest = max(map(len, read), default=0)
     found: Calibration | None = None
-    for tokens in texts:
+    for tokens in read:
         padded = np.pad(tokens, (0, longest - len(tokens)), mode="edge")
         logits, kept = PlaintextDecoder(model, longest).extend(padded)
-        ranges = _measured(model.config, {**kept, "head": logits[None]}, slice(len(prefix), len(tokens)))
+        ranges = _measured(model.config, {**kept, "head": jnp.asarray(logits[None])}, slice(len(prefix), len(tokens)))
         old = found or Calibration("", FAMILY)
         places = {
             place: {
@@ -80,7 +81,7 @@ def _measured(config: DecoderArchitecture, kept: Kept, own: slice) -> dict[str, 
 
 def _centred(scores: np.ndarray) -> np.ndarray:
     """Less their mean over the keys up to the token's own; 0 beyond."""
-    visible = np.tri(*scores.shape[-2:], dtype=bool)
+    visible = np.tri(scores.shape[-2], dtype=bool)
     mean = np.mean(scores, axis=-1, where=visible, keepdims=True)
     return np.where(visible, scores - mean, 0.0)
 

@@ -62,7 +62,8 @@ class PlaintextDecoder:
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Keys (turned) and values so far, (layers, key_value_heads, tokens, head_dim) each."""
-        return tuple(np.asarray(part[:, 0, :, : self.length]) for part in self._cache)
+        keys, values = (np.asarray(part[:, 0, :, : self.length]) for part in self._cache)
+        return keys, values
 
     def extend(self, tokens: np.ndarray) -> tuple[np.ndarray, Kept]:
         """Logits (tokens, vocab_size) after each of these next tokens, and what was computed.

@@ -151,7 +151,8 @@ class _Splitter:
             case Kind.PRODUCT:
                 bits, (x, y) = eqns[0].params["bits"], invars
                 secret = self._secret[x], self._secret[y]
-                kept = tuple(self._cut_once and self._names[v] in self._kept for v in (x, y))
+                first, second = (self._cut_once and self._names[v] in self._kept for v in (x, y))
+                kept = first, second
                 code = f"product {bits} {secret} {kept}".encode()
                 return functools.partial(ProductStage, code=code, bits=bits, secret=secret, kept=kept)
 

@@ -109,8 +109,10 @@ class LocalFunction:
         if isinstance(first, jax.core.Tracer):
             # Inside another function that XLA compiles.
             return self._jitted(first, *arguments)
-        if self.small is not None:
-            return self.small(first, arguments)
+        return self.by_xla(first, arguments) if self.small is None else self.small(first, arguments)
+
+    def by_xla(self, first: np.ndarray, arguments: Sequence[Any]) -> list[jax.Array]:
+        """The same, compiled whatever its size."""
         leaves, tree = jax.tree.flatten((first, *arguments))
         kinds = tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
         if kinds not in self._compiled:

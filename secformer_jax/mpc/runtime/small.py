@@ -6,6 +6,7 @@ elements all equations take less; and NumPy's sums and products are rounded alik
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ class _Call(NamedTuple):
     result: int
 
 
-def _logical_shift(x: np.ndarray, count: np.ndarray) -> np.ndarray:
+def _logical_shift(x: Any, count: Any) -> Any:
     return np.right_shift(np.asarray(x).view(np.uint64), np.asarray(count).astype(np.uint64)).view(np.int64)
 
 
@@ -102,7 +103,7 @@ class SmallFunction:
     def fits(jaxpr: core.Jaxpr, calls: frozenset[str]) -> bool:
         """Whether every array is small, and every equation one of `FUNCTIONS`."""
         for eqn in jaxpr.eqns:
-            if any(v.aval.size > ELEMENTS for v in (*eqn.invars, *eqn.outvars)):
+            if any(_size(v) > ELEMENTS for v in (*eqn.invars, *eqn.outvars)):
                 return False
             if eqn.primitive.name in calls:
                 if not SmallFunction.fits(eqn.params["jaxpr"].jaxpr, calls):
@@ -162,6 +163,10 @@ class SmallFunction:
         slot = self._slot(False)
         self._constants.append((slot, np.asarray(value)))
         return slot
+
+
+def _size(v: Any) -> int:
+    return math.prod(v.aval.shape)
 
 
 def _bound(eqn: Any) -> Callable[..., Any]:

@@ -42,8 +42,8 @@ class Attention(Block):
         """x (new, hidden) of the residual stream."""
         c, plan = self.config, self.plan
         heads = c.num_attention_heads + 2 * c.num_key_value_heads
-        read = Normed(plan.norm, heads * c.head_dim, c.attention_bias, name="read")(x)
-        query, key, value = self._lifted(self._heads(read), known)
+        parts = self._heads(Normed(plan.norm, heads * c.head_dim, c.attention_bias, name="read")(x))
+        query, key, value = self._lifted(parts, known)
         queries = (*query.shape[:1], c.queries_per_key * query.shape[2], c.head_dim)
         query = query.reshape(*queries)
         score_masks = self._products("keys", "scores", query.shape, plan.score_width, cache.keys)
@@ -61,8 +61,8 @@ class Attention(Block):
         scores = jnp.concatenate([score_masks.times(name, query_e, side) for name, side in sides.items()], axis=-1)
         shape = (c.num_key_value_heads, c.queries_per_key, x.shape[0], scores.shape[-1])
         with jax.named_scope("softmax"):
-            scores = Fixed(scores.reshape(shape), query.bits + key.bits, plan.score_width)
-            weights = numerators(self, scores, known, plan.softmax)
+            read = Fixed(scores.reshape(shape), query.bits + key.bits, plan.score_width)
+            weights = numerators(self, read, known, plan.softmax)
         context = self._context(weights, known, cache.values)
         # (key_value_heads, queries_per_key, new, head_dim) to (new, hidden).
         merged = context.ring.transpose(2, 0, 1, 3).reshape(x.shape[0], -1)

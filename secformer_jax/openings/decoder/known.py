@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -12,6 +12,9 @@ import numpy as np
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.rotary import angles
 from secformer_jax.openings.decoder import scales
+
+Array = Any
+"""Whole numbers, of NumPy or traced; or their shape."""
 
 
 class Known(NamedTuple):
@@ -27,14 +30,14 @@ class Known(NamedTuple):
         last: (new,), one-hot: the token that the logits are for.
     """
 
-    place: jax.Array
-    visible: jax.Array
-    shares: jax.Array
-    inverse_count: jax.Array
-    cosines: jax.Array
-    sines: jax.Array
-    positions: jax.Array
-    last: jax.Array
+    place: Array
+    visible: Array
+    shares: Array
+    inverse_count: Array
+    cosines: Array
+    sines: Array
+    positions: Array
+    last: Array
 
 
 def known(
@@ -94,20 +97,20 @@ class Rows(flax.struct.PyTreeNode):
         mask: shares of that.
     """
 
-    ring: jax.Array
-    opened: jax.Array
-    mask: jax.Array
+    ring: Array
+    opened: Array
+    mask: Array
 
-    def new_masks(self, place: jax.Array) -> jax.Array:
+    def new_masks(self, place: Array) -> Array:
         """The masks of new tokens' rows, (key_value_heads, new, head_dim)."""
         return jnp.sum(place[None, :, :, None] * self.mask[:, None], axis=2)
 
-    def filled(self, place: jax.Array, ring: jax.Array, opening: jax.Array) -> Rows:
+    def filled(self, place: Array, ring: Array, opening: Array) -> Rows:
         """With the new tokens' rows, (key_value_heads, new, head_dim)."""
 
         others = 1 - jnp.sum(place, axis=0)
 
-        def put(rows: jax.Array, new: jax.Array) -> jax.Array:
+        def put(rows: Array, new: Array) -> Array:
             return rows * others[None, :, None] + jnp.sum(place[None, :, :, None] * new[:, :, None], axis=1)
 
         return self.replace(ring=put(self.ring, ring), opened=put(self.opened, opening))

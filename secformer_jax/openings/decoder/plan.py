@@ -17,6 +17,9 @@ from secformer_jax.openings.plan import LARGEST_EXPONENT, MOST_SQUARINGS, NORMAL
 NORM_BITS = 14
 """Bits of the smallest root of a mean square that a norm keeps."""
 
+NORM_TOLERANCE = 2.0**-15
+"""A relative error of an inverse root that is wanted: all that a layer adds has it."""
+
 GREATEST_ERROR = 0.01
 """A relative error of an inverse root or of the last division from which on answers are not worth having."""
 
@@ -69,7 +72,7 @@ def _norm(config: DecoderArchitecture, ranges: Calibration, place: str, output: 
     ratio = config.hidden_size / 2**count_bits
     squares = ranges.range(place, "mean_square").widened(SERIES_MARGIN)
     read = squares.scaled(ratio)
-    series = fit_rsqrt(read.low, read.high, tolerance=2.0**-15, epsilon=ratio * config.norm_eps).scaled(math.sqrt(ratio))
+    series = fit_rsqrt(read.low, read.high, NORM_TOLERANCE, epsilon=ratio * config.norm_eps).scaled(math.sqrt(ratio))
     if series.error > GREATEST_ERROR:
         raise UserError(
             f"{place}: the mean square ranges over a factor of {read.high / read.low:,.0f}, too wide for a series (its "

@@ -62,9 +62,7 @@ def _squared(block: Block, step: int, v: Fixed, known: Known, plan: SoftmaxPlan)
     dropped = series.mask_bits + series.public_bits - scales.ROUGH
     pairs = block.material(
         f"square_{step}",
-        lambda: SquareTimesPair.abstract(
-            _lift(v, width), TruncationPair.abstract(row, dropped, series.width, width)
-        ),
+        lambda: SquareTimesPair.abstract(_lift(v, width), TruncationPair.abstract(row, dropped, series.width, width)),
     )
     [v_opening] = open_together([pairs.square.pair.masked(v)])
     squares = Fixed(pairs.square.square(v_opening), bits, width)
