@@ -174,7 +174,7 @@ class _WatchedPair(TruncationPair):
         return super().masked(x)
 
 
-_OF_SERIES = re.compile(r"(row|mean_\d+|tanh|pooler_gelu)_pair$|_norm/pair$|square_0/plain/pair$")
+_OF_SERIES = re.compile(r"(row|mean_\d+|tanh|pooler_gelu)_pair$|_norm/pair$|square_0/plain/square/pair$")
 """Truncations of what a series gives: that is bounded, and the series is watched."""
 
 
@@ -208,7 +208,7 @@ _NAMES = (
     (r"layer_(\d+)_attention/score_pair", r"layer.\1.softmax score"),
     (r"layer_(\d+)_attention/exponential", r"layer.\1.softmax centred_score"),
     (r"layer_(\d+)_attention/mean_(\d+)", r"layer.\1.softmax square_mean_\2"),
-    (r"layer_(\d+)_attention/square_(\d+)/pair", r"layer.\1.softmax square_\2"),
+    (r"layer_(\d+)_attention/square_(\d+)/square/pair", r"layer.\1.softmax square_\2"),
     (r"layer_(\d+)_attention/numerators_pair", r"layer.\1.softmax numerator"),
     (r"layer_(\d+)_attention/series", r"layer.\1.softmax row_mean"),
     (r"layer_(\d+)_attention/scaling/pair", r"layer.\1.softmax weighted_sum"),

@@ -81,7 +81,7 @@ class SquaredPair(Material):
     r is opened later, as h = r - c, and T^2 r = h T^2 + c T^2.
     """
 
-    plain: SquarePair
+    square: SquarePair
     row: FactorSquared
 
     @classmethod
@@ -94,14 +94,14 @@ class SquaredPair(Material):
 
     def deal(self, randomness: Randomness, masks) -> SquaredPair:
         """Fresh masks; see Material."""
-        plain = self.plain.deal(randomness, masks)
-        c = randomness.uniform(self.c.shape, plain.pair.result)
-        return self.replace(plain=plain, row=self.row.products(randomness, plain.pair, c))
+        square = self.square.deal(randomness, masks)
+        c = randomness.uniform(self.c.shape, square.pair.result)
+        return self.replace(square=square, row=self.row.products(randomness, square.pair, c))
 
     @property
     def pair(self) -> TruncationPair:
         """The truncation's."""
-        return self.plain.pair
+        return self.square.pair
 
     @property
     def c(self) -> Leaf:
@@ -110,7 +110,7 @@ class SquaredPair(Material):
 
     def squares(self, opening: jax.Array) -> tuple[jax.Array, jax.Array]:
         """T^2 and c T^2, from the opened value."""
-        return self.plain.square(opening), self.row.times(*self.pair.public(opening))
+        return self.square.square(opening), self.row.times(*self.pair.public(opening))
 
 
 class SquareTimesPair(Material):

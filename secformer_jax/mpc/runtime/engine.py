@@ -168,9 +168,9 @@ class Engine:
             cut_once=self._cut_once,
         )
 
-    def state(self, leaves: Sequence[Array | np.ndarray]) -> State:
-        """A request's first state: what the dealer made is shared, other arrays are in clear."""
-        return self._parties.state(leaves)
+    def state(self, leaves: Sequence[Array | np.ndarray], dtype: str = "int64") -> State:
+        """A request's first state: an `Array`'s components are shares of values of this type, others are in clear."""
+        return self._parties.state(leaves, dtype)
 
     def run(
         self,

@@ -77,8 +77,8 @@ class Parties:
         return np.logical_and.reduce(found)
 
     def publish(self, name: str, array: np.ndarray) -> None:
-        """Give the parties ring elements in clear."""
-        public = Held(array, False)
+        """Give the parties an array in clear; ring elements as they are."""
+        public = Held(encode(array, self._config.fraction_bits), False, str(array.dtype))
         for party in self._parties:
             party.put_public(name, public)
 
@@ -97,14 +97,14 @@ class Parties:
         """Each party's libraries use its part of the cores."""
         return self._libraries.limit(limits=max(1, self._cores // self._config.world_size))
 
-    def state(self, leaves: Sequence[Array | np.ndarray]) -> State:
+    def state(self, leaves: Sequence[Array | np.ndarray], dtype: str) -> State:
         """A request's first state: what the dealer made is shared, other arrays are in clear."""
 
         def held(leaf: Array | np.ndarray) -> list[Held]:
             if isinstance(leaf, np.ndarray):
                 return [Held(leaf, False)] * self._config.world_size
-            shares = deal(leaf.components, "int64", leaf.shape, self._config.protocol, leaf.bits)
-            return [Held(own, True) for own in shares]
+            shares = deal(leaf.components, dtype, leaf.shape, self._config.protocol, leaf.bits)
+            return [Held(own, True, dtype) for own in shares]
 
         return State([list(values) for values in zip(*map(held, leaves), strict=True)])
 

@@ -95,8 +95,16 @@ class Party:
         self._held[name] = public
 
     def take(self, names: Iterable[str]) -> list[Held]:
-        """Values outside SPU's runtime, which this party then holds no more."""
-        return [self._held.pop(name) for name in names]
+        """Values, which this party then holds no more; of SPU's runtime secrets alone."""
+
+        def taken(name: str) -> Held:
+            if name in self._held:
+                return self._held.pop(name)
+            dtype, ring = from_spu(self._runtime.get_var(name), self._config.protocol)
+            self._runtime.del_var(name)
+            return Held(ring, True, dtype)
+
+        return [taken(name) for name in names]
 
     def hold(self, values: Mapping[str, Held]) -> None:
         """Keep what was taken."""

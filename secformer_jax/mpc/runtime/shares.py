@@ -87,7 +87,7 @@ def encode(array: np.ndarray, fraction_bits: int) -> np.ndarray:
         ValueError: a number that is not finite, or too great for a ring of 64 bits.
     """
     if np.issubdtype(array.dtype, np.integer):
-        return array.astype(np.int64)
+        return array.astype(np.int64, copy=False)
     scaled = np.rint(np.asarray(array, np.float64) * 2.0**fraction_bits)
     if scaled.size and not np.abs(scaled).max() < 2.0**62:
         raise ValueError(f"values must be finite and below 2^{62 - fraction_bits}")

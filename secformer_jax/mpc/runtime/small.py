@@ -114,6 +114,7 @@ class SmallFunction:
 
     def __call__(self, first: np.ndarray, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As for `LocalFunction`; shares are arrays."""
+        arguments = list(map(np.asarray, arguments))
         found = [self._on_component(one, i, arguments) for i, one in enumerate(first)]
         return [
             np.stack([each[k] for each in found]) if self._secret[slot] else found[0][k]
