@@ -104,11 +104,10 @@ def test_only_the_logits_are_reconstructed(tiny, ranges):
         ):
             answer = private(random_request(TINY, 3))
     assert revealed.call_count == 1
-    (stage,) = (call.args[0] for call in stages.call_args_list[-1:])
-    assert stage.outputs == revealed.call_args.args
+    ran = [stage for call in stages.call_args_list for stage in call.args[0]]
+    assert ran[-1].outputs == revealed.call_args.args
     assert answer.logits.shape == (2, 2)
     # Inside, all that is opened are the values that the dealer has masked: once for each layer's GeLU.
-    ran = [call.args[0] for call in stages.call_args_list]
     assert not any(b"@spu.reveal" in stage.code for stage in ran)
     openings = [stage for stage in ran if isinstance(stage, OpeningStage)]
     assert [(stage.part, len(stage.outputs)) for stage in openings] == [("gelu", 1)] * TINY.num_hidden_layers

@@ -60,5 +60,5 @@ GATE_OPENED = 24
 GATE_MASK, GATE_PUBLIC = 14, 18
 """The activation's masks and public factors."""
 
-GATE = 14
-"""The activation and what it gates, before their product."""
+GATE = CONTEXT
+"""The activation, which is multiplied as it is, and what it gates, before their product."""
