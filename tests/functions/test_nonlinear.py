@@ -8,7 +8,7 @@ import sweeps
 from scipy.special import erf
 from sweeps import masked_scores, rows_of_variance
 
-from secformer_jax.functions import gelu, goldschmidt, presets, softmax
+from secformer_jax.functions import gelu, goldschmidt, presets, series, silu, softmax
 from secformer_jax.functions.layer_norm import layer_norm, variance_unit
 from secformer_jax.mpc.int64 import enable_x64
 
@@ -66,6 +66,28 @@ def test_puma_polynomials_as_published():
     sextic += 0.5 * x + 0.008526321541038084
     with enable_x64():
         np.testing.assert_allclose(gelu.gelu_puma(x), np.where(x < -1.95, cubic, sextic), atol=1e-12)
+
+
+def test_puma_silu():
+    x = np.linspace(-20, 20, 40_001)
+    with enable_x64():
+        error = np.abs(np.asarray(silu.silu_puma(x)) - x / (1 + np.exp(-x)))
+        np.testing.assert_allclose(silu.silu_puma(jnp.array([-100.0, 100.0])), [0, 100])
+    assert 0.0715 < error.max() < 0.0725 and abs(x[error.argmax()] - 4) < 0.002
+    assert error[np.abs(x) < 3].max() < 0.02
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "silu"])
+@pytest.mark.parametrize("reach", [5.0, 11.0, 25.5, 60.0])
+def test_a_tail_as_wide_as_its_period_allows(activation, reach):
+    """No coefficient beyond the triangle wave's own, whatever the reach: each multiplies what masks are rounded by."""
+    tail = series.widest_gelu_tail(reach, 2e-4, activation)
+    x = np.linspace(0, reach, 5001)
+    whole = {"gelu": gelu.gelu_exact, "gelu_new": gelu.gelu_new, "silu": silu.silu_exact}[activation]
+    with enable_x64():
+        error = np.abs(np.asarray(tail(jnp.asarray(x))) - (np.asarray(whole(jnp.asarray(x))) - x / 2))
+    assert tail.high >= reach and error.max() <= 3e-4
+    assert tail.norm() <= tail.period / 8
 
 
 def test_sine_series():

@@ -9,7 +9,7 @@ from rings import elements
 
 pytest.importorskip("spu")
 
-from secformer_jax.mpc.material import Array, Dealt
+from secformer_jax.mpc.material import Array, Dealt, WeightMasks
 from secformer_jax.mpc.primitives.fixed import Masked, open_together
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
@@ -28,7 +28,7 @@ class Masks(Dealt):
     """Masks of 7, for a test that looks at what is opened."""
 
     def __init__(self) -> None:
-        super().__init__({})
+        super().__init__({}, WeightMasks.fresh({}))
 
     def batches(self, parties, order=()):
         """One array."""
