@@ -15,7 +15,7 @@ from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
 from secformer_jax.models.decoders.plaintext import PlaintextDecoder
 from secformer_jax.mpc.material import Dealer
 from secformer_jax.mpc.primitives.fixed import Fixed
-from secformer_jax.mpc.runtime.shares import InputSpec
+from secformer_jax.mpc.runtime.shares import RING_BITS, InputSpec
 from secformer_jax.openings.decoder.fold import Prefix, prepare
 from secformer_jax.openings.decoder.known import Known, LayerCache, empty_cache, known
 from secformer_jax.openings.decoder.model import OpenedDecoder
@@ -103,5 +103,5 @@ class DecoderServing:
 
     def read_logits(self, revealed: Fixed) -> np.ndarray:
         """float64 (vocab_size,), from the sum of the parties' shares."""
-        unused = 64 - revealed.width
+        unused = RING_BITS - revealed.width
         return ((np.asarray(revealed.ring) << unused) >> unused) * 2.0**-revealed.bits

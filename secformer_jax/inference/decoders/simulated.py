@@ -17,6 +17,7 @@ from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.engine import Engine, Result
 from secformer_jax.mpc.runtime.parties import State
 from secformer_jax.mpc.runtime.program import Program
+from secformer_jax.mpc.runtime.shares import RING_BITS
 
 
 class SimulatedDecoder:
@@ -88,6 +89,8 @@ class SimulatedText:
         ids = np.concatenate([tokens, np.full(new - real, tokens[-1])])
         one_hot = (ids[:, None] == np.arange(serving.config.vocab_size)).astype(np.int64)
         known = serving.known(self._filled, new, start=self._start, real=real)
+        # Before anything is opened: should the pass fail, its rows are used up.
+        start, self._start = self._start, self._start + new
         result = decoder.engine.run(
             program,
             decoder.dealer.deal(material, self._masks),
@@ -96,13 +99,12 @@ class SimulatedText:
             known=known,
             state=self._state,
         )
-        self._filled[self._start : self._start + real] = True
-        self._start += new
+        self._filled[start : start + real] = True
         return serving.read_logits(result.value), result
 
     def _first_state(self, masks: WeightMasks, shapes: dict[str, tuple[int, ...]]) -> State:
         leaves: list[Array | np.ndarray] = []
         for name, shape in shapes.items():
-            mask = Array(shape, 64, tuple(masks.keys(name)))
+            mask = Array(shape, RING_BITS, tuple(masks.keys(name)))
             leaves += [mask, np.zeros(shape, np.int64), mask]
         return self._decoder.engine.state(leaves)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ ACTIVATIONS = {**gelu.EXACT, "silu": silu_exact}
 def exact_functions(config: DecoderArchitecture) -> Functions:
     """The model's own functions, none of them approximated."""
     norm = rms_norm if config.rms_norm else layer_norm
-    return Functions(softmax_exact, ACTIVATIONS[config.hidden_act], partial(norm, epsilon=config.norm_eps))
+    return Functions(softmax_exact, ACTIVATIONS[config.hidden_act], functools.partial(norm, epsilon=config.norm_eps))
 
 
 @functools.lru_cache(maxsize=16)

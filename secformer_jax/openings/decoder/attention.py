@@ -25,7 +25,7 @@ Sides = dict[str, Weight]
 
 
 class Attention(Block):
-    """Attention and the residual sum; also the cache with the new tokens. 10 messages, and 3 for each squaring.
+    """Attention and the residual sum; also the cache with the new tokens. 7 messages, and 3 for each squaring.
 
     Attributes:
         config: the model.

@@ -126,7 +126,7 @@ def _softmax(ranges: Calibration, place: str, keys: int, stream_width: int, sums
     low, high = min(scores.low, -1.0), max(scores.high, 1.0)
     squarings = max(2, math.ceil(math.log2(max(high, LARGEST_EXPONENT) / LARGEST_EXPONENT)))
     if squarings > MOST_SQUARINGS:
-        raise UserError(f"{place}: scores up to {high:,.0f} over their mean are too far apart")
+        raise UserError(f"{place}: scores up to {high:,.0f} over their mean are too far apart: use another model")
     parts, most = 2**squarings, 4 / 3
     # Each squaring doubles a relative error.
     exponential = fit_exponential(low / parts, high / parts, tolerance=1e-4 / parts).stretched(parts)
@@ -134,8 +134,10 @@ def _softmax(ranges: Calibration, place: str, keys: int, stream_width: int, sums
     later = LEAST_MEAN**2, MOST_MEAN**2 * keys
     first = 1 / most, math.exp(2 * high / parts) * most
     reciprocal = fit_reciprocal(*later, tolerance=2.0**-13)
-    if keys > MOST_KEYS or reciprocal.error > GREATEST_ERROR:
+    if keys > MOST_KEYS:
         raise UserError(f"{keys:,} keys, and {MOST_KEYS:,} are the most: ask for fewer tokens")
+    if reciprocal.error > GREATEST_ERROR:
+        raise UserError(f"{keys:,} keys: the last division's error is {reciprocal.error:.1%}: ask for fewer tokens")
     count_bits = math.ceil(math.log2(keys))
     reciprocal_bits = RECIPROCAL + max(0, math.ceil(math.log2(later[1])))
     context_width = stream_width + scales.SUMS + reciprocal_bits - scales.CONTEXT
