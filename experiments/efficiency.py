@@ -73,7 +73,7 @@ CASES = {
     "large-128": Case("bert-large", 24, 128),
     "large-512": Case("bert-large", 24, 512),
     "base-128-aby3-whole": Case("bert-base", 12, 128, "3pc_aby3"),
-    "base-32-cheetah": Case("bert-base", 2, 32, "2pc_cheetah"),
+    "base-32-cheetah": Case("bert-base", 1, 32, "2pc_cheetah", vocab_size=1024),
     "base-128-aby3": Case("bert-base", 2, 128, "3pc_aby3"),
     "base-128-two-layers": Case("bert-base", 2, 128),
 }

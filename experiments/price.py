@@ -82,7 +82,8 @@ def measure(of: Callable[[], Subject]) -> Entry:
     result = answer.result
     check = result.profile.by_part["input"]
     serving = serving_for(model, functions, ranges, FRACTION_BITS, "client")
-    needed = requirements(serving, RequestShape(*batch.input_ids.shape))
+    rows, length = batch.input_ids.shape
+    needed = requirements(serving, RequestShape(rows, length))
     sent = result.profile.total.send_bytes + sum(result.dealt_bytes) + sum(result.client_bytes)
     found = {
         "proof of the input": {"seconds": check.seconds, "bytes": 2 * check.send_bytes},

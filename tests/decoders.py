@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import jax
 import numpy as np
 import transformers
 from families import trained_size
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import decoders as readers
 
 LLAMA = transformers.LlamaConfig(
     vocab_size=97,
@@ -42,3 +45,28 @@ def reference(name: str, folder: Path, **changes: Any) -> Any:
 
 def _class_name(name: str) -> str:
     return CLASSES[name].__name__.removeprefix("Flax")
+
+
+TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL = ("<|im_start|>", "<|im_end|>")
+TOKENS = 330
+
+
+def write_tokenizer(folder: Path, template: str | None = TEMPLATE, special: Sequence[str] = SPECIAL) -> Path:
+    """Bytes as tokens, some of them together, and the special ones first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = readers.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = ["system\nBe kind", "What is it? It is", "assistant", "user", "\n\n\n"] * 9
+    trainer = trainers.BpeTrainer(vocab_size=TOKENS, initial_alphabet=alphabet, special_tokens=list(special))
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": special[0]} if template is None else {"chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder

@@ -1,4 +1,4 @@
-"""`secformer`: private inference of text encoders from the command line. Each command is a file of `commands`."""
+"""`secformer`: private inference of language models from the command line. Each command is a file of `commands`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ INTERRUPTED = 130
 COMMANDS: Mapping[str, str] = {
     "infer": "Answer texts under MPC: labels, entities, spans, likeness.",
     "embed": "The vector of a text under MPC.",
+    "generate": "Let a language model answer under MPC, token by token.",
+    "chat": "Talk to a language model under MPC.",
     "compare": "The cost and error of presets side by side.",
     "calibrate": "Measure the ranges that a preset needs of a model.",
     "evaluate": "Score a model on dev sets of GLUE.",
@@ -34,7 +36,7 @@ COMMANDS: Mapping[str, str] = {
 }
 """In the order of --help, which imports none of them."""
 EXTRAS: Mapping[str, str] = {
-    **dict.fromkeys(("jax", "jaxlib", "flax", "safetensors", "spu", "threadpoolctl"), "mpc"),
+    **dict.fromkeys(("jax", "jaxlib", "flax", "jinja2", "safetensors", "spu", "threadpoolctl"), "mpc"),
     **dict.fromkeys(("optax", "scipy", "sklearn"), "train"),
     **dict.fromkeys(("gmssl_pyx", "uvloop"), "cluster"),
 }
@@ -76,7 +78,7 @@ def _version(wanted: bool) -> None:
 
 app = typer.Typer(
     cls=Commands,
-    help="Private BERT inference under secure multi-party computation.",
+    help="Private inference of language models under secure multi-party computation.",
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -88,7 +90,7 @@ def options(
         bool, typer.Option("--version", help="The version, and nothing else.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Private inference of text encoders under secure multi-party computation."""
+    """Private inference of language models under secure multi-party computation."""
 
 
 def run(arguments: Sequence[str]) -> int:

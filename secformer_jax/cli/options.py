@@ -61,3 +61,18 @@ Evaluations = Annotated[int, typer.Option("--evaluations", help="Dev scores in a
 TrainLimit = Annotated[int | None, typer.Option("--limit", help="Only the first training examples.")]
 TrainLength = Annotated[int, typer.Option("--max-length", help="Longer texts are cut.")]
 Dropout = Annotated[bool, typer.Option("--dropout/--no-dropout", help="As the model's config has it.")]
+
+DecoderModel = Annotated[
+    str, typer.Option("--model", help="A Hugging Face folder of a Llama or GPT-2 model, or a hub id.")
+]
+System = Annotated[
+    str | None, typer.Option("--system", help="The system's prompt, which is public; the template's own.")
+]
+MostTokens = Annotated[int, typer.Option("--max-tokens", help="The most tokens of an answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token; else they are drawn.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Draw among the likeliest that have this probability together.")]
+RepetitionPenalty = Annotated[
+    float, typer.Option("--repetition-penalty", help="What logits of tokens that were there are divided by.")
+]
+Stops = Annotated[list[str] | None, typer.Option("--stop", help="A text before which the answer ends; up to four.")]
+SampleSeed = Annotated[int | None, typer.Option("--seed", help="Of what is drawn; by default another each time.")]

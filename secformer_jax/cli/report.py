@@ -47,6 +47,12 @@ class Reporter:
         if not self.as_json:
             self._out.print(Text(text), soft_wrap=True)
 
+    def part(self, text: str) -> None:
+        """Part of a line that is not ours, for people; what would move a terminal's cursor is left out."""
+        if not self.as_json:
+            kept = "".join(character for character in text if character.isprintable() or character in "\n\t")
+            self._out.print(Text(kept), end="", soft_wrap=True)
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table for people, its first column on the left and the others on the right; nothing under --json."""
         if self.as_json:

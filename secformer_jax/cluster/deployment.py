@@ -13,9 +13,10 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from secformer_jax.cluster.options import MAX_ROWS
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration, Range
 from secformer_jax.inference.inputs import EMBEDDINGS, Inputs, inputs_for
@@ -26,14 +27,6 @@ from secformer_jax.models.text import PADDED_LENGTHS
 from secformer_jax.mpc.runtime.shares import RING_BITS
 
 FORMAT = 5
-
-
-@dataclass(frozen=True)
-class RequestShape:
-    """The public size of a request: texts, and tokens in each."""
-
-    rows: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +56,9 @@ class Deployment:
     keep_weights: bool
     reveal: Reveal
     nonce: str
+
+    cut_once: ClassVar[bool] = True
+    """Whether products have many rows: see `ProductStage`."""
 
     def anew(self) -> Deployment:
         """The same model under another name: masks of the weights serve one publication."""
@@ -103,7 +99,7 @@ class Deployment:
                 raise UserError(f"a description with embedding {embedding!r}, input_bits {bits!r}")
             if not isinstance(nonce, str) or len(nonce) != 32:
                 raise UserError("a description without a nonce of 32 characters")
-            ranges = None if values["calibration"] is None else _calibration(values["calibration"])
+            ranges = None if values["calibration"] is None else read_calibration(values["calibration"])
             config, functions = Architecture.from_json(values["config"]), dict(values["functions"])
             reveal = Reveal.from_json(values["reveal"], head)
             return cls(config, head, functions, openings, ranges, embedding, bits, keep, reveal, nonce)
@@ -114,8 +110,8 @@ class Deployment:
 
     @property
     def name(self) -> str:
-        """SHA-256 of the description, short: what it is called on every wire."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
+        """See `described_name`."""
+        return described_name(self.to_json())
 
     @property
     def inputs(self) -> Inputs:
@@ -127,12 +123,26 @@ class Deployment:
         """Whether the weights stay under masks of the dealer's."""
         return self.openings
 
+    @property
+    def unit(self) -> int:
+        """How many texts an answer takes."""
+        return HEADS[self.head].rows
+
+    @property
+    def least(self) -> RequestShape:
+        """A small request."""
+        return RequestShape(2, 16 if self.calibration is None else min(16, self.calibration.max_length))
+
     def lengths(self) -> tuple[int, ...]:
         """The padded lengths that are served: few, for each is compiled; within the positions and the calibration."""
         most = self.config.positions
         if self.calibration is not None:
             most = min(most, self.calibration.max_length)
         return tuple(length for length in PADDED_LENGTHS if length <= most)
+
+    def next(self, shape: RequestShape) -> RequestShape | None:
+        """What most likely comes after a request: one of its size."""
+        return shape
 
     def check(self, shape: RequestShape) -> None:
         """Refuse a shape that this model does not serve.
@@ -148,7 +158,13 @@ class Deployment:
             raise UserError("this model compares pairs of texts, and the number of texts is odd")
 
 
-def _calibration(values: Mapping[str, Any]) -> Calibration:
+def described_name(description: Mapping[str, Any]) -> str:
+    """SHA-256 of a description, short: what a publication is called on every wire."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def read_calibration(values: Mapping[str, Any]) -> Calibration:
+    """Ranges from JSON values; a KeyError, TypeError or ValueError where they are none."""
     places = {
         str(place): {str(name): Range(float(ends["low"]), float(ends["high"])) for name, ends in ranges.items()}
         for place, ranges in values["places"].items()

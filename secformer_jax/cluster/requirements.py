@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 
-from secformer_jax.cluster.deployment import Deployment, RequestShape
+from secformer_jax.cluster.decoder_deployment import DecoderDeployment
+from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.published import Published
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations
+from secformer_jax.inference.decoders.serving import DecoderServing
+from secformer_jax.inference.decoders.weights import prepared
 from secformer_jax.inference.opened import word_bits
 from secformer_jax.inference.reveal import EVERYTHING, Reveal
 from secformer_jax.inference.serving import Serving, function, serving_for, variables
 from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.decoders import decoder_family
+from secformer_jax.models.decoders.architecture import DecoderArchitecture
+from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
+from secformer_jax.models.decoders.plaintext import checked_room
+from secformer_jax.models.decoders.tokens import ChatTokens
 from secformer_jax.models.families import family_of
 from secformer_jax.models.request import request_head
 from secformer_jax.models.transformer import part_of as part_of
 from secformer_jax.mpc.runtime.shares import InputSpec
+from secformer_jax.openings.decoder.plan import logits_width, table_width
 
 WEIGHTS, OPENED, DEALER = "weights", "opened", "dealer"
 """Collections of the opened model: its weights, the weights less their masks, and the material of one request."""
@@ -56,12 +68,18 @@ def describe(
     return Deployment(model.config, head, names, openings, ranges, embedding, bits, keep_weights, reveal, nonce)
 
 
-def checked(deployment: Deployment) -> Deployment:
+def checked(deployment: Published) -> Published:
     """A description that somebody else sends, whose model can be computed as it says.
 
     Raises:
         UserError: it can't.
     """
+    if isinstance(deployment, DecoderDeployment):
+        decoder_family(deployment.config.model_type)
+        found = deployment.input_bits, deployment.logits_bits
+        if found != rings_of(deployment.config, deployment.calibration):
+            raise UserError(f"a description with rings of {found} bits, which its ranges don't give")
+        return deployment
     family_of(deployment.config.model_type)
     functions, ranges = approximations(deployment), deployment.calibration
     if ranges is not None:
@@ -71,14 +89,49 @@ def checked(deployment: Deployment) -> Deployment:
     return deployment
 
 
+def rings_of(config: DecoderArchitecture, ranges: Calibration) -> tuple[int, int]:
+    """Bits of the rings of what a decoder's client shares, and of what it gets."""
+    return table_width(config, ranges), logits_width(ranges)
+
+
+def describe_decoder(
+    model: DecoderCheckpoint, calibration: Calibration, tokens: ChatTokens, capacity: int
+) -> DecoderDeployment:
+    """What is to be known about a decoder that is served behind its prefix, with room for so many tokens.
+
+    Raises:
+        UserError: more than the model has positions for.
+    """
+    checked_room(model.config, len(tokens.prefix) + capacity)
+    ranges = calibration.published()
+    rings, nonce = rings_of(model.config, ranges), secrets.token_hex(16)
+    return DecoderDeployment(model.config, ranges, tokens.format, tokens.prefix, capacity, *rings, nonce)
+
+
 def approximations(deployment: Deployment) -> Approximations:
     """Its functions."""
     return presets.from_names(deployment.functions, deployment.openings)
 
 
-def serving(deployment: Deployment, fraction_bits: int, model: Checkpoint | None = None) -> Serving:
-    """How the model is computed; without its checkpoint there are no weights in it."""
-    model = model or _without_weights(deployment)
+def serving(deployment: Published, fraction_bits: int) -> Serving | DecoderServing:
+    """How the model is computed; there are no weights in it."""
+    if isinstance(deployment, DecoderDeployment):
+        return DecoderServing(deployment.config, deployment.calibration, len(deployment.prefix), deployment.capacity)
+    return _encoder(deployment, fraction_bits, _without_weights(deployment))
+
+
+def unmasked_weights(
+    deployment: Published, fraction_bits: int, model: Checkpoint | DecoderCheckpoint
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """What an owner who never learns the dealer's masks shares, one array at a time, by its path."""
+    if isinstance(deployment, DecoderDeployment):
+        assert isinstance(model, DecoderCheckpoint)
+        return (((OPENED, *name.split("/")), weight) for name, weight in prepared(model, deployment.prefix))
+    assert isinstance(model, Checkpoint)
+    return _encoder(deployment, fraction_bits, model).unmasked_weights()
+
+
+def _encoder(deployment: Deployment, fraction_bits: int, model: Checkpoint) -> Serving:
     ranges, embedding = deployment.calibration, deployment.embedding
     return serving_for(model, approximations(deployment), ranges, fraction_bits, embedding, deployment.head)
 
@@ -94,20 +147,33 @@ class Requirements:
     """What is needed to compile for one shape of request, and to know what goes into it.
 
     Attributes:
-        compute: (weights, material, *inputs) -> logits.
+        compute: (weights, material, *inputs) -> logits; with a state: (.., known, state) -> (logits, state).
         weights: the collections that stay, as shapes.
         material: abstract dealer material.
         inputs: what the client shares.
+        known: what every party knows of a conversation's pass.
+        state: what the passes of a conversation leave to each other, as shapes.
     """
 
     compute: Any
     weights: dict[str, Any]
     material: Any
     inputs: tuple[InputSpec, ...]
+    known: Any = ()
+    state: Any = ()
+
+    @property
+    def stateful(self) -> bool:
+        """Whether there is a state."""
+        return bool(jax.tree.leaves(self.state))
+
+    def shared(self) -> tuple[Any, ...]:
+        """What the client shares, as shapes."""
+        return tuple(abstract(spec) for spec in self.inputs)
 
     def arguments(self) -> tuple[Any, ...]:
         """What `compute` takes, as shapes."""
-        return self.weights, self.material, *(abstract(spec) for spec in self.inputs)
+        return self.weights, self.material, *self.shared(), *((self.known, self.state) if self.stateful else ())
 
 
 def abstract(spec: InputSpec) -> jax.ShapeDtypeStruct:
@@ -115,13 +181,22 @@ def abstract(spec: InputSpec) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(spec.shape, spec.dtype)
 
 
-def requirements(serving: Serving, shape: RequestShape) -> Requirements:
+def requirements(serving: Serving | DecoderServing, shape: RequestShape) -> Requirements:
     """Everything but the weights for a shape of request."""
+    if isinstance(serving, DecoderServing):
+        return _of_pass(serving, shape.length)
     inputs = serving.inputs.specs(shape.rows, shape.length)
     module = serving.model(shape.length)
     weights = variables(module, tuple(abstract(spec) for spec in inputs))
     material = weights.pop(DEALER, {})
     return Requirements(function(module), weights, material, inputs)
+
+
+def _of_pass(serving: DecoderServing, new: int) -> Requirements:
+    weights = serving.variables(new)
+    material = weights.pop(DEALER)
+    known = serving.known(np.zeros(serving.capacity, bool), new, start=0, real=new)
+    return Requirements(serving.function(), weights, material, serving.inputs.specs(1, new), known, serving.cache())
 
 
 def mask_shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -46,7 +46,7 @@ def ensure_calibration(
     """
     if path is not None or not presets.needs_calibration(approximations):
         return load_calibration(model, approximations, path)
-    found = kept_for(model, approximations, length)
+    found = kept_for(model, presets.family(approximations), length)
     if found is not None:
         return found
     started, family = time.perf_counter(), presets.family(approximations)

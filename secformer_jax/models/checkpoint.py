@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from flax.traverse_util import flatten_dict
 from numpy.typing import DTypeLike
 
 from secformer_jax.errors import UserError
@@ -24,7 +22,7 @@ from secformer_jax.models.families import family_of, read_config, write_config
 from secformer_jax.models.folders import TOKENIZER_FILES, read_json, resolve
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.sentence_encoder import is_sentence_encoder, read_pooling, write_pooling
-from secformer_jax.models.tensors import from_params, read_tensors, to_params
+from secformer_jax.models.tensors import fingerprint, from_params, read_tensors, to_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +41,8 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the configuration and every tensor: tells whether something was made for this very model."""
-        digest = hashlib.sha256(json.dumps(write_config(self.config), sort_keys=True).encode())
-        for name, tensor in sorted(flatten_dict(self.params, sep="/").items()):
-            tensor = np.ascontiguousarray(tensor, np.float32)
-            digest.update(f"{name} {tensor.shape}".encode())
-            digest.update(tensor.data)
-        return digest.hexdigest()
+        """See `tensors.fingerprint`."""
+        return fingerprint(write_config(self.config), self.params)
 
 
 def load(path_or_name: str | os.PathLike[str], *, backbone: bool = False) -> Checkpoint:

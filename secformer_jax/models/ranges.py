@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration as calibrations
@@ -12,6 +13,18 @@ from secformer_jax.functions import presets
 from secformer_jax.functions.cache_folder import cache_folder
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.models.checkpoint import Checkpoint
+
+
+class Model(Protocol):
+    """What ranges are kept for."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its configuration and weights."""
 
 
 def load_calibration(
@@ -33,13 +46,13 @@ def load_calibration(
     return calibrations.load(path, fingerprint=model.fingerprint, family=family)
 
 
-def kept_for(model: Checkpoint, approximations: presets.Approximations, length: int) -> Calibration | None:
-    """The ranges kept for these functions and texts of this padded length, or None where there are none yet.
+def kept_for(model: Model, family: str, length: int) -> Calibration | None:
+    """The ranges kept for a family of functions and texts of this length, or None where there are none yet.
 
     Raises:
         UserError: a file that was made for another model, or is damaged.
     """
-    family, found = presets.family(approximations), None
+    found = None
     for kept in _places(model):
         if kept.is_file():
             each = calibrations.load_all(kept, fingerprint=model.fingerprint).get(family)
@@ -47,7 +60,7 @@ def kept_for(model: Checkpoint, approximations: presets.Approximations, length: 
     return found
 
 
-def keep(model: Checkpoint, measured: Sequence[Calibration]) -> Path:
+def keep(model: Model, measured: Sequence[Calibration]) -> Path:
     """Write ranges beside the model, or else into the cache; returns where."""
     beside, cached = _places(model)
     if os.access(model.path, os.W_OK):
@@ -56,7 +69,7 @@ def keep(model: Checkpoint, measured: Sequence[Calibration]) -> Path:
     return calibrations.save(measured, cached)
 
 
-def _places(model: Checkpoint) -> tuple[Path, Path]:
+def _places(model: Model) -> tuple[Path, Path]:
     if not (model.path / "config.json").is_file():
         raise UserError("this model has no folder, and so no ranges: pass a calibration")
     cached = cache_folder() / "calibrations" / f"{model.fingerprint}.json"

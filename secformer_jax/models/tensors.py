@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +31,16 @@ _OTHER_HEADS = re.compile(
     r"cls\.|lm_head\.|pooler\.|discriminator_predictions\.|generator_|vocab_(transform|layer_norm|projector)\."
 )
 """Heads of pretraining, and a pooler that nothing reads: left out in silence. Anything else left over is refused."""
+
+
+def fingerprint(config: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    """SHA-256 over a configuration and every tensor: tells whether something was made for this very model."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(flatten_dict(params, sep="/").items()):
+        tensor = np.ascontiguousarray(tensor, np.float32)
+        digest.update(f"{name} {tensor.shape}".encode())
+        digest.update(tensor.data)
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[Path, Tensors]:

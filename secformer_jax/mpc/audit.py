@@ -42,6 +42,10 @@ class OwnMasks(WeightMasks):
         """This party's share."""
         return self._arrays[name]
 
+    def and_more(self, arrays: Mapping[str, np.ndarray]) -> OwnMasks:
+        """With those of one conversation."""
+        return OwnMasks({**self._arrays, **arrays})
+
 
 def audit(
     nodes: Sequence[Material], seed: bytes, masks: WeightMasks, rank: int, held: Mapping[int, Share]

@@ -13,11 +13,11 @@ import pytest
 from cluster_processes import TOLERANCE, Tiny, ask, until_ready
 
 from secformer_jax.cluster.clients.client import ClusterClient
-from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.loopback import LocalCluster
 from secformer_jax.cluster.options import Batching
 from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire import frames
 from secformer_jax.cluster.wire.message import shares_of, with_shares
 from secformer_jax.errors import UserError

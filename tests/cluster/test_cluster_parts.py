@@ -15,10 +15,10 @@ from uniformity import accepted, uniform
 
 from secformer_jax.cluster import certs, config, store
 from secformer_jax.cluster.dealer.ledger import Ledger
-from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.allowance import Allowance
 from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire.message import PREFIX, Message, MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.tls import PeerError
 from secformer_jax.errors import UserError

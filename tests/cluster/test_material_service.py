@@ -12,8 +12,8 @@ from secformer_jax.cluster import certs, config
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Address
 from secformer_jax.cluster.dealer.service import MaterialService
-from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.loopback import free_ports
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.http import Server, application
 from secformer_jax.cluster.wire.message import Message, shares_of

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.options import Batching
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import RefusedError
 from secformer_jax.cluster.party.runs import Runs
 from secformer_jax.cluster.party.scheduling import Request, Turns
 from secformer_jax.cluster.party.sizes import SIZES_OF_ONE
+from secformer_jax.cluster.request_shape import RequestShape
 
 SMALL, LARGE = RequestShape(1, 16), RequestShape(1, 32)
 ALONE = Batching(0)

@@ -23,8 +23,8 @@ CASES = {
     "gpt2": ("gpt2", (), {}),
     "gpt2 behind a prefix": ("gpt2", PREFIX, {}),
 }
-SENDS = 6 + 2 * (13 + 3 * 2)
-"""Two layers, two squarings in each."""
+SENDS = 2 + 6 + 2 * (13 + 3 * 2)
+"""The proof of the rows; two layers, two squarings in each."""
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -47,8 +47,7 @@ def plaintext(model, prefix) -> PlaintextDecoder:
 def test_two_texts_by_turns(model, protocol):
     """A padded prompt and tokens behind it, of two requests, each with a cache of its own."""
     model, prefix, ranges = model
-    serving = DecoderServing(model, ranges, prefix, 16)
-    with SimulatedDecoder(serving, config.load(protocol)) as decoder:
+    with SimulatedDecoder(model, ranges, prefix, 16, config.load(protocol)) as decoder:
         private = [decoder.text(), decoder.text()]
         expected = [plaintext(model, prefix), plaintext(model, prefix)]
         spread = 0.0
@@ -69,4 +68,4 @@ def test_two_texts_by_turns(model, protocol):
 def test_more_keys_than_fit_are_refused(model):
     model, prefix, ranges = model
     with pytest.raises(UserError, match="and the model has 64 positions"):
-        DecoderServing(model, ranges, prefix, 65)
+        DecoderServing(model.config, ranges, len(prefix), 65)

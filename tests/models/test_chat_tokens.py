@@ -1,58 +1,37 @@
-"""A conversation as tokens: a fixed prefix, what follows it, and an answer that comes piece by piece."""
-
-import json
+"""A conversation as tokens: a fixed prefix, and what follows it."""
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from decoders import write_tokenizer
 
 from secformer_jax.errors import UserError
-from secformer_jax.models.decoders.tokens import ChatTokens
-
-TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-SPECIAL = ["<|im_start|>", "<|im_end|>"]
-
-
-def folder_with(path, template, special):
-    """Bytes as tokens, and the special ones."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = ["system\nBe kind", "What is it? It is", "assistant", "user", "\n\n\n"] * 9
-    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, special_tokens=special)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.save(str(path / "tokenizer.json"))
-    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
-    return path
+from secformer_jax.models.decoders.chat import read_tokens
 
 
 def test_prefix_and_prompt(tmp_path):
-    tokens = ChatTokens(folder_with(tmp_path, TEMPLATE, SPECIAL))
+    tokens = read_tokens(write_tokenizer(tmp_path))
     assert tokens.text(tokens.prefix) == "system\nBe kind\n"
     prompt = tokens.prompt(["Hello?"])
     assert tokens.text(prompt) == "user\nHello?\nassistant\n"
     assert (prompt[0], prompt.count(0), prompt.count(1)) == (0, 2, 1)
-    brief = ChatTokens(tmp_path, "Be brief")
+    brief = read_tokens(tmp_path, "Be brief")
     assert brief.text(brief.prefix) == "system\nBe brief\n" and brief.prompt(["Hello?"]) == prompt
 
 
-def test_a_character_of_several_tokens_comes_whole(tmp_path):
-    tokens = ChatTokens(folder_with(tmp_path, TEMPLATE, SPECIAL))
-    answer = "né \N{SNOWMAN} \N{GRINNING FACE}!"
-    ids = tokens.prompt([answer])[2:]
-    ids = ids[: ids.index(1)]
-    pieces = list(tokens.pieces(iter(ids)))
-    whole = tokens.text(ids)
-    assert answer in whole and "".join(pieces) == whole
-    assert len(ids) > len(whole) and not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
-    # An answer that is cut within a character says so at its end.
-    cut = ids[: len(ids) - 2]
-    assert "".join(tokens.pieces(iter(cut))) == tokens.text(cut)
+def test_the_next_question(tmp_path):
+    """What follows an answer that has ended is what the whole conversation has there."""
+    tokens = read_tokens(write_tokenizer(tmp_path))
+    first, answer = tokens.prompt(["Hello?"]), tokens.prompt(["It is"])[2:4]
+    said = tokens.text(answer)
+    assert [*first, *answer, *tokens.next_prompt("What?")] == tokens.prompt(["Hello?", said, "What?"])
+
+
+def test_a_model_without_a_template_goes_on_with_a_text(tmp_path):
+    tokens = read_tokens(write_tokenizer(tmp_path, template=None))
+    assert tokens.prefix == (0,)
+    prompt = tokens.prompt(["What is it?"])
+    assert tokens.text(prompt) == "What is it?" and tokens.next_prompt("What is it?") == prompt
+    with pytest.raises(UserError, match="no chat template, and so no place for a system's prompt"):
+        read_tokens(tmp_path, "Be brief")
 
 
 def test_a_tokenizer_that_joins_the_prefix_with_the_question(tmp_path):
@@ -62,11 +41,11 @@ def test_a_tokenizer_that_joins_the_prefix_with_the_question(tmp_path):
         "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
     )
     with pytest.raises(UserError, match="joins the system's prompt with the question"):
-        ChatTokens(folder_with(tmp_path, template, SPECIAL))
+        read_tokens(write_tokenizer(tmp_path, template))
 
 
 def test_no_tokenizer(tmp_path):
-    folder_with(tmp_path, TEMPLATE, SPECIAL)
+    write_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="has no tokenizer"):
-        ChatTokens(tmp_path)
+        read_tokens(tmp_path)

@@ -150,5 +150,6 @@ def test_a_template_that_does_more_is_refused(template, tmp_path):
 
 
 def test_no_template(tmp_path):
+    assert read_format(tmp_path).text(["as it is"]) == "as it is"
     with pytest.raises(UserError, match="no chat template"):
-        read_format(tmp_path)
+        read_format(tmp_path, "Be kind")

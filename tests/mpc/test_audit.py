@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from opened_bert import TINY, calibrate, opened_checkpoint
 
-from secformer_jax.cluster.deployment import RequestShape
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.requirements import mask_shapes, requirements
 from secformer_jax.functions import presets
 from secformer_jax.inference.serving import serving_for

@@ -20,7 +20,7 @@ from secformer_jax.functions.series import Series, fit_gelu_tail, fit_rsqrt
 from secformer_jax.mpc.material import Dealer, Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, open_together
 from secformer_jax.mpc.primitives.products import ProductMasks, WeightProducts
-from secformer_jax.mpc.primitives.scaled import NormPair, ScaledPair
+from secformer_jax.mpc.primitives.scaled import NormPair, PairProduct, ScaledPair, SquareSumPair
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config
 from secformer_jax.mpc.runtime.engine import Engine
@@ -28,7 +28,7 @@ from secformer_jax.mpc.runtime.parties import Parties
 from secformer_jax.mpc.runtime.shares import packed_bytes, unpack
 from secformer_jax.openings.attention import MaskedSquare
 from secformer_jax.openings.softmax_exact import CentredScores
-from secformer_jax.openings.squares import SquaredPair, WeightedSquaredPair
+from secformer_jax.openings.squares import SquaredPair, SquarePair, SquareTimesPair, WeightedSquaredPair
 
 GELU, RSQRT = fit_gelu_tail(12.5), fit_rsqrt(0.003, 0.04)
 MANY = (OPENINGS, 1)
@@ -85,6 +85,16 @@ def truncation(dropped: int, width: int, result: int, *, signed: bool = True):
     return make, lambda m, x: [m.masked(Fixed(x, dropped, width))], [width]
 
 
+def pair(dropped: int, width: int, result: int, shape: tuple[int, ...] = MANY) -> TruncationPair:
+    return TruncationPair.abstract(shape, dropped, width, result)
+
+
+def pairs(make: Callable[[], Material], **widths: int):
+    """Truncations of one place, each with its own pair; 15 bits of those that lose some."""
+    find = {operator.attrgetter(name): width for name, width in widths.items()}
+    return make, lambda m, x: [of(m).masked(Fixed(x, 20, width)) for of, width in find.items()], [*widths.values()]
+
+
 # Material, what is opened of it, and the bits of each array.
 KINDS = {
     # A linear layer's input, at a ring of whole bytes and at others.
@@ -112,6 +122,16 @@ KINDS = {
     "series": series(GELU, 19, 0, 64),
     "rounded series": series(GELU, 19, 9, 35),
     "row series": series(RSQRT, 38, 0, 48),
+    # What a decoder has besides.
+    "lift into a wider ring": truncation(0, 36, 64),
+    "row whose squares are summed": pairs(lambda: SquareSumPair.abstract(pair(0, 36, 51)), pair=36),
+    "square of a numerator": pairs(lambda: SquarePair.abstract(pair(0, 30, 57)), pair=30),
+    "square and the inverse of its mean": pairs(
+        lambda: SquareTimesPair.abstract(pair(0, 30, 57), pair(15, 48, 57)), **{"square.pair": 30, "row": 48}
+    ),
+    "gate and what it gates, raw product and inverse root, sums and inverse sum": pairs(
+        lambda: PairProduct.abstract(pair(0, 30, 60), pair(15, 44, 60)), x=30, y=44
+    ),
     "truncation": truncation(15, 36, 64),
     "truncation to a narrower ring": truncation(30, 64, 51),
 }

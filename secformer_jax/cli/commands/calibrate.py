@@ -9,14 +9,20 @@ from typing import Annotated
 import typer
 
 from secformer_jax.cli.commands.common import Choice, checked_length, read_lines
-from secformer_jax.cli.options import Gelu, Json, LayerNorm, Model, Softmax
+from secformer_jax.cli.options import Gelu, Json, LayerNorm, Model, Softmax, System
 from secformer_jax.cli.report import Reporter
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration as calibrations
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.models import decoders
 from secformer_jax.models.calibrate import calibrate_model, calibration_sentences
 from secformer_jax.models.checkpoint import Checkpoint, load
+from secformer_jax.models.decoders.calibrate import calibration_chats
+from secformer_jax.models.decoders.chat import read_tokens
+from secformer_jax.models.decoders.checkpoint import load as load_decoder
+from secformer_jax.models.decoders.ranges import ensure_calibration
+from secformer_jax.models.folders import read_json, resolve
 from secformer_jax.models.request import request_head
 from secformer_jax.models.text import PADDED_LENGTHS, Encoded, Tokenizer
 
@@ -36,9 +42,22 @@ def calibrate(
         str | None, typer.Option("--calibration", help="Where to write; calibration.json in the model's folder.")
     ] = None,
     max_length: Annotated[int, typer.Option("--max-length", help="The greatest padded length to serve.")] = 128,
+    system: System = None,
     json: Json = False,
 ) -> None:
-    """Measure the ranges of a model's values, from which approximations get their constants."""
+    """Measure the ranges of a model's values, from which approximations get their constants.
+
+    Of a model that generates text, a line of --data is a conversation's questions, with tabs between them.
+    """
+    if decoders.generates(read_json(resolve(model))):
+        if preset or gelu or softmax or layer_norm or calibration:
+            raise UserError(
+                "a model that generates text has functions of its own: pass --model, --data, --system alone"
+            )
+        _calibrate_decoder(Reporter(json), model, system, None if data is None else read_lines(data))
+        return
+    if system is not None:
+        raise UserError("--system is for models that generate text: leave it out")
     if preset is None and (gelu or softmax or layer_norm):
         raise UserError("--gelu, --softmax and --layer-norm change a preset: pass --preset as well")
     reporter = Reporter(json)
@@ -72,6 +91,18 @@ def calibrate(
         for each in measured
     ]
     reporter.results(entries)
+
+
+def _calibrate_decoder(reporter: Reporter, model: str, system: str | None, lines: Sequence[str] | None) -> None:
+    loaded = load_decoder(model)
+    tokens = read_tokens(loaded.path, system)
+    chats = calibration_chats() if lines is None else [line.split("\t") for line in lines]
+    with reporter.progress("measuring ranges") as progress:
+        found = ensure_calibration(loaded, tokens, chats=chats, say=reporter.say, progress=progress)
+    widest = {name: [ends.low, ends.high] for name, ends in _widest(found).items()}
+    rows = [(name, f"{low:.3g}", f"{high:.3g}") for name, (low, high) in widest.items()]
+    reporter.table(f"Ranges over all layers, behind a prefix of {len(tokens.prefix)} tokens", ("", "from", "to"), rows)
+    reporter.results([{"family": found.family, "sentences": found.sentences, "ranges": widest}])
 
 
 def encode_lines(model: Checkpoint, lines: Sequence[str], max_length: int) -> Encoded:

@@ -21,15 +21,22 @@ from secformer_jax.cli.options import (
     NoKeepWeights,
     Preset,
     Softmax,
+    System,
     TlsFolder,
 )
-from secformer_jax.cli.report import Reporter
+from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.cluster.clients import owner
-from secformer_jax.cluster.requirements import describe
+from secformer_jax.cluster.config import Cluster
+from secformer_jax.cluster.requirements import describe, describe_decoder
+from secformer_jax.errors import UserError
 from secformer_jax.inference.reveal import Reveal
+from secformer_jax.models import decoders
 from secformer_jax.models.calibrate import DEFAULT_LENGTH, ensure_calibration
 from secformer_jax.models.checkpoint import load
-from secformer_jax.models.folders import SHIPPED
+from secformer_jax.models.decoders.chat import read_tokens
+from secformer_jax.models.decoders.checkpoint import load as load_decoder
+from secformer_jax.models.decoders.ranges import ensure_calibration as ensure_decoder_calibration
+from secformer_jax.models.folders import SHIPPED, read_json, resolve
 
 
 def publish(
@@ -52,12 +59,23 @@ def publish(
         int | None,
         typer.Option("--logit-bits", help="Fraction bits that logits are rounded to before clients get them."),
     ] = None,
+    system: System = None,
+    room: Annotated[
+        int, typer.Option("--room", help="Of a model that generates: the most tokens of a conversation, padding in.")
+    ] = 256,
     tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
     """Share a model among the servers of a cluster, as its owner."""
     reporter = Reporter(json)
     found = read(cluster, tls, insecure=True)
+    if decoders.generates(read_json(resolve(model))):
+        if preset or gelu or softmax or layer_norm or head or label_only or logit_bits is not None:
+            raise UserError("a model that generates text has functions and a head of its own: leave out other options")
+        _publish_decoder(reporter, found, model, calibration, system, room)
+        return
+    if system is not None:
+        raise UserError("--system is for models that generate text: leave it out")
     loaded = load(model)
     head, reveal = checked_head(loaded, head), Reveal(label_only, logit_bits)
     reveal.check(head)
@@ -69,11 +87,26 @@ def publish(
         loaded, approximations, ranges, embedding=embedding, keep_weights=not no_keep_weights, head=head, reveal=reveal
     )
     done = asyncio.run(owner.publish(found, loaded, deployment))
+    _say(reporter, found, done, choice.entry())
+
+
+def _publish_decoder(
+    reporter: Reporter, cluster: Cluster, model: str, calibration: str | None, system: str | None, room: int
+) -> None:
+    loaded = load_decoder(model)
+    tokens = read_tokens(loaded.path, system)
+    with reporter.progress("measuring ranges") as progress:
+        ranges = ensure_decoder_calibration(loaded, tokens, calibration, say=reporter.say, progress=progress)
+    done = asyncio.run(owner.publish(cluster, loaded, describe_decoder(loaded, ranges, tokens, room)))
+    _say(reporter, cluster, done, {"room": room})
+
+
+def _say(reporter: Reporter, found: Cluster, done: owner.Publication, more: Entry) -> None:
     megabytes = [sent / 1e6 for sent in done.sent_bytes]
     reporter.say(
         f"{done.tensors} tensors published as {done.deployment}: "
         + ", ".join(f"{mb:,.1f} MB to {party}" for party, mb in zip(found.parties, megabytes, strict=True))
     )
     sent = dict(zip(found.parties, done.sent_bytes, strict=True))
-    entry = {"deployment": done.deployment, "tensors": done.tensors, **choice.entry(), "sent_bytes": sent}
+    entry = {"deployment": done.deployment, "tensors": done.tensors, **more, "sent_bytes": sent}
     reporter.results([entry])

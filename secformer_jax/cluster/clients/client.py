@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import secrets
 import time
@@ -15,13 +16,15 @@ import numpy as np
 from secformer_jax.cluster import transcript
 from secformer_jax.cluster.clients.channel import Servers
 from secformer_jax.cluster.config import Cluster
+from secformer_jax.cluster.decoder_deployment import DecoderDeployment
 from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.party import identity
+from secformer_jax.cluster.published import Published, read_description
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
-from secformer_jax.cluster.wire.paths import INFER_PATH, STATEMENT_PATH
+from secformer_jax.cluster.wire.paths import CLOSE_PATH, INFER_PATH, STATEMENT_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.inference.texts import powers_of_two
-from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import Encoded
 from secformer_jax.mpc.runtime import one_hot
 from secformer_jax.mpc.runtime.shares import Share, decode, expand, join, pack
@@ -85,11 +88,25 @@ class ClusterClient:
         await self._servers.__aexit__()
 
     async def deployment(self) -> Deployment:
-        """The model that the servers serve; they have to agree on it.
+        """The encoder that the servers serve; they have to agree on it.
 
         Raises:
-            UserError: no model is served, or a server says another one than the others.
+            UserError: no model is served or another kind, or a server says another one than the others.
         """
+        served = await self._published()
+        if not isinstance(served, Deployment):
+            raise UserError("this cluster serves a model that generates text: ask it with secformer generate")
+        self._served = served
+        return served
+
+    async def decoder(self) -> DecoderDeployment:
+        """The decoder that they serve; as `deployment`."""
+        served = await self._published()
+        if not isinstance(served, DecoderDeployment):
+            raise UserError("this cluster serves an encoder, which generates no text: ask it with secformer infer")
+        return served
+
+    async def _published(self) -> Published:
         await self._servers.meet()
         found = [json.loads(status) for status in await self._servers.each(self._servers.status)]
         names = {status["model"] for status in found}
@@ -97,10 +114,9 @@ class ClusterClient:
             raise UserError(f"no model is served ({found[0]['state']}): the owner runs secformer publish")
         if len(names) != 1:
             raise UserError("the servers don't serve the same model yet: try again in a while")
-        deployment = Deployment.from_json(found[0]["description"])
+        deployment = read_description(found[0]["description"])
         if deployment.name not in names:
             raise UserError("the servers' description of the model is not the one that they name")
-        self._served = deployment
         return deployment
 
     async def infer(self, encoded: Encoded) -> Answer:
@@ -117,16 +133,32 @@ class ClusterClient:
 
     def most(self, served: Deployment, length: int) -> int:
         """Texts of a padded length in one request."""
-        return self._cluster.options.batching.rows(length, HEADS[served.head].rows)
+        return self._cluster.options.batching.rows(length, served.unit)
 
     async def _ask(self, served: Deployment, encoded: Encoded) -> Answer:
         """One request."""
-        started, name = time.perf_counter(), served.name
         rows, length = encoded.input_ids.shape
-        fields = {"request": secrets.token_hex(16), "deployment": name, "rows": rows, "length": length}
+        shape = RequestShape(rows, length)
+        answer = await self.ask(served, shape, served.inputs.arrays(encoded))
+        return dataclasses.replace(answer, logits=served.reveal.read(answer.logits))
+
+    async def ask(self, served: Published, shape: RequestShape, inputs: Sequence[np.ndarray]) -> Answer:
+        """One request; its logits are as they are revealed.
+
+        Args:
+            served: the model.
+            shape: public.
+            inputs: what is shared.
+
+        Raises:
+            UserError: as `infer`.
+        """
+        started, name = time.perf_counter(), served.name
+        fields = {"request": secrets.token_hex(16), "deployment": name, **shape.fields()}
         parties, protocol = self._cluster.parties, self._cluster.protocol
-        stated = await self._statements(name, rows, length)
-        specs, inputs = served.inputs.specs(rows, length), served.inputs.arrays(encoded)
+        # In a conversation its first pass has them stated.
+        stated = [] if shape.start else await self._statements(name, shape)
+        specs = served.inputs.specs(shape.rows, shape.length)
         shares = one_hot.shared(specs, inputs, protocol, len(parties), self._bits)
         messages = [with_shares("infer", fields, own) for own in shares]
         bodies = {party: b"".join(message.pack()) for party, message in zip(parties, messages, strict=True)}
@@ -150,19 +182,27 @@ class ClusterClient:
         ]
         transcript.agree(found, parties)
         ring = join([output.rings()[0] for output in outputs])
-        logits = served.reveal.read(decode(ring, outputs[0].dtype, self._bits))
+        logits = decode(ring, outputs[0].dtype, self._bits)
         cost = {name: value for name, value in results[0].fields.items() if isinstance(value, int | float)}
         sent = tuple(len(body) for body in bodies.values())
         seen = tuple(_beginning(own["input0"]) for own in shares)
         return Answer(logits, time.perf_counter() - started, sent, cost, (*stated, *receipts), seen)
 
-    async def _statements(self, name: str, rows: int, length: int) -> list[dict[str, str]]:
+    async def end(self, conversation: str) -> None:
+        """Have a conversation's cache forgotten; one that the servers no longer know is no error."""
+
+        async def end(party: str) -> bytes:
+            return await self._servers.post(party, CLOSE_PATH, json={"conversation": conversation})
+
+        await self._servers.each(end)
+
+    async def _statements(self, name: str, shape: RequestShape) -> list[dict[str, str]]:
         """What the servers put their names to, before anything is sent to them.
 
         Raises:
             UserError: they say different things, or serve another model.
         """
-        asked = {"nonce": secrets.token_hex(16), "rows": rows, "length": length}
+        asked = {"nonce": secrets.token_hex(16), **shape.fields()}
 
         async def ask(party: str) -> bytes:
             return await self._servers.post(party, STATEMENT_PATH, json={**asked, "deployment": name})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 
 from secformer_jax.cluster.config import DEALER, Cluster
-from secformer_jax.cluster.deployment import Deployment, RequestShape
+from secformer_jax.cluster.published import Published
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire import frames, tls
 from secformer_jax.cluster.wire.message import Message, MessageError
 from secformer_jax.cluster.wire.paths import END
@@ -38,16 +38,17 @@ class MaterialClient:
         if self._http is not None:
             await self._http.close()
 
-    async def describe(self, deployment: Deployment) -> None:
+    async def describe(self, deployment: Published) -> None:
         """Tell the dealer what is published: the owner's part."""
         async for _ in self._ask(DESCRIBE_PATH, {"description": deployment.to_json()}):
             pass
 
-    def masks(self, deployment: Deployment) -> AsyncIterator[Message]:
-        """This party's shares of the masks of the weights."""
-        return self._ask(MASKS_PATH, {"deployment": deployment.name})
+    def masks(self, deployment: Published, conversation: str = "") -> AsyncIterator[Message]:
+        """This party's shares of the masks of the weights, or of a conversation's cache, once."""
+        of = {"conversation": conversation} if conversation else {}
+        return self._ask(MASKS_PATH, {"deployment": deployment.name, **of})
 
-    def fetch(self, deployment: Deployment, shape: RequestShape, piece: str) -> AsyncIterator[Message]:
+    def fetch(self, deployment: Published, shape: RequestShape, piece: str) -> AsyncIterator[Message]:
         """This party's shares of one request's material, in several messages.
 
         Args:
@@ -58,7 +59,7 @@ class MaterialClient:
         Raises:
             UserError: the dealer refuses, or is not there.
         """
-        asked = {"deployment": deployment.name, "piece": piece, **dataclasses.asdict(shape)}
+        asked = {"deployment": deployment.name, "piece": piece, **shape.fields()}
         return self._ask(MATERIAL_PATH, asked)
 
     async def reveal(self, piece: str) -> bytes:

@@ -11,12 +11,13 @@ import numpy as np
 from secformer_jax.cluster.clients.channel import Servers, patiently
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import OWNER, Cluster
-from secformer_jax.cluster.deployment import Deployment
-from secformer_jax.cluster.requirements import serving
+from secformer_jax.cluster.published import Published
+from secformer_jax.cluster.requirements import unmasked_weights
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import ACTIVATE_PATH, END, PUBLISH_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.models.checkpoint import Checkpoint
+from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
 from secformer_jax.mpc.runtime.shares import encode, share
 
 
@@ -31,8 +32,8 @@ class Publication:
 
 async def publish(
     cluster: Cluster,
-    model: Checkpoint,
-    deployment: Deployment,
+    model: Checkpoint | DecoderCheckpoint,
+    deployment: Published,
     *,
     progress: Callable[[int], None] = lambda tensors: None,
 ) -> Publication:
@@ -67,7 +68,7 @@ async def publish(
         count = 0
         first = Message("describe", {"description": deployment.to_json()})
         await asyncio.gather(*(queue.put(first.pack()) for queue in queues.values()))
-        arrays = serving(deployment, bits, model).unmasked_weights()
+        arrays = unmasked_weights(deployment, bits, model)
         while (found := await asyncio.to_thread(next, arrays, None)) is not None:
             messages = await asyncio.to_thread(pieces, *found)
             for party, message in zip(parties, messages, strict=True):

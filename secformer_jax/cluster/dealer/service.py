@@ -7,9 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -17,14 +15,17 @@ from secformer_jax.cluster import store
 from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH, REVEAL_PATH
 from secformer_jax.cluster.config import OWNER, Cluster
 from secformer_jax.cluster.dealer.ledger import Ledger
-from secformer_jax.cluster.deployment import Deployment, RequestShape
+from secformer_jax.cluster.dealer.pieces import Delivered, Masked, Piece
+from secformer_jax.cluster.published import Published, read_description
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.requirements import checked, mask_shapes, requirements, serving
 from secformer_jax.cluster.wire.http import peer_of, question
 from secformer_jax.cluster.wire.message import Bytes, Message, with_shares
 from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
+from secformer_jax.inference.decoders.serving import DecoderServing
 from secformer_jax.mpc.audit import commitment
-from secformer_jax.mpc.material import MaterialReusedError, Randomness, WeightMasks, deal_nodes, material_nodes
+from secformer_jax.mpc.material import MaterialReusedError, Randomness, deal_nodes, material_nodes
 from secformer_jax.mpc.runtime.shares import SEED_BYTES, Share, deal, fresh_seeds, sent_bytes
 
 log = logging.getLogger(__name__)
@@ -34,40 +35,6 @@ KEPT_DEPLOYMENTS = 16
 KEPT_PIECES, KEPT_AHEAD = 4, 4
 BATCH_BYTES = 1 << 20
 KEPT_SEEDS, REVEAL_SECONDS = 64, 60.0
-
-
-@dataclass
-class Piece:
-    """One request's material: the seed of all of it, and by rank the shares of every leaf."""
-
-    seed: bytes
-    shares: list[list[Share]]
-
-
-@dataclass
-class Delivered:
-    """The seed of a piece that all parties have, and who wants to look at how it was dealt."""
-
-    seed: bytes
-    asked: set[str] = field(default_factory=set)
-    by_all: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass
-class Published:
-    """A deployment, and the components of its weights' masks: one generator's key for each party."""
-
-    deployment: Deployment
-    seeds: dict[str, list[bytes]]
-    shapes: dict[str, tuple[int, ...]]
-    resident: list[WeightMasks] = field(default_factory=list)
-    nodes: dict[RequestShape, list[Any]] = field(default_factory=dict)
-
-    def masks(self) -> WeightMasks:
-        """The masks themselves, for their products."""
-        if not self.resident:
-            self.resident.append(WeightMasks(self.seeds, self.shapes))
-        return self.resident[0]
 
 
 class MaterialService:
@@ -86,7 +53,7 @@ class MaterialService:
         self._key = store.sealing_key(seal)
         self._ledger = Ledger(state / "pieces")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="material")
-        self._published: dict[str, Published] = {}
+        self._published: dict[str, Masked] = {}
         self._describing: set[str] = set()
         self._dealt: dict[str, tuple[asyncio.Future[Piece], set[str]]] = {}
         self._delivered: dict[str, Delivered] = {}
@@ -109,7 +76,7 @@ class MaterialService:
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         peer_of(request, [OWNER])
         try:
-            deployment = checked(Deployment.from_json((await question(request)).fields.get("description")))
+            deployment = checked(read_description((await question(request)).fields.get("description")))
         except UserError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         if deployment.name in self._describing or self._path(deployment.name).exists():
@@ -126,22 +93,41 @@ class MaterialService:
 
     async def _masks(self, request: web.Request) -> web.StreamResponse:
         rank = self._cluster.rank(peer_of(request, self._cluster.parties))
-        published = await self._known(await question(request))
-        shares = {
-            f"masks/{name}": deal(list(seeds), "int64", published.shapes[name], self._protocol)[rank]
-            for name, seeds in published.seeds.items()
-        }
+        asked = await question(request)
+        published = await self._known(asked)
+        if "conversation" in asked.fields:
+            shares = await self._cache_masks(published, asked.token("conversation"), rank)
+        else:
+            shares = {
+                f"masks/{name}": deal(list(seeds), "int64", published.shapes[name], self._protocol)[rank]
+                for name, seeds in published.seeds.items()
+            }
         return await _stream(request, with_shares("weights", {}, shares).pack())
+
+    async def _cache_masks(self, published: Masked, name: str, rank: int) -> dict[str, Share]:
+        """Of a conversation, which begins with the first party that asks; its name serves once, ever."""
+        if not isinstance(published.served, DecoderServing):
+            raise web.HTTPBadRequest(text="this model generates nothing\n")
+        try:
+            if name not in published.conversations:
+                entered = asyncio.ensure_future(asyncio.to_thread(self._ledger.add, name))
+                parties = len(self._cluster.parties)
+                published.conversations.begin(name, published.served.cache_masks(), parties, entered)
+            return await published.conversations[name].shares(rank, self._protocol)
+        except MaterialReusedError as error:
+            raise web.HTTPConflict(text=f"{error}\n") from None
 
     async def _material(self, request: web.Request) -> web.StreamResponse:
         party = peer_of(request, self._cluster.parties)
         asked = await question(request)
-        shape, piece = RequestShape(asked.number("rows"), asked.number("length")), asked.token("piece")
+        shape, piece = RequestShape.read(asked), asked.token("piece")
         published = await self._known(asked)
         try:
             published.deployment.check(shape)
         except UserError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
+        if shape.conversation and shape.conversation not in published.conversations:
+            raise web.HTTPNotFound(text="the dealer has no masks of this conversation: begin a new one\n")
         if piece not in self._dealt:
             self._forget_oldest()
             ready = self._ahead.pop((published.deployment.name, shape), None) or self._deal(published, shape)
@@ -161,7 +147,8 @@ class MaterialService:
             self._delivered[piece] = Delivered(made.seed)
             while len(self._delivered) > KEPT_SEEDS:
                 self._delivered.pop(next(iter(self._delivered)))
-            self._deal_ahead(published, shape)
+            if (following := published.deployment.next(shape)) is not None:
+                self._deal_ahead(published, following)
         return await _stream(request, _batches(made.shares[self._cluster.rank(party)], commitment(made.seed)))
 
     async def _reveal(self, request: web.Request) -> web.StreamResponse:
@@ -181,7 +168,7 @@ class MaterialService:
             raise web.HTTPConflict(text="another party did not ask how this piece was dealt\n") from None
         return await _stream(request, Message("seed", {}, [delivered.seed]).pack())
 
-    def _deal_ahead(self, published: Published, shape: RequestShape) -> None:
+    def _deal_ahead(self, published: Masked, shape: RequestShape) -> None:
         """One piece for the next request of this size; only the sizes asked for last have one."""
         key = published.deployment.name, shape
         if key not in self._ahead:
@@ -195,47 +182,48 @@ class MaterialService:
             raise MaterialReusedError("this piece of material has been dealt before: ask for a new one")
         return await ready
 
-    def _deal(self, published: Published, shape: RequestShape) -> asyncio.Future[Piece]:
+    def _deal(self, published: Masked, shape: RequestShape) -> asyncio.Future[Piece]:
         return asyncio.ensure_future(self._in_thread(self._make, published, shape))
 
-    def _make(self, published: Published, shape: RequestShape) -> Piece:
+    def _make(self, published: Masked, shape: RequestShape) -> Piece:
         """Fresh material of one request, as shares; on the thread."""
-        if shape not in published.nodes:
-            needed = requirements(serving(published.deployment, self._fraction_bits), shape)
-            published.nodes[shape] = material_nodes(needed.material)
+        masks = published.masks()
+        if shape.conversation:
+            masks = published.conversations[shape.conversation].beside(masks)
+        if shape.size not in published.nodes:
+            published.nodes[shape.size] = material_nodes(requirements(published.served, shape).material)
         parties = len(self._cluster.parties)
         randomness, shares = Randomness(parties), [list[Share]() for _ in range(parties)]
-        for array in deal_nodes(published.nodes[shape], randomness, published.masks()):
+        for array in deal_nodes(published.nodes[shape.size], randomness, masks):
             dealt = deal(array.components, "int64", array.shape, self._protocol, array.bits)
             for own, share in zip(shares, dealt, strict=True):
                 own.append(share)
         return Piece(randomness.seed, shares)
 
-    def _publish(self, deployment: Deployment) -> None:
+    def _publish(self, deployment: Published) -> None:
         """Draw the masks of the weights, and keep their generators' keys, sealed."""
-        shapes = {}
+        shapes, served = {}, serving(deployment, self._fraction_bits)
         if deployment.masked:
-            length = 16 if deployment.calibration is None else min(16, deployment.calibration.max_length)
-            needed = requirements(serving(deployment, self._fraction_bits), RequestShape(2, length))
-            shapes = mask_shapes(needed.weights)
+            shapes = mask_shapes(requirements(served, deployment.least).weights)
         parties = len(self._cluster.parties)
         seeds = {name: fresh_seeds(parties) for name in shapes}
         writer = store.SealedWriter(self._path(deployment.name), self._key, deployment.name)
         fields = {"description": deployment.to_json(), "shapes": {name: list(shape) for name, shape in shapes.items()}}
         writer.add(Message("published", fields, [b"".join(keys) for keys in seeds.values()]))
         writer.finish()
-        self._published[deployment.name] = Published(deployment, seeds, shapes)
+        self._published[deployment.name] = Masked(deployment, seeds, shapes, served)
         self._forget_deployments()
 
-    def _load(self, name: str) -> Published:
+    def _load(self, name: str) -> Masked:
         [message] = store.read(self._path(name), self._key, name)
         shapes = {key: tuple(shape) for key, shape in message.fields["shapes"].items()}
         keys = [bytes(chunk) for chunk in message.chunks]
         cut = [[key[i : i + SEED_BYTES] for i in range(0, len(key), SEED_BYTES)] for key in keys]
-        deployment = Deployment.from_json(message.fields["description"])
-        return Published(deployment, dict(zip(shapes, cut, strict=True)), shapes)
+        deployment = read_description(message.fields["description"])
+        served = serving(deployment, self._fraction_bits)
+        return Masked(deployment, dict(zip(shapes, cut, strict=True)), shapes, served)
 
-    async def _known(self, asked: Message) -> Published:
+    async def _known(self, asked: Message) -> Masked:
         """The deployment that a question names."""
         name = asked.token("deployment")
         if name not in self._published:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from secformer_jax.cluster.config import Cluster
-from secformer_jax.cluster.deployment import Deployment, RequestShape
+from secformer_jax.cluster.published import Published
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire.frames import Reader
 from secformer_jax.cluster.wire.message import PREFIX, Header, Message, MessageError, cut, lengths, parse_header
 from secformer_jax.errors import UserError
-from secformer_jax.models.heads import HEADS
 from secformer_jax.mpc.runtime import one_hot
 from secformer_jax.mpc.runtime.shares import HELD, SEED_BYTES, InputSpec, packed_bytes
 
@@ -53,7 +53,7 @@ class Admission:
         rank: of this party.
     """
 
-    def __init__(self, deployment: Deployment, cluster: Cluster, rank: int) -> None:
+    def __init__(self, deployment: Published, cluster: Cluster, rank: int) -> None:
         self._deployment, self._components = deployment, len(HELD[cluster.protocol](rank))
         self._batching = cluster.options.batching
         self._specs = functools.lru_cache(maxsize=64)(deployment.inputs.specs)
@@ -65,7 +65,7 @@ class Admission:
             MessageError, UserError: it is not.
         """
         message = Message(header.kind, header.fields)
-        number, shape = message.text("request"), RequestShape(message.number("rows"), message.number("length"))
+        number, shape = message.text("request"), RequestShape.read(message)
         if header.kind != "infer" or not _NUMBER.fullmatch(number):
             raise MessageError("a request is of the kind infer, and its number has 32 hexadecimal digits")
         self.check_size(message.text("deployment"), shape)
@@ -87,7 +87,7 @@ class Admission:
         if deployment != self._deployment.name:
             raise UserError("another model has been published: ask secformer status, and send it again")
         self._deployment.check(shape)
-        most = self._batching.rows(shape.length, HEADS[self._deployment.head].rows)
+        most = self._batching.rows(shape.length, self._deployment.unit)
         if shape.rows > most:
             raise UserError(
                 f"{shape.rows} texts of {shape.length} tokens in one request, and at most {most} are served"
@@ -162,7 +162,7 @@ async def read_question(reader: Reader) -> tuple[str, str, RequestShape]:
         asked = Message("statement", dict(json.loads(data[: QUESTION_BYTES + 1])))
     except (ValueError, TypeError, RecursionError):
         raise MessageError("a JSON object with nonce, deployment, rows and length was expected") from None
-    nonce, shape = asked.text("nonce"), RequestShape(asked.number("rows"), asked.number("length"))
+    nonce, shape = asked.text("nonce"), RequestShape.read(asked)
     if len(nonce) > NONCE_LENGTH:
         raise MessageError(f"a nonce has at most {NONCE_LENGTH} characters")
     return nonce, asked.text("deployment"), shape

@@ -3,106 +3,28 @@
 from __future__ import annotations
 
 import resource
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
-from secformer_jax.cluster.deployment import Deployment, RequestShape
-from secformer_jax.cluster.memory import give_back
-from secformer_jax.cluster.requirements import part_of, requirements, serving
+from secformer_jax.cluster.party.conversations import Conversations
+from secformer_jax.cluster.party.programs import Compiled, Programs
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire.message import Message, shares_of, with_shares
-from secformer_jax.inference.revealing import revealing
-from secformer_jax.mpc.audit import audit, commitment
-from secformer_jax.mpc.material import Material, WeightMasks, material_nodes
+from secformer_jax.mpc.audit import OwnMasks, audit, commitment
 from secformer_jax.mpc.runtime.coins import Coins
-from secformer_jax.mpc.runtime.compiler import compile_program
-from secformer_jax.mpc.runtime.config import MpcConfig
-from secformer_jax.mpc.runtime.party import Party
+from secformer_jax.mpc.runtime.party import Held, Party
 from secformer_jax.mpc.runtime.profile import Profile
-from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP, Program, request_inputs, weight_input
-from secformer_jax.mpc.runtime.shares import InputSpec, Share
+from secformer_jax.mpc.runtime.program import (
+    OFFLINE,
+    ONLINE,
+    SETUP,
+)
+from secformer_jax.mpc.runtime.shares import Share
 from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A shape's program under variable names of its own, and what has to be put in or dealt for a request."""
-
-    program: Program
-    digest: str
-    specs: dict[str, jax.ShapeDtypeStruct]
-    names: dict[str, str]
-    inputs: tuple[InputSpec, ...]
-    nodes: list[Material]
-
-    def bits(self, name: str) -> int | None:
-        """Of the ring that an input is shared in."""
-        return self.inputs[int(name.removeprefix("input"))].bits if name.startswith("input") else None
-
-    def read(self) -> set[str]:
-        """The variables that the program reads, by their names on the wire."""
-        used = self.program.read()
-        return {name for name, own in self.names.items() if own in used}
-
-
-class Programs:
-    """The programs of a deployment: each is compiled once, for all lanes.
-
-    Args:
-        config: protocol and parties.
-        deployment: what is published.
-    """
-
-    def __init__(self, config: MpcConfig, deployment: Deployment) -> None:
-        self._config, self._deployment = config, deployment
-        self._serving = serving(deployment, config.fraction_bits)
-        self._compiled: dict[RequestShape, Compiled] = {}
-        self._compiling = threading.Lock()
-
-    def get(self, shape: RequestShape) -> Compiled:
-        """The program for a shape.
-
-        Raises:
-            UserError: the deployment does not serve this shape.
-        """
-        with self._compiling:
-            if shape not in self._compiled:
-                self._deployment.check(shape)
-                self._compiled[shape] = self._compile(shape)
-                # What JAX keeps of tracing is of no use again: each program is traced once.
-                jax.clear_caches()
-            return self._compiled[shape]
-
-    def forget(self, shape: RequestShape) -> None:
-        """Give back what a program takes, when the last lane has forgotten it; XLA's code is most of it."""
-        with self._compiling:
-            self._compiled.pop(shape, None)
-            jax.clear_caches()
-            give_back()
-
-    def _compile(self, shape: RequestShape) -> Compiled:
-        needed = requirements(self._serving, shape)
-        leaves, _ = jax.tree_util.tree_flatten_with_path(needed.weights)
-        keep = self._deployment.keep_weights
-        variables = [weight_input(path, public=self._serving.is_public, keep=keep) for path, _ in leaves]
-        variables += request_inputs(needed.material, needed.arguments()[2:])
-        program = compile_program(
-            revealing(self._deployment.reveal, needed.compute),
-            needed.arguments(),
-            variables,
-            self._config,
-            part_of=part_of,
-        )
-        own = program.renamed({name for name in program.variables() if not name.startswith("weights")})
-        request = jax.tree.leaves(needed.arguments()[1:])
-        specs = {v.name: spec for v, spec in zip(variables[len(leaves) :], request, strict=True)}
-        names = dict(zip(program.input_names, own.input_names, strict=True))
-        return Compiled(own, program.digest(), specs, names, needed.inputs, material_nodes(needed.material))
 
 
 @dataclass(frozen=True)
@@ -117,7 +39,7 @@ class Looking:
 
     coins: Coins
     chance: float
-    masks: Callable[[], WeightMasks]
+    masks: Callable[[], OwnMasks]
 
 
 class Computing:
@@ -137,6 +59,8 @@ class Computing:
         self._pending: dict[RequestShape, set[str]] = {}
         self.commands: dict[str, Callable[[Message], Message | None]] = {
             "compile": self.compile,
+            "masks": self.masks,
+            "end": self.end,
             "material": self.material,
             "prepare": self.prepare,
             "audit": self.look,
@@ -148,7 +72,7 @@ class Computing:
 
     def compile(self, message: Message) -> Message:
         """Compile for a shape, compare the program with the other parties', and run what needs no request."""
-        shape, party = _shape(message), self._party
+        shape, party = RequestShape.read(message).size, self._party
         if shape not in self._set_up:
             compiled = self._programs.get(shape)
             party.agree(compiled.digest)
@@ -157,30 +81,47 @@ class Computing:
         needs_material = any(name.startswith("material") for name in self._set_up[shape].specs)
         return Message("compiled", {"needs_material": needs_material, "program": self._set_up[shape].digest})
 
+    def masks(self, message: Message) -> None:
+        """Take some of the dealer's masks of a conversation's cache."""
+        self._held_conversations().give(RequestShape.read(message).conversation, shares_of(message))
+
+    def end(self, message: Message) -> Message:
+        """Forget a conversation."""
+        self._held_conversations().end(message.token("conversation"))
+        return Message("ended")
+
+    def _held_conversations(self) -> Conversations:
+        if self._programs.conversations is None:
+            raise ValueError("the published model generates nothing")
+        return self._programs.conversations
+
     def material(self, message: Message) -> None:
         """Take some of the dealer's material for the next request of a shape."""
-        shape, committed = _shape(message), message.text("commitment")
+        shape, committed = RequestShape.read(message), message.text("commitment")
         if self._committed.setdefault(shape, committed) != committed:
             raise ValueError("the dealer commits itself to two seeds for one piece")
         self._put(shape, shares_of(message), "material")
 
     def prepare(self, message: Message) -> Message:
         """Run what needs material and no input; or, if the parties' coins say so, nothing, to look at the material."""
-        compiled = self._whole(_shape(message), "material")
+        compiled = self._whole(RequestShape.read(message), "material")
         looks = self._looking.coins.toss(self._looking.chance)
         if not looks:
-            del self._committed[_shape(message)]
+            del self._committed[RequestShape.read(message)]
         profile = Profile() if looks else self._party.run(compiled.program, OFFLINE)
         return Message("prepared", _cost(profile) | {"audit": looks})
 
     def look(self, message: Message) -> Message:
         """Make the material again from the dealer's seed, and forget it; says whether it was dealt rightly."""
-        shape, seed = _shape(message), b"".join(map(bytes, message.chunks))
-        compiled, committed = self._set_up[shape], self._committed.pop(shape)
+        shape, seed = RequestShape.read(message), b"".join(map(bytes, message.chunks))
+        compiled, committed = self._set_up[shape.size], self._committed.pop(shape)
+        masks = self._looking.masks()
+        if shape.conversation:
+            masks = masks.and_more(self._held_conversations().masks(shape.conversation))
         names = [name for name in compiled.specs if name.startswith("material")]
         used = {name: compiled.names[name] for name in compiled.read() if name.startswith("material")}
         held = {names.index(name): self._party.share_of(own) for name, own in used.items()}
-        good, rests = audit(compiled.nodes, seed, self._looking.masks(), self._party.rank, held)
+        good, rests = audit(compiled.nodes, seed, masks, self._party.rank, held)
         self._party.free(used.values())
         good &= commitment(seed) == committed
         holds = not self._party.others(f"{good} {committed} {rests}") and good
@@ -188,19 +129,19 @@ class Computing:
 
     def drop(self, message: Message) -> Message:
         """Forget what was prepared for a shape."""
-        self._party.free(self._set_up[_shape(message)].program.prepared())
+        self._party.free(self._set_up[RequestShape.read(message).size].program.prepared())
         return Message("dropped")
 
     def forget(self, message: Message) -> Message:
         """Forget the program of a shape, and what was computed for it from the weights alone."""
-        shape = _shape(message)
+        shape = RequestShape.read(message).size
         self._party.free(self._set_up.pop(shape).program.kept())
         self._programs.forget(shape)
         return Message("forgotten")
 
     def rehearse(self, message: Message) -> Message:
         """Compute on zeros with a piece of material, and forget the result: what is compiled late is compiled then."""
-        shape = _shape(message)
+        shape = RequestShape.read(message)
         compiled = self._set_up[shape]
         for index, spec in enumerate(compiled.inputs):
             zeros = (np.zeros(spec.shape, np.int64),) * self._party.components
@@ -212,16 +153,16 @@ class Computing:
 
     def request(self, message: Message) -> Message:
         """Compute; the answer holds this party's component of the result, and which texts are no input."""
-        shape, party, started = _shape(message), self._party, time.perf_counter()
-        inputs, shares = self._set_up[shape].inputs, shares_of(message)
+        shape, party, started = RequestShape.read(message), self._party, time.perf_counter()
+        inputs, shares = self._set_up[shape.size].inputs, shares_of(message)
         profile, wrong = Profile(), np.zeros(shape.rows, bool)
         if any(spec.one_hot for spec in inputs):
             party.costs()
-            wrong = ~party.one_hot(inputs, shares)
+            wrong = ~party.one_hot(inputs, shares).reshape(shape.rows, -1).all(axis=1)
             profile.add(party.costs())
         self._put(shape, {name: own for name, own in shares.items() if name.startswith("input")}, "input")
         compiled = self._whole(shape, "input")
-        profile.add(party.run(compiled.program, ONLINE))
+        profile.add(self._pass(compiled, shape) if shape.conversation else party.run(compiled.program, ONLINE))
         cost = _cost(profile) | {"wrong": np.flatnonzero(wrong).tolist()}
         results = {
             f"output{index}": revealed(*party.get(name), self._zeros)
@@ -231,15 +172,26 @@ class Computing:
         cost |= {"party_seconds": time.perf_counter() - started, "resident_bytes": resident_bytes()}
         return with_shares("result", cost, results)
 
+    def _pass(self, compiled: Compiled, shape: RequestShape) -> Profile:
+        """Compute a conversation's next tokens, with what it has left here."""
+        conversations, party, names = self._held_conversations(), self._party, compiled.names
+        state, known = conversations.enter(shape)
+        party.hold({names[f"state{i}"]: held for i, held in enumerate(state)})
+        for i, leaf in enumerate(known):
+            party.put_public(names[f"known{i}"], Held(leaf, False))
+        profile = party.run(compiled.program, ONLINE)
+        conversations.leave(shape, party.take(compiled.program.state))
+        return profile
+
     def _whole(self, shape: RequestShape, kind: str) -> Compiled:
-        compiled = self._set_up[shape]
+        compiled = self._set_up[shape.size]
         missing = {name for name in compiled.specs if name.startswith(kind)} - self._pending.pop(shape, set())
         if missing & compiled.read():
             raise ValueError(f"the {kind} is incomplete")
         return compiled
 
     def _put(self, shape: RequestShape, shares: dict[str, Share], kind: str) -> None:
-        compiled = self._set_up[shape]
+        compiled = self._set_up[shape.size]
         used = compiled.read()
         for name, share in shares.items():
             spec = compiled.specs.get(name) if name.startswith(kind) else None
@@ -258,10 +210,6 @@ def revealed(dtype: str, ring: np.ndarray, zeros: ZeroSharing) -> Share:
     uniform to both, but for the sum.
     """
     return Share(dtype, ring.shape, (ring + zeros.next(ring.shape),))
-
-
-def _shape(message: Message) -> RequestShape:
-    return RequestShape(message.number("rows"), message.number("length"))
 
 
 def _cost(profile: Profile) -> dict[str, Any]:

@@ -13,20 +13,22 @@ from typing import Any
 
 import aiohttp
 
-from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.party.dealer_watch import until_gone, until_there
 from secformer_jax.cluster.party.lane import CheatedError
 from secformer_jax.cluster.party.node import Fields, Node, RefusedError
 from secformer_jax.cluster.party.peers import LocalMember, LostError, Member, RemoteMember
 from secformer_jax.cluster.party.runs import Runs
 from secformer_jax.cluster.party.scheduling import Request, Turns
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire import tls
+from secformer_jax.cluster.wire.message import Message
 
 log = logging.getLogger(__name__)
 
 ARRIVAL_SECONDS = 25.0
 CONNECTED_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
+LOOK_SECONDS = 15.0
 
 
 class Coordinator:
@@ -44,7 +46,7 @@ class Coordinator:
         self._members = [by_name.get(name) or LocalMember(node) for name in self._cluster.parties]
         self._turns, self._arriving = Turns(), dict[str, Request]()
         self._lost: asyncio.Future[str] | None = None
-        self._ready = asyncio.Event()
+        self._ready, self._ended = asyncio.Event(), asyncio.Queue[str]()
         self._cheated: CheatedError | None = None
         self.state = "starting"
         node.notify = self._event
@@ -91,6 +93,8 @@ class Coordinator:
             self._break(fields["text"])
         elif kind == "arrived":
             self._arrived(**fields)
+        elif kind == "ended":
+            self._ended.put_nowait(fields["conversation"])
         elif kind == "gone":
             self._turns.remove(fields["request"])
 
@@ -106,15 +110,13 @@ class Coordinator:
             log.error("an error of this program", exc_info=error)
         self._break(str(error))
 
-    def _arrived(self, party: str, request: str, client: str, rows: int, length: int) -> None:
+    def _arrived(self, party: str, request: str, client: str, **size: Any) -> None:
         """A party has its share of an input; when all have, the request waits for its turn."""
-        fresh = request not in self._arriving
-        entry = self._arriving.setdefault(
-            request, Request(request, client, RequestShape(rows, length), set(self._cluster.parties))
-        )
+        fresh, shape = request not in self._arriving, RequestShape.read(Message("arrived", size))
+        entry = self._arriving.setdefault(request, Request(request, client, shape, set(self._cluster.parties)))
         if fresh:
             asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, self._overdue, entry)
-        if (entry.client, entry.shape) != (client, RequestShape(rows, length)):
+        if (entry.client, entry.shape) != (client, shape):
             return
         entry.missing.discard(party)
         if not entry.missing:
@@ -205,10 +207,25 @@ class Coordinator:
                 self._cluster.options.batching,
                 self._node.metrics,
             )
-            await Runs(self._turns, self._all, lanes, batching, metrics, self._failed).serve()
+            runs = Runs(self._turns, self._all, lanes, batching, metrics, self._next, self._failed)
+            self._ended = asyncio.Queue[str]()
+            await asyncio.gather(runs.serve(), self._end_conversations(runs))
         finally:
             if dealer is not None:
                 dealer.cancel()
+
+    def _next(self, shape: RequestShape) -> RequestShape | None:
+        return None if self._node.deployment is None else self._node.deployment.next(shape)
+
+    async def _end_conversations(self, runs: Runs) -> None:
+        """Those that clients end, and those that have been idle too long."""
+        rooms = self._node.rooms
+        while True:
+            with contextlib.suppress(TimeoutError):
+                rooms.end_soon(await asyncio.wait_for(self._ended.get(), LOOK_SECONDS))
+            for conversation in rooms.over():
+                with contextlib.suppress(RefusedError):
+                    await runs.end(conversation)
 
     async def _start(self) -> None:
         opened = await self._all("open", {"session": secrets.token_hex(16), "deployment": self.deployment()})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from secformer_jax.cluster.deployment import RequestShape
+from secformer_jax.cluster.request_shape import RequestShape
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +39,30 @@ class Lane:
         """How much has to be done before a run: 0 nothing, 1 what is under way, 2 its material, 3 its program too."""
         if shape == self._prepared and not self._turn.locked():
             return 0
-        return 1 if self._turn.locked() else 3 - (shape in self._needs_material)
+        return 1 if self._turn.locked() else 3 - (shape.size in self._needs_material)
 
     def has(self, shape: RequestShape) -> bool:
         """Whether a size is compiled."""
-        return shape in self._needs_material
+        return shape.size in self._needs_material
 
     async def forget(self, shape: RequestShape) -> None:
         """Give back what a size takes."""
         async with self._turn:
-            if shape == self._prepared:
-                self._prepared = None
-                await self._command("drop", shape, {})
+            if self._prepared is not None and self._prepared.size == shape:
+                await self._drop()
             if self._needs_material.pop(shape, None) is not None:
                 await self._command("forget", shape, {})
+
+    async def end(self, conversation: str) -> None:
+        """Give back what is prepared for a conversation's next pass."""
+        async with self._turn:
+            if self._prepared is not None and self._prepared.conversation == conversation:
+                await self._drop()
+
+    async def _drop(self) -> None:
+        assert self._prepared is not None
+        other, self._prepared = self._prepared, None
+        await self._command("drop", other, {})
 
     async def compile(self, shape: RequestShape) -> None:
         """Have the program of a size."""
@@ -80,18 +89,17 @@ class Lane:
             await self._command("run", shape, {"requests": requests})
 
     async def _compile(self, shape: RequestShape) -> None:
-        if shape not in self._needs_material:
+        if shape.size not in self._needs_material:
             started = time.perf_counter()
             answers = await self._command("compile", shape, {})
-            self._needs_material[shape] = answers[0]["needs_material"]
+            self._needs_material[shape.size] = answers[0]["needs_material"]
             log.info("compiled", extra={"seconds": round(time.perf_counter() - started, 3)})
 
     async def _prepare(self, shape: RequestShape) -> None:
         await self._compile(shape)
-        if self._needs_material[shape] and shape != self._prepared:
+        if self._needs_material[shape.size] and shape != self._prepared:
             if self._prepared is not None:
-                other, self._prepared = self._prepared, None
-                await self._command("drop", other, {})
+                await self._drop()
             started, piece = time.perf_counter(), {"piece": secrets.token_hex(16)}
             while (await self._command("prepare", shape, piece))[0]["audit"]:
                 if not all(answer["holds"] for answer in await self._command("audit", shape, piece)):
@@ -104,4 +112,4 @@ class Lane:
             log.info("material", extra={"seconds": round(time.perf_counter() - started, 3)})
 
     async def _command(self, kind: str, shape: RequestShape, fields: dict[str, Any]) -> list[dict[str, Any]]:
-        return await self._call(kind, {**dataclasses.asdict(shape), "lane": self._number, **fields})
+        return await self._call(kind, {**shape.fields(), "lane": self._number, **fields})

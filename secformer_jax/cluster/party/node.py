@@ -9,20 +9,22 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from secformer_jax.cluster import certs
 from secformer_jax.cluster.clients.material import MaterialClient
 from secformer_jax.cluster.config import Cluster
-from secformer_jax.cluster.deployment import Deployment, RequestShape
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.arrival import Admission, Arrived
 from secformer_jax.cluster.party.joining import joined, parted
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.process import WorkerError, WorkerProcess
+from secformer_jax.cluster.party.rooms import Rooms, own_name
 from secformer_jax.cluster.party.shelf import Shelf
+from secformer_jax.cluster.party.starting import start_message, write_link_files
+from secformer_jax.cluster.published import Published
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire.message import Message
 from secformer_jax.errors import UserError
 
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Fields = dict[str, Any]
 START_SECONDS = 180
-COMMANDS = ("has", "open", "start", "compile", "claim", "prepare", "audit", "run", "release", "fail", "close")
+COMMANDS = ("has", "open", "start", "compile", "claim", "prepare", "audit", "run", "release", "fail", "end", "close")
 WORKERS_COMMANDS = ("drop", "forget", "rehearse")
 """See `computing.Computing`."""
 
@@ -59,13 +61,14 @@ class Node:
         self._folder, self._material, self._files = folder, material, cluster.tls(name)
         self.shelf = Shelf(folder, name, self._files)
         self.notify: Callable[[str, Fields], None] = lambda kind, fields: None
-        self.deployment: Deployment | None = None
+        self.deployment: Published | None = None
         self.session = ""
         self.inputs: dict[str, Arrived] = {}
         self._running: dict[str, Arrived] = {}
         self._results: dict[str, Message | RefusedError] = {}
         self._programs: dict[RequestShape, str] = {}
         self._pieces: dict[int, str] = {}
+        self.rooms, self._begun = Rooms(), set[str]()
         self._link: list[str] = []
         self.admission: Admission | None = None
         self.worker: WorkerProcess | None = None
@@ -77,7 +80,7 @@ class Node:
 
     def facts(self, shape: RequestShape) -> Fields:
         """What this party knows of the present session, for `transcript`."""
-        program, link = self._programs.get(shape), [hashlib.sha256(pem.encode()).hexdigest() for pem in self._link]
+        program, link = self._programs.get(shape.size), [hashlib.sha256(pem.encode()).hexdigest() for pem in self._link]
         name = None if self.deployment is None else self.deployment.name
         return {"session": self.session, "model": name, "link": link, "program": program}
 
@@ -85,6 +88,10 @@ class Node:
     def busy(self) -> bool:
         """Whether a client's input is being computed on."""
         return bool(self._running)
+
+    def own_name(self, client: str, conversation: str) -> str:
+        """See `rooms.own_name`."""
+        return own_name(self.session, client, conversation)
 
     def has(self, request: str) -> bool:
         """Whether an input of this number waits or is computed on."""
@@ -95,6 +102,7 @@ class Node:
         await self.close("a new session begins")
         self.session, name = str(fields["session"]), fields["deployment"]
         self._programs, self._pieces, self._link = {}, {}, []
+        self.rooms, self._begun = Rooms(), set()
         self.deployment = None if name is None else self.shelf.deployment(name)
         certificate, self._link_key = identity.session_certificate(self.name)
         self._link_certificate = certificate
@@ -116,41 +124,13 @@ class Node:
             raise WorkerError(
                 f'{self.name}: "audits" is {audits} in its cluster file, and {fields["audits"]} elsewhere'
             )
-        runtime = self._folder / "worker"
-        paths = {key: runtime / f"link-{key}.pem" for key in ("certificate", "key", "peers")}
         certificates = {party: str(fields["certificates"][party]) for party in self.cluster.parties}
         if certificates[self.name] != self._link_certificate.decode():
             raise WorkerError(f"{self.name}: another certificate of this server is passed on than it made")
-        self._link = list(certificates.values())
-        peers = [pem for party, pem in certificates.items() if party != self.name]
-        for key, data in (
-            ("certificate", self._link_certificate),
-            ("key", self._link_key),
-            ("peers", "".join(peers).encode()),
-        ):
-            paths[key].touch(mode=0o600)
-            paths[key].write_bytes(data)
-        dealer_key = certs.sm2_public(self._files).read_text() if self.cluster.uses_beaver else ""
-        deployment = self.deployment
-        message = Message(
-            "start",
-            {
-                "session": self.session,
-                "name": self.name,
-                "addresses": {party: str(address) for party, address in self.cluster.links.items()},
-                "certificates": certificates,
-                "link_tls": {key: str(path) for key, path in paths.items()},
-                "identity": {key: str(getattr(self._files, key)) for key in ("ca", "certificate", "key")},
-                "cluster_file": str(self.cluster.path),
-                "runtime": self.cluster.party_runtime(self.name, dealer_key),
-                "description": None if deployment is None else deployment.to_json(),
-                "weights": None if deployment is None else str(self.shelf.weights(deployment.name)),
-                "seal": str(self.shelf.seal),
-                "lanes": fields["lanes"],
-                "audits": audits,
-                "link_sources": self.cluster.options.link_sources,
-            },
-        )
+        self._link, deployment = list(certificates.values()), self.deployment
+        link_tls = write_link_files(self._folder / "worker", self.name, certificates, self._link_key)
+        session = {"session": self.session, "certificates": certificates, "lanes": fields["lanes"]}
+        message = start_message(self.cluster, self.name, self.shelf, deployment, {**session, "link_tls": link_tls})
         answer = await asyncio.wait_for(self._call(message, worker), START_SECONDS)
         if deployment is not None:
             self.admission = Admission(deployment, self.cluster, self.cluster.rank(self.name))
@@ -166,7 +146,7 @@ class Node:
     async def _compile(self, fields: Fields) -> Fields:
         """Compile for a shape."""
         answer = await self._call(Message("compile", _addressed(fields)), self._present())
-        self._programs[_shape(fields)] = answer.fields["program"]
+        self._programs[_shape(fields).size] = answer.fields["program"]
         return {"needs_material": answer.fields["needs_material"]}
 
     async def _claim(self, fields: Fields) -> Fields:
@@ -184,7 +164,12 @@ class Node:
         worker, deployment = self._present(), self.deployment
         if self._material is None or deployment is None:
             raise UserError("this model needs a dealer, and the cluster has none")
-        async for message in self._material.fetch(deployment, _shape(fields), fields["piece"]):
+        shape = _shape(fields)
+        if shape.conversation and shape.conversation not in self._begun:
+            self._begun.add(shape.conversation)
+            async for message in self._material.masks(deployment, shape.conversation):
+                await worker.send(Message("masks", {**message.fields, **_addressed(fields)}, message.chunks).pack())
+        async for message in self._material.fetch(deployment, shape, fields["piece"]):
             parts = Message("material", {**message.fields, **_addressed(fields)}, message.chunks).pack()
             self.metrics.received.labels("dealer").inc(sum(memoryview(part).nbytes for part in parts))
             await worker.send(parts)
@@ -211,6 +196,8 @@ class Node:
     async def _run(self, fields: Fields) -> Fields:
         """Compute on claimed inputs in one run; its shares of the results wait for `release`."""
         worker, requests = self._present(), fields["requests"]
+        if _shape(fields).conversation:
+            self.rooms.use(_shape(fields))
         messages = [self._running[request].message for request in requests]
         answer = await self._call(await asyncio.to_thread(joined, messages, _addressed(fields)), worker)
         used = self.facts(_shape(fields)) | {"piece": self._pieces.pop(fields["lane"], None)}
@@ -238,6 +225,7 @@ class Node:
                 self.fail(request, str(answer))
                 continue
             arrived = self._running.pop(request)
+            self.rooms.leave(arrived.shape.conversation)
             if not arrived.answer.done():
                 arrived.answer.set_result(answer)
             self.metrics.requests.labels("answered").inc()
@@ -253,9 +241,17 @@ class Node:
         self._results.pop(request, None)
         arrived = self.inputs.pop(request, None) or self._running.pop(request, None)
         if arrived is not None:
+            self.rooms.leave(arrived.shape.conversation)
             self.metrics.requests.labels("failed").inc()
             if not arrived.answer.done():
                 arrived.answer.set_exception(RefusedError(text))
+
+    async def _end(self, fields: Fields) -> Fields:
+        """Forget a conversation."""
+        self.rooms.end(fields["conversation"])
+        self._begun.discard(fields["conversation"])
+        await self._call(Message("end", {"conversation": fields["conversation"], "lane": 0}), self._present())
+        return {}
 
     async def _close(self, fields: Fields) -> Fields:
         await self.close(fields["text"])
@@ -288,10 +284,10 @@ class Node:
             raise WorkerError(f"{self.name}: {error}") from None
 
 
-def _shape(fields: Mapping[str, Any]) -> RequestShape:
-    return RequestShape(int(fields["rows"]), int(fields["length"]))
+def _shape(fields: Fields) -> RequestShape:
+    return RequestShape.read(Message("command", fields))
 
 
 def _addressed(fields: Fields) -> Fields:
     """What tells the worker which program, on which lane."""
-    return {key: fields[key] for key in ("rows", "length", "lane")}
+    return {**_shape(fields).fields(), "lane": fields["lane"]}

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.options import Batching
 from secformer_jax.cluster.party.lane import Lane
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import RefusedError
 from secformer_jax.cluster.party.scheduling import Request, Turns
 from secformer_jax.cluster.party.sizes import TOGETHER, Sizes
+from secformer_jax.cluster.request_shape import RequestShape
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +31,7 @@ class Runs:
         lanes: how many runs can be in flight.
         batching: which requests share a run.
         metrics: of this party.
+        next_of: what most likely comes after a request.
         failed: told what ends the session.
     """
 
@@ -42,8 +42,10 @@ class Runs:
         lanes: int,
         batching: Batching,
         metrics: PartyMetrics,
+        next_of: Callable[[RequestShape], RequestShape | None],
         failed: Callable[[BaseException], None],
     ) -> None:
+        self._next = next_of
         self._turns, self._call, self._batching, self._metrics, self._failed = turns, call, batching, metrics, failed
         self._all = [Lane(number, call) for number in range(lanes)]
         self._idle = list(self._all)
@@ -87,7 +89,7 @@ class Runs:
         claimed: list[Request] = []
         began = time.monotonic()
         for request in taken:
-            named = {"request": request.id, "client": request.client, **dataclasses.asdict(request.shape)}
+            named = {"request": request.id, "client": request.client, **request.shape.fields()}
             try:
                 await self._call("claim", named)
                 claimed.append(request)
@@ -108,8 +110,8 @@ class Runs:
         if self._wanted is not None and not self._compiling:
             self._compiling = True
             self._start(self._compile_beside(self._wanted))
-        elif not len(self._turns) and self._latest is not None:
-            self._start(self._prepare(lane, self._latest))
+        elif not len(self._turns) and self._latest is not None and (following := self._next(self._latest)):
+            self._start(self._prepare(lane, following))
 
     async def _fail(self, requests: list[Request], text: str) -> None:
         for request in requests:
@@ -121,6 +123,8 @@ class Runs:
         The greatest that they fill by three quarters at least. Where that is not compiled yet it is compiled after this
         run, for the next time.
         """
+        if shape.conversation:
+            return shape
         most = self._batching.most(shape.rows, shape.length)
         doublings = range(most.bit_length())
         sizes = [RequestShape(shape.rows << n, shape.length) for n in doublings if 3 << n <= 4 * count]
@@ -141,7 +145,7 @@ class Runs:
 
     def _use(self, requests: list[Request], shape: RequestShape) -> None:
         client = requests[0].client if len(requests) == 1 else TOGETHER
-        for old in self._sizes.use(client, shape):
+        for old in self._sizes.use(client, shape.size):
             for lane in self._all:
                 self._start(lane.forget(old))
 
@@ -151,7 +155,8 @@ class Runs:
         self._latest = shape
         self._use(requests, shape)
         for other in self._idle:
-            if other.work_before(shape) > 1:
+            # One lane goes on with a conversation.
+            if not shape.conversation and other.work_before(shape) > 1:
                 self._start(self._prepare(other, shape))
         await lane.run(ids, shape)
         released, *_ = await self._call("release", {"requests": ids})
@@ -163,6 +168,12 @@ class Runs:
                 continue
             self._metrics.seconds.observe(time.monotonic() - request.since)
             log.info("answered", extra={**extra, "count": len(requests)})
+
+    async def end(self, conversation: str) -> None:
+        """Forget a conversation, everywhere."""
+        for lane in self._all:
+            await lane.end(conversation)
+        await self._call("end", {"conversation": conversation})
 
     async def _prepare(self, lane: Lane, shape: RequestShape) -> None:
         """Ahead of the next request; what is refused now is refused to that request."""

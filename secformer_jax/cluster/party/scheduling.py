@@ -9,8 +9,8 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from secformer_jax.cluster.deployment import RequestShape
 from secformer_jax.cluster.options import Batching
+from secformer_jax.cluster.request_shape import RequestShape
 
 
 @dataclass
@@ -89,7 +89,8 @@ class Turns:
         what the run took.
         """
         first = await self.next()
-        most = batching.most(first.shape.rows, first.shape.length) - 1
+        # A conversation's cache is its own.
+        most = 0 if first.shape.conversation else batching.most(first.shape.rows, first.shape.length) - 1
         others = self.like(first, most)
         while len(others) < most:
             self._changed.clear()

@@ -15,22 +15,22 @@ from aiohttp import web
 
 from secformer_jax.cluster import transcript
 from secformer_jax.cluster.clients.material import MaterialClient
-from secformer_jax.cluster.config import OWNER, Cluster
-from secformer_jax.cluster.deployment import Deployment, RequestShape
+from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.memory import keep_memory_private
 from secformer_jax.cluster.party import arrival, identity
 from secformer_jax.cluster.party.allowance import Allowance
 from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import Node, RefusedError
-from secformer_jax.cluster.party.peers import HEARTBEAT_SECONDS, LostError, follow
-from secformer_jax.cluster.requirements import checked
-from secformer_jax.cluster.wire import frames, tls
+from secformer_jax.cluster.party.peers import HEARTBEAT_SECONDS, follow
+from secformer_jax.cluster.party.publishing import Publishing
+from secformer_jax.cluster.request_shape import RequestShape
+from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.http import Server, application, peer_of, question, until_stopped
-from secformer_jax.cluster.wire.message import Header, Message, MessageError, shares_of
+from secformer_jax.cluster.wire.message import Header, Message, MessageError
 from secformer_jax.cluster.wire.paths import (
     ACTIVATE_PATH,
-    END,
+    CLOSE_PATH,
     INFER_PATH,
     PEER_PATH,
     PUBLISH_PATH,
@@ -42,7 +42,6 @@ from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ACTIVATE_SECONDS = 300
 DRAIN_SECONDS = 25
 
 
@@ -66,15 +65,16 @@ class PartyServer:
         self._quota, self._signer = arrival.Quota(), identity.Signer(cluster.tls(name))
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._allowance = Allowance(folder / "answers.json", cluster.options.answers)
-        self._publishing = asyncio.Lock()
+        self._publishing = Publishing(cluster, self.node, self.coordinator, self._material, self.metrics)
         self.metrics.waiting.set_function(lambda: self.waiting)
 
     def application(self) -> web.Application:
         """All its routes."""
         routes = [
-            web.post(PUBLISH_PATH, self._publish),
-            web.post(ACTIVATE_PATH, self._activate),
+            web.post(PUBLISH_PATH, self._publishing.publish),
+            web.post(ACTIVATE_PATH, self._publishing.activate),
             web.post(INFER_PATH, self._infer),
+            web.post(CLOSE_PATH, self._close),
             web.get(STATUS_PATH, self._status),
             web.post(STATEMENT_PATH, self._state),
             web.get(PEER_PATH, self._follow),
@@ -115,54 +115,6 @@ class PartyServer:
             found |= {"waiting": self.waiting, "worker": worker, "counts": self.metrics.values()}
         return web.json_response(found)
 
-    async def _publish(self, request: web.Request) -> web.Response:
-        """The owner's shares for this party, one message a tensor; they go to disk sealed, and nowhere else."""
-        peer_of(request, [OWNER])
-        async with self._publishing:
-            try:
-                first = await frames.read(request.content)
-                deployment = checked(Deployment.from_json(first.fields.get("description")))
-                if self.node.shelf.weights(deployment.name).exists():
-                    raise UserError("a model of this name has been published: another publication has another name")
-                writer = self.node.shelf.writer(deployment)
-            except (MessageError, UserError, asyncio.IncompleteReadError) as error:
-                raise web.HTTPBadRequest(text=f"{error}\n") from None
-            try:
-                received = 0
-                while (message := await frames.read(request.content)).kind != END:
-                    shares_of(message)
-                    received += sum(memoryview(chunk).nbytes for chunk in message.chunks)
-                    await asyncio.to_thread(writer.add, message)
-                if deployment.masked:
-                    if self._material is None:
-                        raise UserError("this preset needs a dealer, and the cluster has none")
-                    async for message in self._material.masks(deployment):
-                        writer.add(message)
-                await asyncio.to_thread(writer.finish)
-            except (MessageError, UserError, asyncio.IncompleteReadError, ConnectionError) as error:
-                writer.abandon()
-                raise web.HTTPBadRequest(text=f"{error}\n") from None
-            except BaseException:
-                writer.abandon()
-                raise
-        self.metrics.received.labels("owner").inc(received)
-        log.info("published", extra={"bytes": received})
-        return web.json_response({"deployment": deployment.name})
-
-    async def _activate(self, request: web.Request) -> web.Response:
-        """Serve what all parties have been given."""
-        peer_of(request, [OWNER])
-        if self.coordinator is None:
-            raise web.HTTPBadRequest(text=f"{self.cluster.parties[0]} is told which model is served\n")
-        name = (await question(request)).token("deployment")
-        try:
-            await asyncio.wait_for(self.coordinator.activate(name), ACTIVATE_SECONDS)
-        except (RefusedError, LostError) as error:
-            raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
-        except TimeoutError:
-            raise web.HTTPServiceUnavailable(text=f"the model is not served: {self.state}\n") from None
-        return web.json_response({"deployment": name})
-
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         """A client's share of an input; the answer is this party's share of its logits."""
         client, number = peer_of(request, self.cluster.clients), "?"
@@ -173,12 +125,12 @@ class PartyServer:
                 with self._quota.input(client, sum(header.sizes)):
                     message = await arrival.read_payload(request.content, header)
                     self.metrics.received.labels("clients").inc(sum(header.sizes))
-                    arrived = self._arrive(client, number, shape, message)
+                    arrived = self._arrive(client, number, self._own(client, shape), message)
                     while not (await asyncio.wait({arrived.answer}, timeout=1))[0]:
                         if request.transport is None or request.transport.is_closing():
                             self._gone(number)
             result = arrived.answer.result()
-            facts = {"client": client, "request": number.partition("/")[2], **dataclasses.asdict(shape)}
+            facts = {"client": client, "request": number.partition("/")[2], **shape.fields()}
             facts |= {**arrived.used, "input": await asyncio.to_thread(transcript.digest, message)}
             result.fields["receipt"] = self._signed(transcript.RECEIPT, facts)
         except (MessageError, UserError) as error:
@@ -196,6 +148,12 @@ class PartyServer:
         """A request's number, which is this client's own, and its size."""
         number, shape = self._admission().check(header)
         return f"{client}/{number}", shape
+
+    def _own(self, client: str, shape: RequestShape) -> RequestShape:
+        """The same by the servers' own name for a client's conversation."""
+        if not shape.conversation:
+            return shape
+        return dataclasses.replace(shape, conversation=self.node.own_name(client, shape.conversation))
 
     def _admission(self) -> arrival.Admission:
         admission = self.node.admission
@@ -215,7 +173,7 @@ class PartyServer:
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
         except (MessageError, UserError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
-        facts = {"client": client, "nonce": nonce, **dataclasses.asdict(shape), **self.node.facts(shape)}
+        facts = {"client": client, "nonce": nonce, **shape.fields(), **self.node.facts(shape)}
         return web.json_response(self._signed(transcript.STATEMENT, facts))
 
     def _signed(self, kind: str, facts: dict[str, Any]) -> dict[str, str]:
@@ -224,12 +182,22 @@ class PartyServer:
     def _arrive(self, client: str, number: str, shape: RequestShape, message: Message) -> arrival.Arrived:
         if self.node.has(number):
             raise UserError("a request of this number is under way: each has a number of its own")
+        if shape.conversation:
+            self.node.rooms.enter(client, shape)
         self._allowance.take(client, shape.rows)
         arrived = arrival.Arrived(client, shape, message, asyncio.get_running_loop().create_future())
         self.node.inputs[number] = arrived
-        fields = {"party": self.name, "request": number, "client": client, **dataclasses.asdict(shape)}
+        fields = {"party": self.name, "request": number, "client": client, **shape.fields()}
         self.node.notify("arrived", fields)
         return arrived
+
+    async def _close(self, request: web.Request) -> web.Response:
+        """A client's conversation is over: its cache goes."""
+        client = peer_of(request, self.cluster.clients)
+        conversation = self.node.own_name(client, (await question(request)).token("conversation"))
+        if conversation in self.node.rooms:
+            self.node.notify("ended", {"conversation": conversation})
+        return web.json_response({})
 
     def _gone(self, number: str) -> None:
         """A client that has hung up: what waits is forgotten, and what is computed goes on, for the others' sake."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from secformer_jax.cluster import store
 from secformer_jax.cluster.config import TlsFiles
-from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.published import Published, read_description
 from secformer_jax.errors import UserError
 
 
@@ -28,7 +28,7 @@ class Shelf:
         """Where the sealed shares of a deployment lie."""
         return self._folder / f"{deployment}.sealed"
 
-    def deployment(self, name: str) -> Deployment:
+    def deployment(self, name: str) -> Published:
         """What was published under a name.
 
         Raises:
@@ -36,9 +36,9 @@ class Shelf:
         """
         if not self.weights(name).is_file():
             raise UserError(f"{self._name} has no shares of the published model: publish it again")
-        return Deployment.from_json(json.loads(self._description(name).read_text()))
+        return read_description(json.loads(self._description(name).read_text()))
 
-    def writer(self, deployment: Deployment) -> store.SealedWriter:
+    def writer(self, deployment: Published) -> store.SealedWriter:
         """For the shares of a publication; the description is kept beside them."""
         path = self._description(deployment.name)
         partial = path.with_name(path.name + ".partial")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from secformer_jax.cluster.deployment import RequestShape
+from secformer_jax.cluster.request_shape import RequestShape
 
 SIZES_OF_ONE = 6
 TOGETHER = ""

@@ -21,11 +21,12 @@ from typing import NamedTuple
 
 from secformer_jax.cluster import store
 from secformer_jax.cluster.config import TlsFiles
-from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.memory import keep_memory_private
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.aging import Sealed
-from secformer_jax.cluster.party.computing import Computing, Looking, Programs, resident_bytes
+from secformer_jax.cluster.party.computing import Computing, Looking, resident_bytes
+from secformer_jax.cluster.party.programs import Programs
+from secformer_jax.cluster.published import read_description
 from secformer_jax.cluster.requirements import MASKS, OPENED, WEIGHTS
 from secformer_jax.cluster.wire.frames import Channel
 from secformer_jax.cluster.wire.message import Message, shares_of
@@ -92,7 +93,7 @@ class Worker:
         # Each lane has a link of its own inside this one, which the same parties have just proved to hold.
         parties = [Party(config, link.spawn(), tag=f"#{lane}") for lane in range(message.number("lanes"))]
         if f["description"] is not None:
-            deployment = Deployment.from_json(f["description"])
+            deployment = read_description(f["description"])
             sealed = Sealed(Path(f["weights"]), store.sealing_key(Path(f["seal"])), deployment.name, link)
             held = HELD[config.protocol](link.rank)
             load(parties[0], sealed.renewed(f["session"], held, link.world_size, Coins(link.spawn())))

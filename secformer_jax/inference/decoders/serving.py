@@ -1,22 +1,20 @@
-"""What it takes to serve a decoder by openings: its weights under masks, its cache, its passes."""
+"""What it takes to compute a decoder by openings: its cache and its passes. It follows from what is public of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from secformer_jax.functions.calibration import Calibration
-from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
-from secformer_jax.models.decoders.plaintext import PlaintextDecoder
-from secformer_jax.mpc.material import Dealer
+from secformer_jax.inference.decoders.inputs import TokenInputs
+from secformer_jax.models.decoders.architecture import DecoderArchitecture
+from secformer_jax.models.decoders.plaintext import checked_room
+from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.primitives.fixed import Fixed
-from secformer_jax.mpc.runtime.shares import RING_BITS, InputSpec
-from secformer_jax.openings.decoder.fold import Prefix, prepare
 from secformer_jax.openings.decoder.known import Known, LayerCache, empty_cache, known
 from secformer_jax.openings.decoder.model import OpenedDecoder
 from secformer_jax.openings.decoder.plan import Plan, make_plan
@@ -28,34 +26,20 @@ class DecoderServing:
     """A decoder behind a fixed prefix, with room for some tokens.
 
     Args:
-        model: the checkpoint.
+        config: the model.
         calibration: its ranges behind the prefix.
-        prefix: ids of the tokens that come before every request's, and that everybody knows.
+        prefix: how many tokens come before every request's; everybody knows them.
         capacity: the most tokens of a request, with the padding of its prompt.
 
     Raises:
         UserError: ranges that do not fit, or more tokens than the model has positions for.
     """
 
-    def __init__(
-        self, model: DecoderCheckpoint, calibration: Calibration, prefix: Sequence[int], capacity: int
-    ) -> None:
-        self._model, self.capacity, self.prefix = model, capacity, len(prefix)
-        self._rows: Prefix | None = None
-        plaintext = PlaintextDecoder(model, self.prefix + capacity)
-        if prefix:
-            plaintext.extend(np.asarray(prefix))
-            self._rows = plaintext.rows()
-        self.config = model.config
-        self.plan: Plan = make_plan(model.config, calibration, self.prefix + capacity)
-        self.model = OpenedDecoder(model.config, self.plan, self.prefix)
-
-    def weights(self, dealer: Dealer) -> dict[str, Any]:
-        """What is published: the weights as shares, and in clear what is left of them under masks."""
-        weights = dict(prepare(self._model.params, self.config, self._rows))
-        masks = dealer.mask_weights({name: weight.shape for name, weight in weights.items()})
-        opened = {name: weight - masks.array(name) for name, weight in weights.items()}
-        return {"weights": unflatten_dict(weights, sep="/"), "opened": unflatten_dict(opened, sep="/")}
+    def __init__(self, config: DecoderArchitecture, calibration: Calibration, prefix: int, capacity: int) -> None:
+        keys = checked_room(config, prefix + capacity)
+        self.config, self.capacity, self.prefix = config, capacity, prefix
+        self.plan: Plan = make_plan(config, calibration, keys)
+        self.model = OpenedDecoder(config, self.plan, prefix)
 
     def is_public(self, path: str) -> bool:
         """Whether a published leaf is given in clear: weights minus uniform masks."""
@@ -77,16 +61,19 @@ class DecoderServing:
         """What every party knows of a pass; see `known`."""
         return known(self.config, self.prefix, self.capacity, filled, new, start=start, real=real)
 
-    def spec(self, new: int) -> InputSpec:
+    @property
+    def inputs(self) -> TokenInputs:
         """How the client shares the rows of its new tokens."""
-        shape = (new, self.config.vocab_size)
-        return InputSpec("int64", shape, self.plan.table_width, (self.config.vocab_size,))
+        return TokenInputs(self.config.vocab_size, self.plan.table_width)
+
+    def variables(self, new: int) -> dict[str, Any]:
+        """The module's collections as shapes, for a pass over so many new tokens: "weights", "opened", "dealer"."""
+        with enable_x64():
+            return jax.eval_shape(self.model.init, jax.random.key(0), *self._arguments(new))
 
     def material(self, new: int) -> Any:
-        """Abstract dealer material of a pass over so many new tokens."""
-        arguments = self._arguments(new)
-        variables = jax.eval_shape(self.model.init, jax.random.key(0), *arguments)
-        return variables["dealer"]
+        """Abstract dealer material of such a pass."""
+        return self.variables(new)["dealer"]
 
     def function(self) -> Callable[..., Any]:
         """A pass: (weights, material, one-hot rows, known, cache) to the logits and the cache."""
@@ -100,8 +87,3 @@ class DecoderServing:
         one_hot = jnp.zeros((new, self.config.vocab_size), jnp.int64)
         known = self.known(np.zeros(self.capacity, bool), new, start=0, real=new)
         return one_hot, known, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.cache())
-
-    def read_logits(self, revealed: Fixed) -> np.ndarray:
-        """float64 (vocab_size,), from the sum of the parties' shares."""
-        unused = RING_BITS - revealed.width
-        return ((np.asarray(revealed.ring) << unused) >> unused) * 2.0**-revealed.bits

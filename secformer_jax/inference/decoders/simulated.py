@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from secformer_jax.errors import UserError
+from secformer_jax.functions.calibration import Calibration
+from secformer_jax.inference.decoders.answer import Answer
+from secformer_jax.inference.decoders.logits import read_logits
+from secformer_jax.inference.decoders.prompts import padded_prompt
 from secformer_jax.inference.decoders.serving import DecoderServing
+from secformer_jax.inference.decoders.weights import prepared
+from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
 from secformer_jax.models.transformer import part_of
-from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Array, Dealer, WeightMasks
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.engine import Engine, Result
@@ -24,14 +29,31 @@ class SimulatedDecoder:
     """A decoder's weights, shared among simulated parties; `text` begins a request.
 
     Args:
-        serving: the decoder.
+        model: the checkpoint.
+        calibration: its ranges behind the prefix.
+        prefix: ids of the tokens that come before every request's.
+        capacity: the most tokens of a request, with the padding of its prompt.
         config: protocol and parties.
+
+    Raises:
+        UserError: as `DecoderServing`.
     """
 
-    def __init__(self, serving: DecoderServing, config: MpcConfig) -> None:
-        self.serving, self.dealer = serving, Dealer(cut_once=False)
-        self.engine = Engine(config, part_of=part_of, cut_once=False)
-        self.publish_bytes = self.engine.publish(serving.weights(self.dealer), public=serving.is_public)
+    def __init__(
+        self,
+        model: DecoderCheckpoint,
+        calibration: Calibration,
+        prefix: Sequence[int],
+        capacity: int,
+        config: MpcConfig,
+    ) -> None:
+        self.serving = DecoderServing(model.config, calibration, len(prefix), capacity)
+        self.engine, self.dealer = Engine(config, part_of=part_of, cut_once=False), Dealer(cut_once=False)
+        weights = dict(prepared(model, prefix))
+        masks = self.dealer.mask_weights({name: weight.shape for name, weight in weights.items()})
+        opened = {name: weight - masks.array(name) for name, weight in weights.items()}
+        published = {"weights": unflatten_dict(weights, sep="/"), "opened": unflatten_dict(opened, sep="/")}
+        self.publish_bytes = self.engine.publish(published, public=self.serving.is_public)
         self._passes: dict[int, tuple[Any, Program]] = {}
 
     def __enter__(self) -> SimulatedDecoder:
@@ -44,11 +66,9 @@ class SimulatedDecoder:
         """The material and the program of a pass over so many new tokens, compiled once."""
         if new not in self._passes:
             serving = self.serving
-            with enable_x64():
-                material = serving.material(new)
-                one_hot = jax.ShapeDtypeStruct((new, serving.config.vocab_size), jnp.int64)
-                known = serving.known(np.zeros(serving.capacity, bool), new, start=0, real=new)
-                program = self.engine.compile(serving.function(), material, one_hot, known=known, state=serving.cache())
+            material, one_hot = serving.material(new), serving.inputs.array([0], new)
+            known = serving.known(np.zeros(serving.capacity, bool), new, start=0, real=new)
+            program = self.engine.compile(serving.function(), material, one_hot, known=known, state=serving.cache())
             self._passes[new] = material, program
         return self._passes[new]
 
@@ -86,21 +106,35 @@ class SimulatedText:
                 "for fewer"
             )
         material, program = decoder.compiled(new)
-        ids = np.concatenate([tokens, np.full(new - real, tokens[-1])])
-        one_hot = (ids[:, None] == np.arange(serving.config.vocab_size)).astype(np.int64)
         known = serving.known(self._filled, new, start=self._start, real=real)
         # Before anything is opened: should the pass fail, its rows are used up.
         start, self._start = self._start, self._start + new
         result = decoder.engine.run(
             program,
             decoder.dealer.deal(material, self._masks),
-            one_hot,
-            specs=[serving.spec(new)._replace(one_hot=())],
+            serving.inputs.array(tokens, new),
+            specs=serving.inputs.specs(1, new),
             known=known,
             state=self._state,
         )
         self._filled[start : start + real] = True
-        return serving.read_logits(result.value), result
+        return read_logits(result.value.ring, serving.plan.logits_width), result
+
+    def write(self, prompt: Sequence[int], answer: Answer) -> Iterator[tuple[str, Result]]:
+        """Let an answer grow behind a prompt: what can be shown more after each pass, and what the pass cost.
+
+        Raises:
+            UserError: the prompt is too long for what room is left; an answer ends where there is no more.
+        """
+        logits, result = self.extend(np.asarray(prompt), padded_prompt(len(prompt)))
+        while True:
+            said = answer.add(logits)
+            if answer.finish is None and self._start == self._decoder.serving.capacity:
+                said += answer.end()
+            yield said, result
+            if answer.finish is not None:
+                return
+            logits, result = self.extend(np.asarray(answer.ids[-1:]))
 
     def _first_state(self, masks: WeightMasks, shapes: dict[str, tuple[int, ...]]) -> State:
         leaves: list[Array | np.ndarray] = []

@@ -22,9 +22,15 @@ def decoder_family(model_type: Any) -> DecoderFamily:
     """
     if model_type not in FAMILIES:
         raise UserError(
-            f"model_type is {model_type!r}, and only {', '.join(sorted(FAMILIES))} generate text: use such a model"
+            f"model_type is {model_type!r}, and only {', '.join(sorted(FAMILIES))} generate text: use such a model "
+            "(secformer infer takes encoders)"
         )
     return FAMILIES[model_type]
+
+
+def generates(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a model that generates text."""
+    return values.get("model_type") in FAMILIES
 
 
 def read_config(values: Mapping[str, Any]) -> DecoderArchitecture:

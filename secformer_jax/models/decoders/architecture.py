@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from secformer_jax.errors import UserError
 from secformer_jax.models.architecture import check_types
@@ -99,3 +101,18 @@ class DecoderArchitecture:
     def queries_per_key(self) -> int:
         """Heads that share one head of keys and values."""
         return self.num_attention_heads // self.num_key_value_heads
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, for `from_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DecoderArchitecture:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: a value of another type, or out of its range.
+            TypeError, KeyError: another set of keys.
+        """
+        rotary = None if values["rotary"] is None else Rotary(**values["rotary"])
+        return cls(**{**values, "rotary": rotary, "eos_token_ids": tuple(values["eos_token_ids"])})

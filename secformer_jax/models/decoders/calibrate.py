@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,69 @@ from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
 from secformer_jax.models.decoders.model import Kept
 from secformer_jax.models.decoders.plaintext import PlaintextDecoder
+from secformer_jax.models.decoders.tokens import ChatTokens
 
 FAMILY = "decoder"
 """Of functions: a decoder's own."""
 
+Progress = Callable[[int, int], None]
+
 OUTPUTS = ("query", "key", "value", "activation", "up", "product")
+
+
+def calibration_chats() -> list[list[str]]:
+    """The questions that come with the package to measure ranges on: a conversation's each."""
+    lines = (resources.files("secformer_jax") / "data" / "calibration_questions.txt").read_text(encoding="utf-8")
+    return [line.split("\t") for line in lines.split("\n") if line.strip()]
+
+
+def conversations(
+    model: DecoderCheckpoint,
+    tokens: ChatTokens,
+    chats: Sequence[Sequence[str]],
+    most: int,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> list[list[int]]:
+    """Ids of conversations behind the prefix: questions, and the likeliest answers in plaintext.
+
+    Args:
+        model: the checkpoint.
+        tokens: of its folder.
+        chats: the questions of each.
+        most: tokens of an answer.
+        progress: told how many conversations there are.
+    """
+    longest = max(sum(len(tokens.next_prompt(question)) + most for question in questions) for questions in chats)
+    room = min(len(tokens.prefix) + longest, model.config.max_position_embeddings)
+    found = []
+    for i, questions in enumerate(chats):
+        decoder, text, unread = PlaintextDecoder(model, room), list[int](), list[int]()
+        if tokens.prefix:
+            decoder.extend(np.asarray(tokens.prefix))
+        for question in questions:
+            unread += tokens.next_prompt(question) if text else tokens.prompt([question])
+            answer = _likeliest(decoder, unread, most, model.config.eos_token_ids)
+            text += [*unread, *answer]
+            # What ends an answer stands in the next prompt, too; the model has not read its own last token.
+            unread = [token for token in answer[-1:] if token not in model.config.eos_token_ids]
+            text = text[: len(text) - len(answer[-1:])]
+        found.append([*text, *unread])
+        progress(i + 1, len(chats))
+    return found
+
+
+def _likeliest(decoder: PlaintextDecoder, prompt: Sequence[int], most: int, last: Sequence[int]) -> list[int]:
+    """An answer, with the token that ends it; all but its last token are read."""
+    answer: list[int] = []
+    # One token at a time, and so compiled once.
+    for token in prompt:
+        logits = decoder.extend(np.asarray([token]))[0][-1]
+    while True:
+        answer.append(int(np.argmax(logits)))
+        if len(answer) == most or answer[-1] in last:
+            return answer
+        logits = decoder.extend(np.asarray(answer[-1:]))[0][-1]
 
 
 def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[Sequence[int]]) -> Calibration:

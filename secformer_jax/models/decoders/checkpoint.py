@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.family import DecoderFamily, Source
 from secformer_jax.models.decoders.model import parameter_shapes
 from secformer_jax.models.folders import read_json, resolve
-from secformer_jax.models.tensors import Tensors, checked, read_tensors
+from secformer_jax.models.tensors import Tensors, checked, fingerprint, read_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,11 @@ class DecoderCheckpoint:
     config: DecoderArchitecture
     params: dict[str, Any]
     path: Path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `tensors.fingerprint`."""
+        return fingerprint(self.config.to_json(), self.params)
 
 
 def load(path_or_name: str | os.PathLike[str]) -> DecoderCheckpoint:

@@ -36,6 +36,17 @@ def _compiled(config: DecoderArchitecture, functions: Functions) -> Callable[...
     return jax.jit(Decoder(config, functions).apply, static_argnames="every")
 
 
+def checked_room(config: DecoderArchitecture, tokens: int) -> int:
+    """A number of tokens that a model has positions for.
+
+    Raises:
+        UserError: it has not.
+    """
+    if not 1 <= tokens <= config.max_position_embeddings:
+        raise UserError(f"{tokens} tokens, and the model has {config.max_position_embeddings} positions: ask for fewer")
+    return tokens
+
+
 class PlaintextDecoder:
     """A text that grows: `extend` takes its next tokens.
 
@@ -50,11 +61,7 @@ class PlaintextDecoder:
 
     def __init__(self, model: DecoderCheckpoint, capacity: int, functions: Functions | None = None) -> None:
         config = model.config
-        if not 1 <= capacity <= config.max_position_embeddings:
-            raise UserError(
-                f"{capacity} tokens, and the model has {config.max_position_embeddings} positions: ask for fewer"
-            )
-        self._model, self._capacity, self.length = model, capacity, 0
+        self._model, self._capacity, self.length = model, checked_room(config, capacity), 0
         self._params = {"params": jax.tree.map(jnp.asarray, model.params)}
         self._apply = _compiled(config, functions or exact_functions(config))
         self._cache = Cache.empty(config, 1, capacity)

@@ -30,7 +30,8 @@ def family_of(model_type: Any) -> Family:
     """
     if model_type not in FAMILIES:
         raise UserError(
-            f"model_type is {model_type!r}, and only {', '.join(sorted(FAMILIES))} are supported: use such a model"
+            f"model_type is {model_type!r}, and only {', '.join(sorted(FAMILIES))} are supported: use such a model "
+            "(secformer generate takes those that generate text)"
         )
     return FAMILIES[model_type]
 

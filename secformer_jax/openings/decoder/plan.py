@@ -55,15 +55,24 @@ def make_plan(config: DecoderArchitecture, ranges: Calibration, keys: int) -> Pl
         (_attention(config, ranges, i, keys, stream_width), _feed_forward(config, ranges, i, stream_width))
         for i in layers
     )
-    first = _largest(ranges, "layer.0.attention_norm" if layers else "norm", "value")
-    logits_width = ring("head", scales.STREAM, _largest(ranges, "head"))
+    width = logits_width(ranges)
     return Plan(
-        ring("embeddings", scales.TABLE, first),
+        table_width(config, ranges),
         stream_width,
         plans,
-        _norm(config, ranges, "norm", None, logits_width + scales.NORMED - scales.CONTEXT),
-        logits_width,
+        _norm(config, ranges, "norm", None, width + scales.NORMED - scales.CONTEXT),
+        width,
     )
+
+
+def table_width(config: DecoderArchitecture, ranges: Calibration) -> int:
+    """Bits of the ring that embeddings are in before they are lifted, and so a client's one-hot rows."""
+    return ring("embeddings", scales.TABLE, _largest(ranges, "layer.0.attention_norm", "value"))
+
+
+def logits_width(ranges: Calibration) -> int:
+    """Bits of the ring of the logits."""
+    return ring("head", scales.STREAM, _largest(ranges, "head"))
 
 
 def _norm(config: DecoderArchitecture, ranges: Calibration, place: str, output: float | None, result: int) -> NormPlan:

@@ -1,0 +1,88 @@
+"""`secformer generate` and `chat` of a cluster, whose client needs no JAX."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from secformer_jax.cli.commands.asking import AskedOf
+from secformer_jax.cli.commands.generating import Asked, next_ids, prompt_ids
+from secformer_jax.cli.report import Entry, Reporter
+from secformer_jax.cluster.clients.client import Answer as Cost
+from secformer_jax.cluster.clients.client import ClusterClient
+from secformer_jax.cluster.clients.conversation import ClusterConversation
+from secformer_jax.cluster.decoder_deployment import DecoderDeployment
+from secformer_jax.errors import UserError
+from secformer_jax.inference.decoders.answer import Answer
+from secformer_jax.inference.decoders.prompts import padded_prompt
+from secformer_jax.models.decoders.tokens import ChatTokens
+
+
+async def answer(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Asked, prompts: Sequence[str]) -> None:
+    """Answer each prompt by itself, and report."""
+    entries = []
+    async with ClusterClient(asked_of.read(), asked_of.client) as client:
+        served = await client.decoder()
+        tokens = tokens_of(folder, served)
+        for prompt in prompts:
+            ids = prompt_ids(tokens, prompt)
+            reporter.say(prompt)
+            async with ClusterConversation(client, served) as conversation:
+                said, costs = await _written(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
+            entries.append(_entry(reporter, prompt, said, costs, len(ids)))
+    reporter.results(entries)
+
+
+async def talk(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Asked, questions: Iterator[str]) -> None:
+    """A conversation: each question with all that was said before."""
+    entries: list[Entry] = []
+    said: Answer | None = None
+    async with ClusterClient(asked_of.read(), asked_of.client) as client:
+        served = await client.decoder()
+        tokens = tokens_of(folder, served)
+        async with ClusterConversation(client, served) as conversation:
+            while (question := await asyncio.to_thread(next, questions, None)) is not None:
+                ids = next_ids(tokens, said, question)
+                said, costs = await _written(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
+                entries.append(_entry(reporter, question, said, costs, len(ids)))
+    reporter.results(entries)
+
+
+def tokens_of(folder: Path, served: DecoderDeployment) -> ChatTokens:
+    """The tokenizer of a folder, which has to be the published model's.
+
+    Raises:
+        UserError: it is another one.
+    """
+    tokens = ChatTokens(folder, served.chat)
+    if tokens.prefix != served.prefix:
+        raise UserError(f"the tokenizer of {folder} is not the published model's: pass --model with that one's folder")
+    return tokens
+
+
+def _last(served: DecoderDeployment) -> tuple[int, ...]:
+    return served.config.eos_token_ids
+
+
+async def _written(
+    reporter: Reporter, conversation: ClusterConversation, said: Answer, ids: Sequence[int]
+) -> tuple[Answer, list[Cost]]:
+    costs = []
+    reporter.part("  ")
+    async for piece, cost in conversation.write(ids, said):
+        reporter.part(piece)
+        costs.append(cost)
+    reporter.say("")
+    return said, costs
+
+
+def _entry(reporter: Reporter, prompt: str, said: Answer, costs: Sequence[Cost], tokens: int) -> Entry:
+    steps = [cost.seconds for cost in costs[1:]]
+    entry: Entry = {"prompt": prompt, "answer": said.text, "tokens": said.ids, "finish": said.finish}
+    entry |= {"prompt_tokens": tokens, "padded": padded_prompt(tokens), "prompt_seconds": costs[0].seconds}
+    entry |= {"token_seconds": statistics.median(steps)} if steps else {}
+    rest = f", {statistics.median(steps):.1f} s a token" if steps else ""
+    reporter.say(f"  {costs[0].seconds:.1f} s for the prompt{rest}")
+    return entry

@@ -1,0 +1,71 @@
+"""A conversation with a cluster that serves a decoder: the servers keep its cache until it is over."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+
+from secformer_jax.cluster.clients.client import Answer, ClusterClient
+from secformer_jax.cluster.decoder_deployment import DecoderDeployment
+from secformer_jax.cluster.request_shape import RequestShape
+from secformer_jax.errors import UserError
+from secformer_jax.inference.decoders import answer as answers
+from secformer_jax.inference.decoders.logits import read_logits
+from secformer_jax.inference.decoders.prompts import padded_prompt
+
+
+class ClusterConversation:
+    """One; to be entered with `async with`, at whose end the servers forget it.
+
+    Args:
+        client: who asks.
+        served: the decoder.
+    """
+
+    def __init__(self, client: ClusterClient, served: DecoderDeployment) -> None:
+        self._client, self._served, self._name = client, served, secrets.token_hex(16)
+        self._start = 0
+
+    async def __aenter__(self) -> ClusterConversation:
+        return self
+
+    async def __aexit__(self, *exception) -> None:
+        # Servers that are gone have forgotten it, too.
+        with contextlib.suppress(UserError):
+            await self._client.end(self._name)
+
+    async def extend(self, tokens: Sequence[int], padded: int | None = None) -> tuple[np.ndarray, Answer]:
+        """Logits (vocab_size,) after the last of these tokens, and what the pass cost.
+
+        Args:
+            tokens: ids.
+            padded: how many rows the pass has; by default one for each token.
+
+        Raises:
+            UserError: there is no room for them, or a server refuses or died: the conversation is over then.
+        """
+        shape = RequestShape(1, padded or len(tokens), self._name, self._start, len(tokens))
+        self._served.check(shape)
+        rows = self._served.inputs.array(tokens, shape.length)
+        found = await self._client.ask(self._served, shape, [rows])
+        self._start += shape.length
+        return read_logits(found.logits, self._served.logits_bits), found
+
+    async def write(self, prompt: Sequence[int], answer: answers.Answer) -> AsyncIterator[tuple[str, Answer]]:
+        """Let an answer grow behind a prompt: what can be shown more after each pass, and what the pass cost.
+
+        Raises:
+            UserError: as `extend`; an answer ends where there is no more room.
+        """
+        logits, cost = await self.extend(prompt, padded_prompt(len(prompt)))
+        while True:
+            said = answer.add(logits)
+            if answer.finish is None and self._start == self._served.capacity:
+                said += answer.end()
+            yield said, cost
+            if answer.finish is not None:
+                return
+            logits, cost = await self.extend(answer.ids[-1:])

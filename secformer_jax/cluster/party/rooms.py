@@ -1,0 +1,102 @@
+"""Which conversations a server has: whose they are, how far they have come, and which have been idle too long."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from secformer_jax.cluster.party.arrival import BusyError
+from secformer_jax.cluster.request_shape import RequestShape
+from secformer_jax.errors import UserError
+
+CLIENT_CONVERSATIONS, CONVERSATIONS = 4, 16
+"""At a time: of one client, and of all. Each has a cache in every server's memory."""
+IDLE_SECONDS = 600.0
+
+
+@dataclass
+class Room:
+    """One conversation's.
+
+    Attributes:
+        client: whose it is.
+        used: rows of its cache that passes have taken.
+        busy: whether a pass is under way.
+        over: whether its client has ended it.
+        since: when the last one ended, on this host's monotonic clock.
+    """
+
+    client: str
+    used: int = 0
+    busy: bool = False
+    over: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+
+class Rooms:
+    """Those of one session."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, Room] = {}
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def __contains__(self, conversation: str) -> bool:
+        return conversation in self._rooms
+
+    def enter(self, client: str, shape: RequestShape) -> None:
+        """Let a client's pass in; its conversation begins with the first.
+
+        Raises:
+            UserError: a conversation that is elsewhere than the client says, or has a pass under way.
+            BusyError: there are too many.
+        """
+        room = self._rooms.get(shape.conversation)
+        if room is None and shape.start:
+            raise UserError(
+                "this conversation is not here any more (it was idle, or the servers have begun anew): begin a new one"
+            )
+        if room is None:
+            held = Counter(each.client for each in self._rooms.values())[client]
+            if held >= CLIENT_CONVERSATIONS or len(self._rooms) >= CONVERSATIONS:
+                raise BusyError(
+                    f"{held} conversations of {client} and {len(self._rooms)} in all are under way: end one, or wait"
+                )
+            room = self._rooms[shape.conversation] = Room(client)
+        if room.busy:
+            raise UserError("a pass of this conversation is under way: send the next one after its answer")
+        if room.used != shape.start:
+            raise UserError(f"this conversation has {room.used} tokens here, and not {shape.start}: begin a new one")
+        room.busy = True
+
+    def use(self, shape: RequestShape) -> None:
+        """A pass is computed: its rows are used up, whatever becomes of it."""
+        self._rooms[shape.conversation].used += shape.length
+
+    def leave(self, conversation: str) -> None:
+        """A pass is over."""
+        room = self._rooms.get(conversation)
+        if room is not None:
+            room.busy, room.since = False, time.monotonic()
+
+    def end(self, conversation: str) -> None:
+        """Forget a conversation."""
+        self._rooms.pop(conversation, None)
+
+    def end_soon(self, conversation: str) -> None:
+        """Let a conversation be over, when no pass of it is under way."""
+        if conversation in self._rooms:
+            self._rooms[conversation].over = True
+
+    def over(self, seconds: float = IDLE_SECONDS) -> list[str]:
+        """Those that are ended, or have had no pass for so long."""
+        before = time.monotonic() - seconds
+        return [name for name, room in self._rooms.items() if not room.busy and (room.over or room.since <= before)]
+
+
+def own_name(session: str, client: str, conversation: str) -> str:
+    """What servers and dealer call a client's conversation: another name in every session, and of every client."""
+    return hashlib.sha256(f"{session}/{client}/{conversation}".encode()).hexdigest()[:32]
