@@ -28,7 +28,13 @@ class Parties:
         self.failures: list[str] = []
         self.turns = Turns()
         self.runs = Runs(
-            self.turns, self.call, lanes, batching, PartyMetrics(), lambda error: self.failures.append(str(error))
+            self.turns,
+            self.call,
+            lanes,
+            batching,
+            PartyMetrics(),
+            lambda shape: shape,
+            lambda error: self.failures.append(str(error)),
         )
 
     async def call(self, kind: str, fields: dict) -> list[dict]:

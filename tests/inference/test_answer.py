@@ -64,7 +64,7 @@ def test_a_text_that_ends_it_is_never_shown(tokens):
     answer, pieces = said(tokens, ids, most=99, stops=("\nUser:",))
     assert ("".join(pieces), answer.text, answer.finish) == ("one\n\ntwo", "one\n\ntwo", "stop")
     # The newline that begins it waits for what follows; one before another newline does not.
-    assert pieces[-1] == "" and "one\n\ntwo" == "".join(pieces[: len(ids_of(tokens, "one\n\ntwo"))])
+    assert pieces[-1] == "" and "".join(pieces[: len(ids_of(tokens, "one\n\ntwo"))]) == "one\n\ntwo"
     answer, pieces = said(tokens, ids_of(tokens, "ab\n"), most=3, stops=("\nUser:",))
     assert "".join(pieces) == answer.text == "ab\n"
 

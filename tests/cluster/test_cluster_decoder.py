@@ -1,0 +1,166 @@
+"""A language model on a real cluster under TLS: conversations side by side, each with its own cache, and their ends."""
+
+import asyncio
+import secrets
+
+import decoders as cases
+import numpy as np
+import pytest
+from cluster_processes import until_ready
+
+from secformer_jax.cluster.clients import owner
+from secformer_jax.cluster.clients.client import ClusterClient
+from secformer_jax.cluster.clients.conversation import ClusterConversation
+from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.published import read_description
+from secformer_jax.cluster.request_shape import RequestShape
+from secformer_jax.cluster.requirements import checked, describe_decoder
+from secformer_jax.errors import UserError
+from secformer_jax.models.decoders.calibrate import calibrate
+from secformer_jax.models.decoders.chat import read_tokens
+from secformer_jax.models.decoders.checkpoint import load
+from secformer_jax.models.decoders.plaintext import PlaintextDecoder
+
+pytestmark = pytest.mark.timeout(900)
+CAPACITY = 20
+RNG = np.random.default_rng(0)
+TEXTS = [RNG.integers(2, cases.TOKENS, 16).tolist() for _ in range(4)]
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    cases.reference("llama", folder, vocab_size=cases.TOKENS, num_hidden_layers=1, max_position_embeddings=128)
+    model, tokens = load(folder), read_tokens(cases.write_tokenizer(folder))
+    return model, tokens, describe_decoder(model, calibrate(model, tokens.prefix, TEXTS), tokens, CAPACITY)
+
+
+@pytest.fixture(scope="module")
+def local(subject, tmp_path_factory):
+    model, _, description = subject
+    folder, options = tmp_path_factory.mktemp("cluster"), {"runs_in_flight": 2, "audits": 0.2}
+    with LocalCluster(folder, "2pc_semi2k_dealer", clients=("alice", "bob"), options=options) as started:
+        asyncio.run(owner.publish(started.cluster, model, description))
+        until_ready(started)
+        yield started
+
+
+def plaintext(subject) -> PlaintextDecoder:
+    model, tokens, _ = subject
+    found = PlaintextDecoder(model, len(tokens.prefix) + CAPACITY)
+    found.extend(np.asarray(tokens.prefix))
+    return found
+
+
+def close(logits, truth) -> None:
+    np.testing.assert_allclose(logits, truth, atol=2e-3 * np.abs(truth).max() + 2e-4)
+
+
+async def follow(conversation, truth, tokens, steps) -> None:
+    """A padded prompt and steps behind it are plaintext's."""
+    prompt = tokens[:9]
+    logits, _ = await conversation.extend(prompt, 16)
+    close(logits, truth.extend(np.asarray(prompt))[0][-1])
+    for token in tokens[9 : 9 + steps]:
+        logits, _ = await conversation.extend([token])
+        close(logits, truth.extend(np.asarray([token]))[0][-1])
+
+
+def test_the_description(subject):
+    _, _, description = subject
+    assert read_description(description.to_json()) == description == checked(description)
+    for change in ({"input_bits": 7}, {"logits_bits": 63}):
+        with pytest.raises(UserError, match="which its ranges don't give"):
+            checked(read_description({**description.to_json(), **change}))
+    for change in (
+        {"prefix": [1, -1]},
+        {"prefix": [True]},
+        {"capacity": 999},
+        {"capacity": 0},
+        {"nonce": "short"},
+        {"chat": {"prefix": "a"}},
+        {"config": {}},
+        {"format": 0},
+    ):
+        with pytest.raises(UserError, match="description"):
+            read_description({**description.to_json(), **change})
+
+
+def test_two_clients_talk_at_once(subject, local):
+    """Each pass answered with its own cache, and the dealer's pieces looked at now and then."""
+
+    async def talk() -> None:
+        served = subject[2]
+        async with ClusterClient(local.cluster, "alice") as alice, ClusterClient(local.cluster, "bob") as bob:
+            found = [await client.decoder() for client in (alice, bob)]
+            assert found[0].chat == served.chat and found[0].prefix == served.prefix
+            async with ClusterConversation(alice, found[0]) as first, ClusterConversation(bob, found[1]) as second:
+                both = ((first, TEXTS[0]), (second, TEXTS[1]))
+                await asyncio.gather(*(follow(each, plaintext(subject), text, 3) for each, text in both))
+
+    asyncio.run(talk())
+
+
+def test_what_is_refused(subject, local):
+    """A pass out of place, without room, under another's name; and a request that stands alone."""
+
+    async def talk() -> None:
+        async with ClusterClient(local.cluster, "alice") as alice, ClusterClient(local.cluster, "bob") as bob:
+            served = await alice.decoder()
+            one = served.inputs.array(TEXTS[0][:1], 1)
+            async with ClusterConversation(alice, served) as conversation:
+                await conversation.extend(TEXTS[0][:1])
+                name = conversation._name
+                for client, shape, message in (
+                    (alice, RequestShape(1, 1, name, 0, 1), "has 1 tokens here, and not 0"),
+                    (alice, RequestShape(1, 1, name, 2, 1), "has 1 tokens here, and not 2"),
+                    (alice, RequestShape(1, 1, secrets.token_hex(16), 1, 1), "not here any more"),
+                    (bob, RequestShape(1, 1, name, 1, 1), "not here any more"),
+                    (alice, RequestShape(1, 1, name, CAPACITY, 1), "there is room for 20"),
+                    (alice, RequestShape(1, 1, name, 1, 2), "2 tokens padded to 1"),
+                    (alice, RequestShape(1, 2, name, 1, 2), "one text is served"),
+                    (alice, RequestShape(1, 1), "a request of it is a conversation's"),
+                ):
+                    with pytest.raises(UserError, match=message):
+                        await client.ask(served, shape, [np.repeat(one, shape.length, axis=0)])
+                # It goes on where it was.
+                await conversation.extend(TEXTS[0][1:2])
+                with pytest.raises(UserError, match="generates text: ask it with secformer generate"):
+                    await alice.deployment()
+
+    asyncio.run(talk())
+
+
+def test_a_token_that_is_none(subject, local):
+    """Rows that are not one-hot are answered with nothing, and the conversation goes on."""
+
+    async def talk() -> None:
+        async with ClusterClient(local.cluster, "alice") as alice:
+            served = await alice.decoder()
+            two = np.ones((1, cases.TOKENS), np.int64)
+            with pytest.raises(UserError, match="what was sent is no text"):
+                await alice.ask(served, RequestShape(1, 1, secrets.token_hex(16), 0, 1), [two])
+
+    asyncio.run(talk())
+
+
+def test_a_killed_server_ends_conversations_with_a_clear_line(subject, local):
+    async def talk() -> None:
+        async with ClusterClient(local.cluster, "alice") as alice, ClusterClient(local.cluster, "bob") as bob:
+            served = await alice.decoder()
+            first, second = ClusterConversation(alice, served), ClusterConversation(bob, served)
+            await asyncio.gather(first.extend(TEXTS[0][:1]), second.extend(TEXTS[1][:1]))
+            local.kill("S1")
+            for conversation in (first, second):
+                with pytest.raises(UserError) as error:
+                    await conversation.extend(TEXTS[2][:1])
+                assert "\n" not in str(error.value)
+            local.start("S1")
+            await asyncio.to_thread(until_ready, local)
+            for conversation in (first, second):
+                with pytest.raises(UserError, match="not here any more"):
+                    await conversation.extend(TEXTS[2][:1])
+            async with ClusterConversation(alice, served) as another:
+                await follow(another, plaintext(subject), TEXTS[3], 1)
+
+    asyncio.run(talk())
