@@ -36,7 +36,8 @@ def calibrate(
     softmax: Softmax = None,
     layer_norm: LayerNorm = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="A text file, one sentence a line, or a pair with a tab.")
+        Path | None,
+        typer.Option("--data", help="A text file: a line has a sentence, or a pair or a talk's questions with tabs."),
     ] = None,
     calibration: Annotated[
         str | None, typer.Option("--calibration", help="Where to write; calibration.json in the model's folder.")
@@ -45,10 +46,7 @@ def calibrate(
     system: System = None,
     json: Json = False,
 ) -> None:
-    """Measure the ranges of a model's values, from which approximations get their constants.
-
-    Of a model that generates text, a line of --data is a conversation's questions, with tabs between them.
-    """
+    """Measure the ranges of a model's values, from which approximations get their constants."""
     if decoders.generates(read_json(resolve(model))):
         if preset or gelu or softmax or layer_norm or calibration:
             raise UserError(
