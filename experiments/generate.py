@@ -123,6 +123,7 @@ def main(
             progress.advance(bar)
     tables, checks = report(results.cells)
     results.publish(out, tables, checks)
+    raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
 
 
 def real(folder: Path, prompts: Sequence[str], config: MpcConfig) -> dict[str, Callable[[], Entry]]:

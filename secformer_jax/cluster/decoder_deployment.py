@@ -25,6 +25,9 @@ from secformer_jax.mpc.runtime.shares import RING_BITS
 
 KIND, FORMAT = "decoder", 1
 MOST_PREFIX = 1024
+GENERATION = "generation"
+"""What such a model answers with, beside the heads of encoders."""
+REVEALS = "the logits of every next token, and how many tokens an answer has"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class DecoderDeployment:
 
     masked, keep_weights, reveal = True, True, EVERYTHING
     cut_once, least, unit = False, RequestShape(1, 1), 1
+    head = GENERATION
 
     def anew(self) -> DecoderDeployment:
         """The same model under another name: masks of the weights serve one publication."""
@@ -102,6 +106,11 @@ class DecoderDeployment:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"no description of a model that this version understands ({error!r})") from None
+
+    @property
+    def result_bits(self) -> int:
+        """Of the ring that answers are in."""
+        return self.logits_bits
 
     @property
     def name(self) -> str:

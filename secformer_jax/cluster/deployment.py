@@ -59,6 +59,8 @@ class Deployment:
 
     cut_once: ClassVar[bool] = True
     """Whether products have many rows: see `ProductStage`."""
+    result_bits: ClassVar[int] = RING_BITS
+    """Of the ring that answers are in."""
 
     def anew(self) -> Deployment:
         """The same model under another name: masks of the weights serve one publication."""

@@ -7,15 +7,20 @@ there. Outside the interval the series follows that extension: it stays bounded 
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from secformer_jax.functions import cache_folder
+
 Function = Callable[[np.ndarray], np.ndarray]
+FIT = 1
+"""Another number for another way to fit."""
 _LAWSON_ROUNDS = 8
 _ROTATIONS = 32
 
@@ -153,6 +158,18 @@ def fit(
     )  # fmt: skip
 
 
+def _kept(name: tuple[object, ...], make: Callable[[], Series]) -> Series:
+    """A fit, made once on this machine: hundreds of harmonics take a second, and a model has hundreds of places."""
+    found = cache_folder.key("series", FIT, np.__version__, name)
+    data = cache_folder.read(found)
+    if data is not None:
+        values = json.loads(data)
+        return Series(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    series = make()
+    cache_folder.write(found, json.dumps(asdict(series)).encode())
+    return series
+
+
 def power_of_two(value: float) -> float:
     """The smallest power of two that is at least this value."""
     return 2.0 ** math.ceil(math.log2(value))
@@ -161,14 +178,17 @@ def power_of_two(value: float) -> float:
 @functools.lru_cache(maxsize=256)
 def fit_reciprocal(low: float, high: float, tolerance: float = 2.0**-11) -> Series:
     """1/x on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
-    return _fewest(lambda x: 1 / x, low, high, tolerance, least=(high / low) ** 0.5)
+    least = (high / low) ** 0.5
+    name = "reciprocal", low, high, tolerance
+    return _kept(name, lambda: _fewest(lambda x: 1 / x, low, high, tolerance, least=least))
 
 
 @functools.lru_cache(maxsize=256)
 def fit_rsqrt(low: float, high: float, tolerance: float = 2.0**-13, *, epsilon: float = 0.0) -> Series:
     """(x + epsilon)^(-1/2) on [low, high], relative error: the fewest of the harmonics tried within the tolerance."""
     least = ((high + epsilon) / (low + epsilon)) ** 0.5
-    return _fewest(lambda x: (x + epsilon) ** -0.5, low, high, tolerance, least=least)
+    name = "rsqrt", low, high, tolerance, epsilon
+    return _kept(name, lambda: _fewest(lambda x: (x + epsilon) ** -0.5, low, high, tolerance, least=least))
 
 
 def _fewest(
@@ -187,7 +207,8 @@ def _fewest(
 @functools.lru_cache(maxsize=256)
 def fit_exponential(low: float, high: float, tolerance: float = 4e-5) -> Series:
     """exp(x) on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
-    return _fewest(np.exp, low, high, tolerance, least=6, ridge=1e-6)
+    name = "exponential", low, high, tolerance
+    return _kept(name, lambda: _fewest(np.exp, low, high, tolerance, least=6, ridge=1e-6))
 
 
 @functools.lru_cache(maxsize=256)
@@ -201,6 +222,11 @@ def fit_gelu_tail(
     (SiLU's 11), so the period is 2 (reach + 3.5); without `any_period` the next power of two. Harmonics
     grow with it.
     """
+    name = "tail", reach, tolerance, activation, any_period
+    return _kept(name, lambda: _fit_tail(reach, tolerance, activation, any_period))
+
+
+def _fit_tail(reach: float, tolerance: float, activation: str, any_period: bool) -> Series:
     tail, corner = _TAILS[activation]
     period = 2 * (reach + corner)
     if not any_period:

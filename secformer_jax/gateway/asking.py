@@ -11,11 +11,14 @@ from pathlib import Path
 from secformer_jax.cluster.clients.answering import ClusterAnswering
 from secformer_jax.cluster.clients.client import Answer, ClusterClient
 from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.published import Published
 from secformer_jax.errors import UserError
 from secformer_jax.inference.answers import Entry
 from secformer_jax.inference.texts import Limits, Request, answer
 from secformer_jax.models.text import Tokenizer
 
+SEEN_BYTES = 512
+"""Of what a server saw, that is passed on to be looked at."""
 AT_ONCE, MOST_WAITING = 4, 64
 """Requests that are asked at a time, and those that wait for them."""
 
@@ -56,20 +59,21 @@ class Asking:
 
     def __init__(self, client: ClusterClient, folder: Path, limits: Limits) -> None:
         self._client, self._folder, self._limits = client, folder, limits
-        self._served: Deployment | None = None
+        self._served: Published | None = None
         self._tokenizer: Tokenizer | None = None
         self._turns, self._meeting, self.waiting = asyncio.Semaphore(AT_ONCE), asyncio.Lock(), 0
 
-    async def served(self) -> Deployment:
-        """What is published.
+    async def served(self) -> Published:
+        """What is published; answers are those of an encoder.
 
         Raises:
             UserError: nothing is, or nobody is there.
         """
         async with self._meeting:
             if self._served is None:
-                served = await self._client.deployment()
-                self._tokenizer = Tokenizer(self._folder, served.config)
+                served = await self._client.published()
+                if isinstance(served, Deployment):
+                    self._tokenizer = Tokenizer(self._folder, served.config)
                 self._served = served
         return self._served
 
@@ -94,7 +98,7 @@ class Asking:
 
     async def _asked(self, requests: Sequence[Request], noted: Callable[[Answer], None]) -> list[Entry]:
         served = await self.served()
-        assert self._tokenizer is not None
+        assert self._tokenizer is not None and isinstance(served, Deployment)
         try:
             return await answer(
                 ClusterAnswering(self._client, served, noted=noted), self._tokenizer, requests, self._limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import secformer_jax
+from secformer_jax.gateway.chat_forms import CHAT_PATH, KEYS
 from secformer_jax.gateway.forms import MOST_TEXTS, ROUTES, Route
 
 _TEXT = {"type": "string"}
@@ -28,6 +29,7 @@ def document() -> dict[str, Any]:
         },
         "paths": {
             **{route.path: {"post": _question(route)} for route in ROUTES},
+            CHAT_PATH: {"post": _chat()},
             "/v1/models": {"get": _plain("The model that is served, and where to ask it.")},
             "/health": {"get": _plain("Whether the cluster serves: 200, or 503.")},
             "/metrics": {"get": _plain("Figures for Prometheus.")},
@@ -43,7 +45,14 @@ def _question(route: Route) -> dict[str, Any]:
         "model": _TEXT,
         **{key: {"description": says} for key, says in route.keys.items()},
     }
-    body = {"type": "object", "properties": properties, "required": ["input"]}
+    return _post(
+        route.says,
+        {"type": "object", "properties": properties, "required": ["input"]},
+        "data has an entry for each text, in order.",
+    )
+
+
+def _post(summary: str, body: dict[str, Any], answer: str) -> dict[str, Any]:
     statuses = {
         "400": "The body, or a text, can't be answered.",
         "401": "Another key was expected.",
@@ -52,10 +61,10 @@ def _question(route: Route) -> dict[str, Any]:
         "503": "The cluster doesn't answer.",
     }
     return {
-        "summary": route.says,
+        "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
-            "200": {"description": "data has an entry for each text, in order."},
+            "200": {"description": answer},
             **{
                 status: {"description": says, "content": {"application/json": {"schema": _ERROR}}}
                 for status, says in statuses.items()
@@ -63,6 +72,20 @@ def _question(route: Route) -> dict[str, Any]:
         },
         "security": [{}, {"key": []}],
     }
+
+
+def _chat() -> dict[str, Any]:
+    message = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT}, "required": ["role", "content"]}
+    properties = {
+        "messages": {"type": "array", "items": message, "minItems": 1},
+        "model": _TEXT,
+        **{key: {"description": says} for key, says in KEYS.items()},
+    }
+    return _post(
+        "The next message of a conversation, as OpenAI's chat completions.",
+        {"type": "object", "properties": properties, "required": ["messages"]},
+        "A completion; with stream, events with what is new of it.",
+    )
 
 
 def _plain(summary: str) -> dict[str, Any]:

@@ -6,22 +6,26 @@ import asyncio
 import hmac
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
+from secformer_jax.cluster.decoder_deployment import GENERATION, REVEALS
+from secformer_jax.cluster.published import Published
 from secformer_jax.errors import UserError
-from secformer_jax.gateway.asking import Asking, BusyError
+from secformer_jax.gateway.asking import SEEN_BYTES, Asking, BusyError
+from secformer_jax.gateway.chat import answered
+from secformer_jax.gateway.chat_forms import CHAT_PATH, QuestionError, asked_of
+from secformer_jax.gateway.chatting import Chat, Chatting
 from secformer_jax.gateway.forms import ROUTES, Route, checked, requests_of
 from secformer_jax.gateway.openapi import document
 from secformer_jax.models.heads import HEADS
 
 MOST_BYTES = 1 << 20
 """Of a body."""
-SEEN_BYTES = 512
 PAGES = {
     "/": ("index.html", "text/html"),
     "/docs": ("docs.html", "text/html"),
@@ -42,17 +46,27 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class _NotHere(Exception):  # noqa: N818 - a status, not an error of this program
+    """Another model is served, or another kind."""
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.code = message, code
+
+
 class Gateway:
     """One.
 
     Args:
-        asking: the cluster.
+        asking: the cluster, where it serves an encoder.
+        chatting: the same, where it serves a decoder.
         model: what the model is called in answers.
         hosts: names by which it may be called: a page of somebody else's has another.
         key: that every question has to carry; "" for none.
     """
 
-    def __init__(self, asking: Asking, model: str, hosts: frozenset[str], key: str = "") -> None:
+    def __init__(self, asking: Asking, chatting: Chatting, model: str, hosts: frozenset[str], key: str = "") -> None:
+        self._chatting = chatting
         self._asking, self._model, self._hosts, self._key = asking, model, hosts, key
         self._registry = CollectorRegistry()
         of: Any = {"registry": self._registry}
@@ -65,6 +79,7 @@ class Gateway:
         made = web.Application(client_max_size=MOST_BYTES, middlewares=[self._guard])
         for route in ROUTES:
             made.router.add_post(route.path, self._question(route))
+        made.router.add_post(CHAT_PATH, self._chat)
         for path in PAGES:
             made.router.add_get(path, _page)
         made.router.add_get("/openapi.json", self._openapi)
@@ -97,6 +112,8 @@ class Gateway:
                 return _error(401, "the gateway's key was expected: Authorization: Bearer KEY", "invalid_api_key")
         try:
             return await handler(request)
+        except _NotHere as error:
+            return _error(404, error.message, error.code)
         except UserError as error:
             return _error(400, str(error))
         except BusyError:
@@ -104,19 +121,10 @@ class Gateway:
 
     def _question(self, route: Route) -> Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
-            if request.content_type != "application/json":
-                return _error(415, "a body of the type application/json was expected")
-            try:
-                body = json.loads(await request.text())
-            except (ValueError, RecursionError):
-                return _error(400, "the body is no JSON")
+            body = await _body(request)
             asked = requests_of(route, body)
             try:
-                served = await self._asking.served()
-                if served.head not in route.heads:
-                    return _error(404, f"the model answers with {served.head}: {_path(served.head)} is where to ask")
-                if body.get("model") not in (None, self._model, served.name):
-                    return _error(404, f"no model {body['model']!r}: {self._model} is served", "model_not_found")
+                self._check(await self._asking.served(), route.heads, body)
                 entries, cost = await self._asking.answers(asked)
             except UserError as error:
                 self._texts.labels("failed").inc(len(asked))
@@ -148,6 +156,31 @@ class Gateway:
 
         return answer
 
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        asked = asked_of(body)
+        try:
+            self._check(await self._asking.served(), (GENERATION,), body)
+            return await answered(request, asked, self._chatting, self._model, self._noted)
+        except QuestionError:
+            raise
+        except UserError as error:
+            return _error(503, str(error))
+
+    def _noted(self, outcome: str, chat: Chat | None) -> None:
+        self._texts.labels(outcome).inc()
+        if chat is not None:
+            self._seconds.observe(chat.cost.seconds)
+            for index, sent in enumerate(chat.cost.sent_bytes):
+                self._sent.labels(str(index)).inc(sent)
+
+    def _check(self, served: Published, heads: Sequence[str], body: Mapping[str, Any]) -> None:
+        """Refuse a question that the model does not answer."""
+        if served.head not in heads:
+            raise _NotHere(f"the model answers with {served.head}: {_path(served.head)} is where to ask")
+        if body.get("model") not in (None, self._model, served.name):
+            raise _NotHere(f"no model {body['model']!r}: {self._model} is served", "model_not_found")
+
     async def _models(self, request: web.Request) -> web.StreamResponse:
         try:
             served = await self._asking.served()
@@ -157,7 +190,7 @@ class Gateway:
         about = {
             "head": served.head,
             "ask": _path(served.head),
-            "reveals": served.reveal.words(HEADS[served.head].reveals),
+            "reveals": served.reveal.words(REVEALS if served.head == GENERATION else HEADS[served.head].reveals),
         }
         return web.json_response({"object": "list", "data": [{**found, **about}]})
 
@@ -182,7 +215,18 @@ async def _page(request: web.Request) -> web.StreamResponse:
     return web.Response(text=text, content_type=kind, charset="utf-8")
 
 
+async def _body(request: web.Request) -> Any:
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="a body of the type application/json was expected")
+    try:
+        return json.loads(await request.text())
+    except (ValueError, RecursionError):
+        raise web.HTTPBadRequest(text="the body is no JSON") from None
+
+
 def _path(head: str) -> str:
+    if head == GENERATION:
+        return CHAT_PATH
     return next(route.path for route in ROUTES if head in route.heads)
 
 

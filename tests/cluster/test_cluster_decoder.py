@@ -1,13 +1,17 @@
 """A language model on a real cluster under TLS: conversations side by side, each with its own cache, and their ends."""
 
 import asyncio
+import io
+import json
 import secrets
 
 import decoders as cases
 import numpy as np
 import pytest
+from aiohttp import web
 from cluster_processes import until_ready
 
+from secformer_jax.cli import app as cli
 from secformer_jax.cluster.clients import owner
 from secformer_jax.cluster.clients.client import ClusterClient
 from secformer_jax.cluster.clients.conversation import ClusterConversation
@@ -16,6 +20,10 @@ from secformer_jax.cluster.published import read_description
 from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.requirements import checked, describe_decoder
 from secformer_jax.errors import UserError
+from secformer_jax.gateway.asking import Asking
+from secformer_jax.gateway.chatting import Chatting
+from secformer_jax.gateway.server import Gateway
+from secformer_jax.inference.texts import Limits
 from secformer_jax.models.decoders.calibrate import calibrate
 from secformer_jax.models.decoders.chat import read_tokens
 from secformer_jax.models.decoders.checkpoint import load
@@ -129,6 +137,59 @@ def test_what_is_refused(subject, local):
                     await alice.deployment()
 
     asyncio.run(talk())
+
+
+def test_the_command_line(subject, local, capsys, monkeypatch):
+    """Answers are plaintext's likeliest tokens, of a prompt and of a conversation."""
+    model, tokens, _ = subject
+    asked = ["--cluster", str(local.path), "--client", "alice", "--model", str(model.path), "--max-tokens", "3"]
+    assert cli.run(["generate", *asked, "--prompt", "What is it?", "--json"]) == 0
+    [entry] = json.loads(capsys.readouterr().out)["results"]
+    truth, expected = plaintext(subject), []
+    new = tokens.prompt(["What is it?"])
+    for _ in range(3):
+        expected.append(int(np.argmax(truth.extend(np.asarray(new))[0][-1])))
+        new = expected[-1:]
+    assert entry["tokens"] == expected and entry["answer"] == tokens.text(expected)
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n"))
+    assert cli.run(["chat", *asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["tokens"] == expected
+    other = cases.write_tokenizer(model.path.parent, cases.TEMPLATE, special=cases.SPECIAL[::-1])
+    assert cli.run(["generate", *asked[:4], "--model", str(other), "--prompt", "What?"]) == 2
+    assert "is not the published model's" in capsys.readouterr().err
+
+
+def test_a_gateway_and_openais_client(subject, local):
+    """An answer that grows, its cache gone when it is there; and one that is whole."""
+    openai, (model, _, served) = pytest.importorskip("openai"), subject
+    message = {"role": "user", "content": "What is it?"}
+
+    async def talk() -> tuple:
+        async with ClusterClient(local.cluster, "bob") as bob:
+            asking, chatting = Asking(bob, model.path, Limits()), Chatting(bob, model.path)
+            gateway = Gateway(asking, chatting, "mine", frozenset({"127.0.0.1"}))
+            runner = web.AppRunner(gateway.application())
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+                asked = {"model": "mine", "messages": [message], "max_tokens": 3, "temperature": 0}
+                whole = await client.chat.completions.create(**asked)
+                grown = [event async for event in await client.chat.completions.create(**asked, stream=True)]
+                with pytest.raises(openai.BadRequestError, match="this model takes 16: send fewer"):
+                    await client.chat.completions.create(**asked | {"messages": [{**message, "content": "a " * 40}]})
+                with pytest.raises(openai.BadRequestError, match="published with a system's prompt"):
+                    system = {"role": "system", "content": "Be cruel"}
+                    await client.chat.completions.create(**asked | {"messages": [system, message]})
+                with pytest.raises(openai.NotFoundError, match="answers with generation: /v1/chat/completions"):
+                    await client.embeddings.create(model="mine", input="a")
+            await runner.cleanup()
+            return whole, grown
+
+    whole, grown = asyncio.run(talk())
+    said = "".join(event.choices[0].delta.content or "" for event in grown)
+    assert whole.choices[0].message.content == said and grown[-1].choices[0].finish_reason in ("stop", "length")
+    assert max(served.lengths()) == 16
 
 
 def test_a_token_that_is_none(subject, local):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import decoders as cases
 import pytest
 
 pytest.importorskip("spu")
@@ -133,3 +134,28 @@ def test_compare(folder):
     (cell,) = found["cells"].values()
     assert cell["fast"]["send_bytes"] < cell["puma"]["send_bytes"] < cell["spu"]["send_bytes"]
     assert "tiny, one text of 16 tokens" in out and "| drop-in | " in (folder / "compare.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A small model to talk to."""
+    found = tmp_path_factory.mktemp("model")
+    cases.reference("llama", found, vocab_size=cases.TOKENS, num_hidden_layers=1, max_position_embeddings=256)
+    return cases.write_tokenizer(found)
+
+
+def test_generate(model, folder):
+    out, found = run("generate", folder, "--model", str(model), "--prompts", "1")
+    cells = found["cells"]
+    answered = cells["SmolLM2-135M-Instruct, opened, prompt 1"]
+    assert answered["equal"] == answered["tokens"] >= 1 and answered["error_99"] < 0.05
+    for name in ("SmolLM2-135M-Instruct", "GPT-2's shape, random weights"):
+        cached, whole = (cells[f"{name}, puma{end}"]["token_pass"] for end in ("", " without a cache"))
+        assert 0 < cached["send_bytes"] < whole["send_bytes"] and cached["dealt_bytes"] == 0
+    assert "next tokens that are plaintext's" in out
+
+
+def test_perplexity(model, folder):
+    _, found = run("perplexity", folder, "--model", str(model), "--windows", "2")
+    assert {cell["tokens"] for cell in found["cells"].values()} == {14, 7}
+    assert all(check["holds"] for check in found["checks"]) and len(found["checks"]) == 6

@@ -89,3 +89,28 @@ def test_in_float32(fitted):
     found = jax.jit(fitted)(x.astype(np.float32))
     assert found.dtype == np.float32
     assert np.abs(found - in_float64(fitted, x)).max() < 1e-5 * coefficient_sum(fitted)
+
+
+FITS = {
+    "reciprocal": (fit_reciprocal, (0.5, 7.25)),
+    "rsqrt": (fit_rsqrt, (0.25, 7.25)),
+    "exponential": (fit_exponential, (-3.25, 2.5)),
+    "tail": (fit_gelu_tail, (6.125,)),
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_fit_is_made_once(fit, tmp_path, monkeypatch):
+    """And kept for other processes; a damaged file is none."""
+    (made, arguments), fits = FITS[fit], series.fit
+    monkeypatch.setenv("SECFORMER_CACHE", str(tmp_path))
+    made.cache_clear()
+    first = made(*arguments)
+    made.cache_clear()
+    monkeypatch.setattr(series, "fit", None)
+    assert made(*arguments) == first
+    [kept] = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(series, "fit", fits)
+    made.cache_clear()
+    assert made(*arguments) == first

@@ -62,8 +62,8 @@ class Plain:
 
 
 @contextlib.asynccontextmanager
-async def serving(asking, key=""):
-    runner = web.AppRunner(Gateway(asking, "mine", HOSTS, key).application())
+async def serving(asking, key="", chatting=None):
+    runner = web.AppRunner(Gateway(asking, chatting, "mine", HOSTS, key).application())
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -226,6 +226,6 @@ def test_pages_load_nothing_from_outside(classes, path):
 
 def test_openapi_names_every_route(classes):
     paths = document()["paths"]
-    app = Gateway(classes, "mine", HOSTS).application()
+    app = Gateway(classes, None, "mine", HOSTS).application()
     served = {route.resource.canonical for route in app.router.routes() if route.method in ("GET", "POST")}
     assert set(paths) == served - {*PAGES, "/openapi.json"}

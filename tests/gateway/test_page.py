@@ -6,17 +6,20 @@ import shutil
 import threading
 from collections.abc import Iterator
 
+import decoders as cases
 import pytest
 from aiohttp import web
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
+from test_chat import SAID, Scripted
 from test_gateway import FOLDER, HOSTS, KEY, Plain
 
 from secformer_jax.errors import UserError
 from secformer_jax.gateway.server import Gateway
 from secformer_jax.models.checkpoint import load
+from secformer_jax.models.decoders.chat import read_tokens
 
 SECONDS = 30
 SENTENCE = "John lives in Berlin 😀 & works at <Acme>."
@@ -45,12 +48,12 @@ def fresh_log(browser):
 
 
 @contextlib.contextmanager
-def served(asking, key: str = "") -> Iterator[str]:
+def served(asking, key: str = "", chatting=None) -> Iterator[str]:
     """The address of a gateway that runs in a thread of its own."""
     loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
 
     async def start() -> web.AppRunner:
-        runner = web.AppRunner(Gateway(asking, "mine", HOSTS, key).application())
+        runner = web.AppRunner(Gateway(asking, chatting, "mine", HOSTS, key).application())
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         address.append(f"http://127.0.0.1:{runner.addresses[0][1]}/")
@@ -225,4 +228,26 @@ def test_the_docs_page(browser):
     with served(model("text-classification")) as url:
         browser.get(f"{url}docs")
         until(browser, lambda: "/v1/classify" in browser.find_element(By.TAG_NAME, "body").text)
+        assert complaints(browser) == []
+
+
+def test_a_conversation(browser, tmp_path):
+    """Answers stand under their questions, what was said goes along, and can be left."""
+    scripted = Scripted(read_tokens(cases.write_tokenizer(tmp_path)))
+    with served(scripted, chatting=scripted) as url:
+        open_page(browser, url)
+        for count, text in enumerate(("What is it?", "Is it?"), 1):
+            browser.execute_script("arguments[0].value = arguments[1]", element(browser, "text"), text)
+            element(browser, "ask").click()
+            until(browser, lambda count=count: element(browser, "answer").text.count(SAID) == count)
+            until(browser, lambda: element(browser, "ask").is_enabled())
+        assert [asked.turns for asked in scripted.asked] == [("What is it?",), ("What is it?", SAID, "Is it?")]
+        assert element(browser, "answer").text.split("\n")[0] == "What is it?"
+        assert len(browser.find_elements(By.CSS_SELECTOR, "#seen canvas")) == 2
+        element(browser, "anew").click()
+        assert element(browser, "answer").text == "" and not element(browser, "found").is_displayed()
+        scripted.fails_after = 2
+        element(browser, "text").send_keys("Why?", Keys.CONTROL, Keys.ENTER)
+        until(browser, lambda: element(browser, "error").is_displayed())
+        assert "S1 is gone" in element(browser, "error").text and scripted.asked[-1].turns == ("Why?",)
         assert complaints(browser) == []

@@ -44,3 +44,11 @@ def test_what_a_client_gets_of_a_party_says_nothing_of_its_component():
         np.testing.assert_array_equal(sum(run), np.full(1000, 7))
         assert all(np.count_nonzero(own == ring) < 3 for own, ring in zip(run, components, strict=True))
     assert np.count_nonzero(runs[0][0] == runs[1][0]) < 3
+
+
+def test_what_stands_above_a_results_bits_stays():
+    """It depends on masks and weights, and says nothing of the result."""
+    made, components = sharings(2), [np.arange(1000) + (5 << 40), 3 - np.arange(1000)]
+    shares = [revealed("int64", ring, zeros, 40) for ring, zeros in zip(components, made, strict=True)]
+    assert all(share.bits == 40 and share.components[0].size == 5 * 1000 for share in shares)
+    np.testing.assert_array_equal(sum(share.rings()[0] for share in shares) % (1 << 40), np.full(1000, 3))

@@ -20,6 +20,7 @@ from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.memory import keep_memory_private
 from secformer_jax.errors import UserError
 from secformer_jax.gateway.asking import Asking
+from secformer_jax.gateway.chatting import Chatting
 from secformer_jax.gateway.server import Gateway
 from secformer_jax.inference.texts import Limits
 from secformer_jax.models.folders import SHIPPED, resolve
@@ -61,7 +62,7 @@ async def _serve(
     """Until SIGTERM or SIGINT."""
     host, port = address
     async with ClusterClient(cluster, client) as asking:
-        served = Gateway(Asking(asking, folder, limits), name, HOSTS, key)
+        served = Gateway(Asking(asking, folder, limits), Chatting(asking, folder), name, HOSTS, key)
         runner = web.AppRunner(served.application(), access_log=None, shutdown_timeout=10)
         await runner.setup()
         try:

@@ -12,12 +12,10 @@ from secformer_jax.cli.commands.generating import Asked, next_ids, prompt_ids
 from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.cluster.clients.client import Answer as Cost
 from secformer_jax.cluster.clients.client import ClusterClient
-from secformer_jax.cluster.clients.conversation import ClusterConversation
+from secformer_jax.cluster.clients.conversation import ClusterConversation, tokens_of
 from secformer_jax.cluster.decoder_deployment import DecoderDeployment
-from secformer_jax.errors import UserError
 from secformer_jax.inference.decoders.answer import Answer
 from secformer_jax.inference.decoders.prompts import padded_prompt
-from secformer_jax.models.decoders.tokens import ChatTokens
 
 
 async def answer(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Asked, prompts: Sequence[str]) -> None:
@@ -48,18 +46,6 @@ async def talk(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Asked
                 said, costs = await _written(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
                 entries.append(_entry(reporter, question, said, costs, len(ids)))
     reporter.results(entries)
-
-
-def tokens_of(folder: Path, served: DecoderDeployment) -> ChatTokens:
-    """The tokenizer of a folder, which has to be the published model's.
-
-    Raises:
-        UserError: it is another one.
-    """
-    tokens = ChatTokens(folder, served.chat)
-    if tokens.prefix != served.prefix:
-        raise UserError(f"the tokenizer of {folder} is not the published model's: pass --model with that one's folder")
-    return tokens
 
 
 def _last(served: DecoderDeployment) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ class ClusterClient:
         Raises:
             UserError: no model is served or another kind, or a server says another one than the others.
         """
-        served = await self._published()
+        served = await self.published()
         if not isinstance(served, Deployment):
             raise UserError("this cluster serves a model that generates text: ask it with secformer generate")
         self._served = served
@@ -101,12 +101,13 @@ class ClusterClient:
 
     async def decoder(self) -> DecoderDeployment:
         """The decoder that they serve; as `deployment`."""
-        served = await self._published()
+        served = await self.published()
         if not isinstance(served, DecoderDeployment):
             raise UserError("this cluster serves an encoder, which generates no text: ask it with secformer infer")
         return served
 
-    async def _published(self) -> Published:
+    async def published(self) -> Published:
+        """The model that they serve, of either kind; as `deployment`."""
         await self._servers.meet()
         found = [json.loads(status) for status in await self._servers.each(self._servers.status)]
         names = {status["model"] for status in found}

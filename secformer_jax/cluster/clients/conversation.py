@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.inference.decoders import answer as answers
 from secformer_jax.inference.decoders.logits import read_logits
 from secformer_jax.inference.decoders.prompts import padded_prompt
+from secformer_jax.models.decoders.tokens import ChatTokens
 
 
 class ClusterConversation:
@@ -69,3 +71,15 @@ class ClusterConversation:
             if answer.finish is not None:
                 return
             logits, cost = await self.extend(answer.ids[-1:])
+
+
+def tokens_of(folder: Path, served: DecoderDeployment) -> ChatTokens:
+    """The tokenizer of a folder, which has to be the published model's.
+
+    Raises:
+        UserError: it is another one.
+    """
+    tokens = ChatTokens(folder, served.chat)
+    if tokens.prefix != served.prefix:
+        raise UserError(f"the tokenizer of {folder} is not the published model's: pass --model with that one's folder")
+    return tokens

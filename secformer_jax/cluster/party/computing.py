@@ -23,7 +23,7 @@ from secformer_jax.mpc.runtime.program import (
     ONLINE,
     SETUP,
 )
-from secformer_jax.mpc.runtime.shares import Share
+from secformer_jax.mpc.runtime.shares import RING_BITS, Share, pack
 from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
 
 
@@ -165,7 +165,7 @@ class Computing:
         profile.add(self._pass(compiled, shape) if shape.conversation else party.run(compiled.program, ONLINE))
         cost = _cost(profile) | {"wrong": np.flatnonzero(wrong).tolist()}
         results = {
-            f"output{index}": revealed(*party.get(name), self._zeros)
+            f"output{index}": revealed(*party.get(name), self._zeros, self._programs.result_bits)
             for index, name in enumerate(compiled.program.output_names)
         }
         party.free(set(compiled.program.output_names))
@@ -203,13 +203,13 @@ class Computing:
             self._pending.setdefault(shape, set()).add(name)
 
 
-def revealed(dtype: str, ring: np.ndarray, zeros: ZeroSharing) -> Share:
+def revealed(dtype: str, ring: np.ndarray, zeros: ZeroSharing, bits: int = RING_BITS) -> Share:
     """What the client gets of a party's component of a result.
 
     The component is a function of the weights' shares and of masks that the dealer knows; plus a share of zero it is
-    uniform to both, but for the sum.
+    uniform to both, but for the sum. What stands above the result's own bits depends on masks and weights, and stays.
     """
-    return Share(dtype, ring.shape, (ring + zeros.next(ring.shape),))
+    return Share(dtype, ring.shape, (pack(ring + zeros.next(ring.shape), bits),), bits)
 
 
 def _cost(profile: Profile) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class Programs:
         self._compiled: dict[RequestShape, Compiled] = {}
         self._compiling = threading.Lock()
 
+    @property
+    def result_bits(self) -> int:
+        """Of the ring that results are in."""
+        return self._deployment.result_bits
+
     def get(self, shape: RequestShape) -> Compiled:
         """The program for a shape, which the deployment serves."""
         with self._compiling:

@@ -3,12 +3,14 @@
 const at = (id) => document.getElementById(id);
 const PAIRS = { similarity: ["First text", "Second text"], question: ["Question", "Context"] };
 let model = null;
+let said = [];
 
-async function call(path, body) {
+async function call(path, body, grows = false) {
   const headers = at("key").value ? { Authorization: `Bearer ${at("key").value}` } : {};
   const options = body && { method: "POST", body: JSON.stringify(body) };
   if (body) headers["Content-Type"] = "application/json";
   const response = await fetch(path, { ...options, headers });
+  if (response.ok && grows) return response;
   const found = await response.json();
   if (response.status === 401) at("keys").hidden = false;
   if (!response.ok) throw new Error(found.error ? found.error.message : found.reason);
@@ -25,6 +27,8 @@ async function look() {
   }
   at("about").textContent = `${model.id}: you alone learn ${model.reveals}. The servers see noise.`;
   at("keys").hidden = true;
+  at("anew").hidden = model.head !== "generation";
+  if (model.head === "generation") at("text-label").textContent = "Message";
   const two = PAIRS[model.head] || (model.head === "embedding" && ["Text", "Another text, to compare (or none)"]);
   at("second").hidden = !two;
   at("pair").required = model.head in PAIRS;
@@ -92,14 +96,51 @@ function noise(hex) {
   return canvas;
 }
 
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const whole = (rest + part.value).split("\n\n");
+    rest = whole.pop();
+    for (const event of whole) if (event !== "data: [DONE]") yield JSON.parse(event.slice("data: ".length));
+  }
+}
+
+async function talk(text) {
+  const asked = [...said, { role: "user", content: text }], answer = { role: "assistant", content: "" };
+  const response = await call("v1/chat/completions", { messages: asked, stream: true }, true);
+  const line = element("p", "");
+  at("answer").append(element("p", "", element("strong", text)), line);
+  at("found").hidden = false;
+  at("text").value = "";
+  for await (const event of events(response)) {
+    if (event.error) throw new Error(event.error.message);
+    answer.content += event.choices[0].delta.content || "";
+    line.textContent = answer.content;
+    if (event.secformer) parties(event.secformer);
+  }
+  said = [...asked, answer];
+}
+
+function anew() {
+  said = [];
+  at("answer").replaceChildren();
+  at("found").hidden = at("parties").hidden = true;
+  at("text").focus();
+}
+
 function show(found, text) {
   at("answer").replaceChildren(...described(found.data, text));
-  const { seconds, sent_bytes: sent, seen } = found.secformer;
+  at("found").hidden = false;
+  parties(found.secformer);
+}
+
+function parties({ seconds, sent_bytes: sent, seen }) {
   const megabytes = sent.map((bytes) => `${(bytes / 1e6).toFixed(2)} MB`).join(" and ");
   at("cost").textContent = `${seconds.toFixed(1)} s; ${megabytes} sent. These are the first bytes of the last share:`;
   const figures = seen.map((hex, index) => element("figure", "", noise(hex), element("figcaption", `server ${index}`)));
   at("seen").replaceChildren(...figures);
-  at("found").hidden = at("parties").hidden = false;
+  at("parties").hidden = false;
 }
 
 async function ask(event) {
@@ -110,11 +151,12 @@ async function ask(event) {
   at("ask").textContent = "Asking…";
   at("error").hidden = true;
   try {
-    show(await call(model.ask.slice(1), { input: both }), text);
+    if (model.head === "generation") await talk(text);
+    else show(await call(model.ask.slice(1), { input: both }), text);
   } catch (error) {
     at("error").textContent = error.message;
-    // The answer to another text would stand beside it.
-    at("found").hidden = at("parties").hidden = true;
+    // The answer to another text would stand beside it; of a conversation what was said stands.
+    if (model.head !== "generation") at("found").hidden = at("parties").hidden = true;
     at("error").hidden = false;
   }
   at("ask").disabled = false;
@@ -122,6 +164,7 @@ async function ask(event) {
 }
 
 at("form").addEventListener("submit", ask);
+at("anew").addEventListener("click", anew);
 at("form").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) at("form").requestSubmit();
 });

@@ -30,16 +30,19 @@ class DecoderServing:
         calibration: its ranges behind the prefix.
         prefix: how many tokens come before every request's; everybody knows them.
         capacity: the most tokens of a request, with the padding of its prompt.
+        every: see `OpenedDecoder`.
 
     Raises:
         UserError: ranges that do not fit, or more tokens than the model has positions for.
     """
 
-    def __init__(self, config: DecoderArchitecture, calibration: Calibration, prefix: int, capacity: int) -> None:
+    def __init__(
+        self, config: DecoderArchitecture, calibration: Calibration, prefix: int, capacity: int, *, every: bool = False
+    ) -> None:
         keys = checked_room(config, prefix + capacity)
         self.config, self.capacity, self.prefix = config, capacity, prefix
         self.plan: Plan = make_plan(config, calibration, keys)
-        self.model = OpenedDecoder(config, self.plan, prefix)
+        self.model = OpenedDecoder(config, self.plan, prefix, every)
 
     def is_public(self, path: str) -> bool:
         """Whether a published leaf is given in clear: weights minus uniform masks."""

@@ -34,6 +34,7 @@ class SimulatedDecoder:
         prefix: ids of the tokens that come before every request's.
         capacity: the most tokens of a request, with the padding of its prompt.
         config: protocol and parties.
+        every: have logits of all new tokens (new, vocab_size), and not of the last.
 
     Raises:
         UserError: as `DecoderServing`.
@@ -46,8 +47,10 @@ class SimulatedDecoder:
         prefix: Sequence[int],
         capacity: int,
         config: MpcConfig,
+        *,
+        every: bool = False,
     ) -> None:
-        self.serving = DecoderServing(model.config, calibration, len(prefix), capacity)
+        self.serving = DecoderServing(model.config, calibration, len(prefix), capacity, every=every)
         self.engine, self.dealer = Engine(config, part_of=part_of, cut_once=False), Dealer(cut_once=False)
         weights = dict(prepared(model, prefix))
         masks = self.dealer.mask_weights({name: weight.shape for name, weight in weights.items()})

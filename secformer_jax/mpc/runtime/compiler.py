@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import spu
 from jax.extend import core
 from spu import experimental, libspu
 from spu.utils import frontend
 
+from secformer_jax.functions import cache_folder
 from secformer_jax.mpc.int64 import enable_x64
-from secformer_jax.mpc.runtime import cache
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.equations import Kind, factors_of_dots, kinds_of, live, phases_of, read
 from secformer_jax.mpc.runtime.local import LocalFunction
@@ -206,12 +207,12 @@ class _Splitter:
         key = (text, consts, tuple(visibility), tuple(keep))
         if key not in self._compiled:
             whole = _printed_whole(closed.jaxpr, text)
-            name = cache.key(key, sorted(self._config.compiler.items())) if whole else None
-            code = cache.read(name) if name else None
+            name = _code_name(key, sorted(self._config.compiler.items())) if whole else None
+            code = cache_folder.read(name) if name else None
             if code is None:
                 code = self._spu_code(closed, visibility, keep)
                 if name:
-                    cache.write(name, code)
+                    cache_folder.write(name, code)
             self._compiled[key] = code
         code = self._compiled[key]
         if _output_secrecy(code.decode(), len(outvars)) != [self._secret[v] for v in outvars]:
@@ -236,6 +237,11 @@ class _Splitter:
             copts=self._config.compiler_options(),
         )
         return executable.code
+
+
+def _code_name(*parts: object) -> str:
+    """What SPU's code for these parts is kept under: it takes a third of a second to make, and holds no secret."""
+    return cache_folder.key(spu.__version__, jax.__version__, *parts)
 
 
 def _printed_whole(jaxpr, text: str) -> bool:

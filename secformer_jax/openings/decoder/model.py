@@ -19,11 +19,16 @@ from secformer_jax.openings.decoder.norm import Root, quotient
 
 
 class OpenedDecoder(Block):
-    """All layers. A pass takes 6 messages, and in a layer 13 and 3 for each squaring, whatever number of tokens."""
+    """All layers. A pass takes 6 messages, and in a layer 13 and 3 for each squaring, whatever number of tokens.
+
+    Attributes:
+        every: give the logits of all new tokens, (new, vocab_size), and not of one.
+    """
 
     config: DecoderArchitecture
     plan: Plan
     prefix: int
+    every: bool = False
 
     @nn.compact
     def __call__(
@@ -49,9 +54,12 @@ class OpenedDecoder(Block):
                 with jax.named_scope("intermediate"):
                     x = FeedForward(c, feed_forward, name=f"layer_{i}_feed_forward")(x)
         with jax.named_scope("head"):
-            last = jnp.sum(known.last[:, None] * x.ring, axis=0, keepdims=True)
-            logits = Head(c, plan.norm, name="head")(x.replace(ring=last))
-        return logits.replace(ring=logits.ring[0]).within(plan.logits_width), tuple(filled)
+            if not self.every:
+                x = x.replace(ring=jnp.sum(known.last[:, None] * x.ring, axis=0, keepdims=True))
+            logits = Head(c, plan.norm, name="head")(x)
+        if not self.every:
+            logits = logits.replace(ring=logits.ring[0])
+        return logits.within(plan.logits_width), tuple(filled)
 
 
 class Embeddings(Block):
@@ -88,7 +96,7 @@ class Head(Block):
 
     @nn.compact
     def __call__(self, x: Fixed) -> Fixed:
-        """x (1, hidden) to (1, vocab_size), with STREAM fraction bits, untruncated."""
+        """x (tokens, hidden) to (tokens, vocab_size), with STREAM fraction bits, untruncated."""
         c, shape = self.config, (self.config.hidden_size, self.config.vocab_size)
         wide, series, squares = Root(self.plan, name="root")(x)
         [opening] = open_together([series.masked(squares)])
