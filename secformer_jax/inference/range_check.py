@@ -7,12 +7,9 @@ first place that has one, and returns what goes into every series and every trun
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from dataclasses import dataclass
 from typing import Any
 
-import flax.struct
 import jax
 import numpy as np
 
@@ -20,12 +17,13 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import Approximations
 from secformer_jax.inference.opened import OpenedServing
+from secformer_jax.inference.watching import Seen, Violation, domain_of, is_watched, name_of, watched
 from secformer_jax.models.checkpoint import Checkpoint
 from secformer_jax.models.text import Encoded
 from secformer_jax.models.transformer import Architecture
 from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.material import Dealer, NoMasks
-from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair
+from secformer_jax.mpc.primitives.fixed import TruncationPair
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime import config as mpc_config
 from secformer_jax.mpc.runtime.engine import Engine
@@ -35,37 +33,6 @@ from secformer_jax.openings.plan import variance_ratio
 
 _Watch = tuple[str, str, tuple[float, float], float, bool]
 """A place, its quantity and domain, the value of one ring unit, and whether the last axis is one of keys."""
-
-_Seen = dict[str, Fixed]
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A series or a truncation that met real tokens' values outside its domain.
-
-    Attributes:
-        place, quantity: as in `Calibration`; the softmax's "square_mean_0", ..., and "row_mean", its last divisor; and
-            for truncations what is truncated there.
-        low, high: the domain.
-        seen_low, seen_high: the extremes that went in.
-    """
-
-    place: str
-    quantity: str
-    low: float
-    high: float
-    seen_low: float
-    seen_high: float
-
-    def __str__(self) -> str:
-        seen = [x for x in (self.seen_low, self.seen_high) if not self.low <= x <= self.high]
-        values = " and ".join(f"{x:.4g}" for x in seen)
-        return f"{self.place} {self.quantity} {values} left [{self.low:.4g}, {self.high:.4g}]"
-
-    def union(self, other: Violation) -> Violation:
-        """The same place over two batches."""
-        low, high = min(self.seen_low, other.seen_low), max(self.seen_high, other.seen_high)
-        return Violation(self.place, self.quantity, self.low, self.high, low, high)
 
 
 class RangeCheck:
@@ -118,22 +85,20 @@ class RangeCheck:
         model = self._serving.model(shape[1])
         with enable_x64():
             material = jax.eval_shape(model.init, jax.random.key(0), *inputs)["dealer"]
-        watched: list[_Watch] = []
+        watches: list[_Watch] = []
 
         def forward(weights, material, *inputs):
-            seen: _Seen = {}
-            nodes = jax.tree_util.tree_map_with_path(
-                lambda path, node: _watched(node, path, seen), material, is_leaf=_is_watched
-            )
+            seen: Seen = {}
+            nodes = watched(material, seen, lambda path: _OF_SERIES.search(path) is not None)
             logits = model.apply({**weights, "dealer": nodes}, *inputs)
-            found = dict(jax.tree_util.tree_leaves_with_path(nodes, is_leaf=_is_watched))
-            by_name = {_name(path): node for path, node in found.items()}
-            watched[:] = [
+            found = dict(jax.tree_util.tree_leaves_with_path(nodes, is_leaf=is_watched))
+            by_name = {name_of(path): node for path, node in found.items()}
+            watches[:] = [
                 _watch(name, by_name[name], x.bits, model.plan, self._config, shape[1]) for name, x in seen.items()
             ]
             return logits, [x.ring for x in seen.values()]
 
-        return self._engine.compile(forward, material, *inputs), material, watched
+        return self._engine.compile(forward, material, *inputs), material, watches
 
     @property
     def violations(self) -> list[Violation]:
@@ -150,49 +115,8 @@ def check_ranges(
         return check.violations
 
 
-class _WatchedSeries(OpenedSeries):
-    """A series that notes what it is asked to mask."""
-
-    path: str = flax.struct.field(pytree_node=False)
-    seen: _Seen = flax.struct.field(pytree_node=False)
-
-    def masked(self, x: Fixed) -> Masked:
-        """See OpenedSeries."""
-        self.seen[self.path] = x
-        return super().masked(x)
-
-
-class _WatchedPair(TruncationPair):
-    """A truncation that notes what it is asked to mask."""
-
-    path: str = flax.struct.field(pytree_node=False)
-    seen: _Seen = flax.struct.field(pytree_node=False)
-
-    def masked(self, x: Fixed) -> Masked:
-        """See TruncationPair."""
-        self.seen[self.path] = x
-        return super().masked(x)
-
-
 _OF_SERIES = re.compile(r"(row|mean_\d+|tanh|pooler_gelu)_pair$|_norm/pair$|square_0/plain/square/pair$")
 """Truncations of what a series gives: that is bounded, and the series is watched."""
-
-
-def _is_watched(node: Any) -> bool:
-    return isinstance(node, OpenedSeries | TruncationPair)
-
-
-def _watched(node: Any, path: tuple, seen: _Seen) -> Any:
-    """The same material, watched; anything but a series or a truncation as it is."""
-    if not _is_watched(node) or _OF_SERIES.search(_name(path)):
-        return node
-    fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-    kind = _WatchedSeries if isinstance(node, OpenedSeries) else _WatchedPair
-    return kind(**fields, path=_name(path), seen=seen)
-
-
-def _name(path: tuple) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
 _NAMES = (
@@ -231,11 +155,7 @@ def _watch(
         factor = balance if place.endswith(".query") else 1 / balance
     elif place.endswith(".gelu") and place.startswith("layer"):
         factor = 1 / plan.layers[int(place.split(".")[1])].gelu_stretch
-    if isinstance(node, TruncationPair):
-        reach = 2.0 ** (node.width - 2 - bits)
-        domain = (-reach, reach) if node.signed else (0.0, 2 * reach)
-    else:
-        domain = node.series.low, node.series.high
+    domain = domain_of(node, bits)
     keys = re.search("score_pair|exponential|square_|numerators", path) is not None
     return place, quantity, (domain[0] * factor, domain[1] * factor), factor / 2.0**bits, keys
 

@@ -158,4 +158,4 @@ def test_generate(model, folder):
 def test_perplexity(model, folder):
     _, found = run("perplexity", folder, "--model", str(model), "--windows", "2")
     assert {cell["tokens"] for cell in found["cells"].values()} == {14, 7}
-    assert all(check["holds"] for check in found["checks"]) and len(found["checks"]) == 6
+    assert all(check["holds"] for check in found["checks"]) and len(found["checks"]) == 7

@@ -1,5 +1,7 @@
 """Private generation with small models: what plaintext gives, token by token, on every runtime that opens."""
 
+import dataclasses
+
 import decoders as cases
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 pytest.importorskip("spu")
 
 from secformer_jax.errors import UserError
+from secformer_jax.inference.decoders.range_check import DecoderRangeCheck
 from secformer_jax.inference.decoders.serving import DecoderServing
 from secformer_jax.inference.decoders.simulated import SimulatedDecoder
 from secformer_jax.models.decoders.calibrate import calibrate
@@ -69,3 +72,22 @@ def test_more_keys_than_fit_are_refused(model):
     model, prefix, ranges = model
     with pytest.raises(UserError, match="and the model has 64 positions"):
         DecoderServing(model.config, ranges, len(prefix), 65)
+
+
+def test_values_that_leave_their_domains_are_named(model):
+    """None of the texts that ranges were measured on; those of narrower ranges by their places."""
+    model, prefix, ranges = model
+    with DecoderRangeCheck(model, ranges, prefix, 20) as check:
+        truth = PlaintextDecoder(model, len(prefix) + 20)
+        if prefix:
+            truth.extend(np.asarray(prefix))
+        logits, _ = check.text().extend(TEXTS[0])
+        expected = truth.extend(TEXTS[0])[0]
+        np.testing.assert_allclose(logits, expected, atol=2e-3 * np.abs(expected).max() + 2e-4)
+        assert check.violations == []
+    narrow = {quantity: found.scaled(0.2) for quantity, found in ranges.places["layer.1.softmax"].items()}
+    ranges = dataclasses.replace(ranges, places={**ranges.places, "layer.1.softmax": narrow})
+    with DecoderRangeCheck(model, ranges, prefix, 20) as check:
+        for text in TEXTS[:3]:
+            check.text().extend(text)
+        assert {violation.place for violation in check.violations} == {"layer_1_attention/exponential"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from secformer_jax.inference.decoders.serving import DecoderServing
 from secformer_jax.inference.decoders.weights import prepared
 from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
 from secformer_jax.models.transformer import part_of
-from secformer_jax.mpc.material import Array, Dealer, WeightMasks
+from secformer_jax.mpc.material import Array, Dealer, Randomness, WeightMasks
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.engine import Engine, Result
 from secformer_jax.mpc.runtime.parties import State
@@ -35,6 +35,7 @@ class SimulatedDecoder:
         capacity: the most tokens of a request, with the padding of its prompt.
         config: protocol and parties.
         every: have logits of all new tokens (new, vocab_size), and not of the last.
+        randomness: what masks are drawn from.
 
     Raises:
         UserError: as `DecoderServing`.
@@ -49,9 +50,10 @@ class SimulatedDecoder:
         config: MpcConfig,
         *,
         every: bool = False,
+        randomness: Callable[[int], Randomness] = Randomness,
     ) -> None:
         self.serving = DecoderServing(model.config, calibration, len(prefix), capacity, every=every)
-        self.engine, self.dealer = Engine(config, part_of=part_of, cut_once=False), Dealer(cut_once=False)
+        self.engine, self.dealer = Engine(config, part_of=part_of, cut_once=False), Dealer(randomness, cut_once=False)
         weights = dict(prepared(model, prefix))
         masks = self.dealer.mask_weights({name: weight.shape for name, weight in weights.items()})
         opened = {name: weight - masks.array(name) for name, weight in weights.items()}
@@ -71,9 +73,18 @@ class SimulatedDecoder:
             serving = self.serving
             material, one_hot = serving.material(new), serving.inputs.array([0], new)
             known = serving.known(np.zeros(serving.capacity, bool), new, start=0, real=new)
-            program = self.engine.compile(serving.function(), material, one_hot, known=known, state=serving.cache())
+            function = self.function(material)
+            program = self.engine.compile(function, material, one_hot, known=known, state=serving.cache())
             self._passes[new] = material, program
         return self._passes[new]
+
+    def function(self, material: Any) -> Callable[..., Any]:
+        """What is compiled for a pass with this material."""
+        return self.serving.function()
+
+    def read(self, value: Any) -> np.ndarray:
+        """The logits, from what it reveals."""
+        return read_logits(value.ring, self.serving.plan.logits_width)
 
     def text(self) -> SimulatedText:
         """A new request, with a cache of its own."""
@@ -121,7 +132,7 @@ class SimulatedText:
             state=self._state,
         )
         self._filled[start : start + real] = True
-        return read_logits(result.value.ring, serving.plan.logits_width), result
+        return decoder.read(result.value), result
 
     def write(self, prompt: Sequence[int], answer: Answer) -> Iterator[tuple[str, Result]]:
         """Let an answer grow behind a prompt: what can be shown more after each pass, and what the pass cost.

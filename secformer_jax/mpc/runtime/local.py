@@ -30,12 +30,16 @@ def secret_outputs(eqn, secrets: Sequence[bool]) -> list[bool]:
     """Which results of an equation are secret, from which operands are; a nested function has some of each."""
     if eqn.primitive.name not in _CALLS:
         return [any(secrets)] * len(eqn.outvars)
-    inner = eqn.params["jaxpr"].jaxpr
-    known: dict[Any, bool] = dict(zip(inner.invars, secrets, strict=True))
-    for each in inner.eqns:
-        found = secret_outputs(each, [isinstance(v, core.Var) and known.get(v, False) for v in each.invars])
-        known.update(zip(each.outvars, found, strict=True))
-    return [isinstance(v, core.Var) and known.get(v, False) for v in inner.outvars]
+    return _secret_results(eqn.params["jaxpr"].jaxpr, secrets)
+
+
+def _secret_results(jaxpr: core.Jaxpr, secrets: Sequence[bool]) -> list[bool]:
+    """The same of a function's."""
+    known: dict[Any, bool] = dict(zip(jaxpr.invars, secrets, strict=True))
+    for eqn in jaxpr.eqns:
+        found = secret_outputs(eqn, [isinstance(v, core.Var) and known.get(v, False) for v in eqn.invars])
+        known.update(zip(eqn.outvars, found, strict=True))
+    return [isinstance(v, core.Var) and known.get(v, False) for v in jaxpr.outvars]
 
 
 def is_linear(eqn, secret: Mapping[Any, bool]) -> bool:
@@ -76,12 +80,10 @@ class LocalFunction:
     def __init__(self, jaxpr: core.ClosedJaxpr, secret: Sequence[bool]) -> None:
         fits = SmallFunction.fits(jaxpr.jaxpr, _CALLS)
         self.small = SmallFunction(jaxpr, secret, sums=_SUMS, calls=_CALLS) if fits else None
-        self.secret_outputs: tuple[bool, ...] = ()
+        self.secret_outputs = tuple(_secret_results(jaxpr.jaxpr, secret))
 
         def on_components(one: jax.Array, *arguments: jax.Array) -> list[jax.Array]:
-            found = _evaluate(jaxpr.jaxpr, jaxpr.consts, arguments, secret, one)
-            self.secret_outputs = tuple(is_secret for _, is_secret in found)
-            return [value for value, _ in found]
+            return [value for value, _ in _evaluate(jaxpr.jaxpr, jaxpr.consts, arguments, secret, one)]
 
         def on_all(first: jax.Array, *arguments: jax.Array) -> list[jax.Array]:
             arguments = tuple(map(_elements, arguments, jaxpr.in_avals))
@@ -91,9 +93,7 @@ class LocalFunction:
             axes = (0, *(0 if s else None for s in secret))
             return jax.vmap(on_components, axes, [0 if s else None for s in self.secret_outputs])(first, *arguments)
 
-        shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in jaxpr.in_avals]
         with enable_x64():
-            jax.eval_shape(on_components, jax.ShapeDtypeStruct((), np.int64), *shapes)
             self._jitted = jax.jit(on_all)
         self._compiled: dict[Any, Any] = {}
         self._compiling = threading.Lock()
