@@ -150,8 +150,10 @@ class Deployment:
         """Refuse a shape that this model does not serve.
 
         Raises:
-            UserError: another number of rows than a power of two, or another padded length.
+            UserError: another number of rows than a power of two, another padded length, or a conversation.
         """
+        if shape.conversation:
+            raise UserError("this model answers in one pass, and has no conversations: ask it with secformer infer")
         if not 1 <= shape.rows <= MAX_ROWS or shape.rows & (shape.rows - 1):
             raise UserError(f"{shape.rows} texts in one request: a power of two is served, at most {MAX_ROWS}")
         if shape.length not in self.lengths():

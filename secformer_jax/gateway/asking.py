@@ -104,9 +104,12 @@ class Asking:
                 ClusterAnswering(self._client, served, noted=noted), self._tokenizer, requests, self._limits
             )
         except UserError:
-            # Another model may have been published: the next request looks.
-            self._served = None
+            self.look_again()
             raise
+
+    def look_again(self) -> None:
+        """Another model may have been published: let the next request look."""
+        self._served = None
 
     def tokens(self, requests: Sequence[Request]) -> int:
         """How many tokens they have, those around a text included."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -14,12 +14,14 @@ from secformer_jax.gateway.asking import SEEN_BYTES
 from secformer_jax.gateway.chat_forms import Asked, Entry, chunk, last_chunk, usage_of, whole
 from secformer_jax.gateway.chatting import Chat, Chatting
 
+CLIENT_GONE = 499
+"""Who asked is not there to read it."""
 Noted = Callable[[str, Chat | None], None]
 """(outcome, what was answered)."""
 
 
 async def answered(
-    request: web.Request, asked: Asked, chatting: Chatting, model: str, noted: Noted
+    request: web.Request, asked: Asked, chatting: Chatting, model: str, noted: Noted, headers: Mapping[str, str]
 ) -> web.StreamResponse:
     """Answer one question.
 
@@ -32,9 +34,12 @@ async def answered(
     async with chatting.chat(asked) as chat:
         try:
             if asked.stream:
-                return await _streamed(request, asked, chat, about, noted)
+                return await _streamed(request, asked, chat, about, noted, headers)
             async for _ in chat.pieces:
-                pass
+                _still_there(request)
+        except ConnectionResetError:
+            noted("left", None)
+            return web.Response(status=CLIENT_GONE)
         except UserError:
             noted("failed", None)
             raise
@@ -43,10 +48,12 @@ async def answered(
         return web.json_response({**found, "secformer": _cost(chat)})
 
 
-async def _streamed(request: web.Request, asked: Asked, chat: Chat, about: Entry, noted: Noted) -> web.StreamResponse:
+async def _streamed(
+    request: web.Request, asked: Asked, chat: Chat, about: Entry, noted: Noted, headers: Mapping[str, str]
+) -> web.StreamResponse:
     # What fails before the first word is answered with a status, as a question that is not streamed.
     first = await anext(chat.pieces)
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
     await response.prepare(request)
 
     async def send(entry: Entry) -> None:
@@ -55,6 +62,7 @@ async def _streamed(request: web.Request, asked: Asked, chat: Chat, about: Entry
     try:
         await send(chunk(about, {"role": "assistant", "content": first}))
         async for said in chat.pieces:
+            _still_there(request)
             if said:
                 await send(chunk(about, {"content": said}))
     except UserError as error:
@@ -68,6 +76,16 @@ async def _streamed(request: web.Request, asked: Asked, chat: Chat, about: Entry
         await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response
+
+
+def _still_there(request: web.Request) -> None:
+    """Nothing is computed for a client that is gone.
+
+    Raises:
+        ConnectionResetError: it is.
+    """
+    if request.transport is None or request.transport.is_closing():
+        raise ConnectionResetError
 
 
 def _cost(chat: Chat) -> Entry:

@@ -141,7 +141,10 @@ def _number(body: Body, key: str) -> float:
         return 1.0
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise QuestionError(f"{key} is {value!r}, and a number was expected")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise QuestionError(f"{key} is too large") from None
 
 
 def _whole(key: str, value: Any) -> int:

@@ -105,7 +105,10 @@ def _prompt(served: DecoderDeployment, tokens: ChatTokens, asked: Asked) -> list
             "this model is published with a system's prompt, which is public and stands before every question: leave "
             "out the message of the system"
         )
-    prompt = tokens.prompt(asked.turns)
+    try:
+        prompt = tokens.prompt(asked.turns)
+    except UserError as error:
+        raise QuestionError(str(error)) from None
     longest = max(served.lengths())
     if len(prompt) > longest:
         raise QuestionError(f"messages of {len(prompt)} tokens, and this model takes {longest}: send fewer")

@@ -161,10 +161,11 @@ class Gateway:
         asked = asked_of(body)
         try:
             self._check(await self._asking.served(), (GENERATION,), body)
-            return await answered(request, asked, self._chatting, self._model, self._noted)
+            return await answered(request, asked, self._chatting, self._model, self._noted, HEADERS)
         except QuestionError:
             raise
         except UserError as error:
+            self._asking.look_again()
             return _error(503, str(error))
 
     def _noted(self, outcome: str, chat: Chat | None) -> None:

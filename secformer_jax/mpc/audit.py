@@ -1,8 +1,9 @@
 """A look at what the dealer dealt: two parties make a piece of material again from its seed, and compare.
 
 With the seed a party makes all keys, and all that depends on no weight. What is derived from the masks M of weights is
-linear in M, say f(M), and a party knows its own share M_i alone. It takes f(M_i) from its component c_i; what is left
-has to cancel out,
+linear in M, say f(M), and a party knows its own share M_i alone. Of f(M) its component c_i is all that it has, for the
+first one's key does not follow from the seed: both components together would be equations of M, which outlives the
+piece. A party takes f(M_i) from c_i; what is left has to cancel out,
 
     (c_0 - f(M_0)) + (c_1 - f(M_1)) = f(M) - f(M) = 0,
 
@@ -83,10 +84,10 @@ def _is_dealt(array: Array, node: Material, rank: int, held: Share) -> bool:
     [component], expected = held.components, array.components[rank]
     if (held.shape, held.bits) != (array.shape, array.bits) or _is_key(component) != _is_key(expected):
         return False
+    if node.of_weights and not _is_key(array.components[-1]):
+        return True
     if _is_key(expected):
         return component == expected
-    if node.of_weights:
-        return True
     off = held.rings()[0] - Share("int64", array.shape, (expected,), array.bits).rings()[0]
     return bool((np.abs(_signed(off, array.bits)) <= node.tolerance).all())
 

@@ -20,7 +20,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from secformer_jax.mpc.ring import Digits, cut, layout
-from secformer_jax.mpc.runtime.shares import RING_BITS, SEED_BYTES, Component, expand, join, split
+from secformer_jax.mpc.runtime.shares import RING_BITS, SEED_BYTES, Component, expand, fresh_seeds, join, split
 
 
 class MaterialReusedError(RuntimeError):
@@ -77,7 +77,7 @@ class Array:
 class Randomness:
     """Uniform ring elements from AES-256 in counter mode, under keys that one secret seed gives, by BLAKE2b.
 
-    Whoever has the seed makes all of it again, see `audit`.
+    Whoever has the seed makes all of it again but what depends on the masks of weights, see `audit`.
 
     Args:
         parties: how many share what is made.
@@ -108,6 +108,14 @@ class Randomness:
         """What was computed: fresh keys for all parties but the last, which gets what is left."""
         keys = [self.key() for _ in range(self.parties - 1)]
         return Array(ring.shape, bits, tuple(split(ring, keys, bits)), ring)
+
+    def derived_from_weights(self, ring: np.ndarray, bits: int) -> Array:
+        """The same of what depends on masks that stay, under keys that the seed does not give.
+
+        A party that is told the seed, to see how a piece was dealt, would take another's key off its own component:
+        equations of the masks, and with enough of them the weights.
+        """
+        return Array(ring.shape, bits, tuple(split(ring, fresh_seeds(self.parties - 1), bits)), ring)
 
     def _next(self, what: str) -> bytes:
         self._given[what] += 1

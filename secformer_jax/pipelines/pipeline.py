@@ -14,6 +14,8 @@ from secformer_jax.inference.texts import Answering, Limits, answer
 from secformer_jax.models.folders import SHIPPED, resolve
 from secformer_jax.models.text import Tokenizer
 from secformer_jax.pipelines.forms import TASKS, Options
+from secformer_jax.pipelines.generation import TASK as GENERATION
+from secformer_jax.pipelines.generation import AsyncGeneration, in_this_process, on_cluster
 
 if TYPE_CHECKING:
     from secformer_jax.functions.presets import Approximations
@@ -70,7 +72,7 @@ class AsyncPipeline:
 class Pipeline:
     """The same for code that does not wait: `pipe("a text")`. Make it with `pipeline`, and close it."""
 
-    def __init__(self, entering: contextlib.AbstractAsyncContextManager[AsyncPipeline]) -> None:
+    def __init__(self, entering: contextlib.AbstractAsyncContextManager[AsyncPipeline | AsyncGeneration]) -> None:
         self._runner, self._entering = asyncio.Runner(), entering
         try:
             self._pipe = self._runner.run(entering.__aenter__())
@@ -79,7 +81,7 @@ class Pipeline:
             raise
 
     def __call__(self, inputs: Any = None, **options: Any) -> Any:
-        """See `AsyncPipeline`."""
+        """See `AsyncPipeline`, and for text-generation `AsyncGeneration`."""
         return self._runner.run(self._pipe(inputs, **options))
 
     def __enter__(self) -> Pipeline:
@@ -106,11 +108,12 @@ async def async_pipeline(
     config: str = "2pc_semi2k",
     max_length: int | None = None,
     truncation: bool = False,
-) -> AsyncIterator[AsyncPipeline]:
+    room: int = 256,
+) -> AsyncIterator[AsyncPipeline | AsyncGeneration]:
     """A pipeline for one task.
 
     Args:
-        task: one of `forms.TASKS`.
+        task: one of `forms.TASKS`, or "text-generation".
         model: the model's folder or name; with a cluster only its tokenizer is read.
         cluster: the cluster file of those who compute, with the model that is published there. Without one, this
             process computes: a simulation.
@@ -120,10 +123,18 @@ async def async_pipeline(
         config: the protocol of a simulation.
         max_length: the padded length; None: the least that fits, for each text.
         truncation: cut longer texts instead of refusing them.
+        room: of a simulation that generates text: the most tokens of a prompt, padded, and its answer.
 
     Raises:
         UserError: no such task, model or cluster, or the model does another task.
     """
+    if task == GENERATION:
+        if preset or max_length is not None or truncation:
+            raise UserError("text-generation has functions of its own, and cuts nothing: leave out other options")
+        entering = in_this_process(model, config, room) if cluster is None else on_cluster(model, cluster, client, tls)
+        async with entering as generation:
+            yield generation
+        return
     heads, limits = TASKS[known(task)].heads, Limits(max_length, truncation)
     if cluster is None:
         from secformer_jax.inference.simulated import simulated
@@ -158,7 +169,7 @@ def known(task: str) -> str:
         UserError: there is none of this name.
     """
     if task not in TASKS:
-        raise UserError(f"unknown task {task!r}: choose one of {_names(tuple(TASKS))}")
+        raise UserError(f"unknown task {task!r}: choose one of {_names((*TASKS, GENERATION))}")
     return task
 
 

@@ -136,6 +136,14 @@ def test_what_is_refused(subject, local):
                 with pytest.raises(UserError, match="generates text: ask it with secformer generate"):
                     await alice.deployment()
 
+                # What is over is over, under its name too; and others go on.
+                await alice.end(name)
+                for start in (0, 2):
+                    with pytest.raises(UserError, match="this conversation is over"):
+                        await alice.ask(served, RequestShape(1, 1, name, start, 1), [one])
+            async with ClusterConversation(bob, served) as another:
+                await another.extend(TEXTS[0][:1])
+
     asyncio.run(talk())
 
 

@@ -31,6 +31,9 @@ def test_a_conversation_goes_on_where_it_was():
     # One that was never computed has used nothing.
     rooms.leave(name(0))
     rooms.enter("alice", RequestShape(1, 1, name(0), 16, 1))
+    rooms.enter("alice", RequestShape(1, 1, name(2), 0, 1))
+    rooms.leave(name(2))
+    assert name(2) not in rooms and name(0) in rooms
     with pytest.raises(UserError, match="not here any more"):
         rooms.enter("alice", RequestShape(1, 1, name(1), 16, 1))
 
@@ -55,14 +58,20 @@ def test_idle_conversations_are_over():
     rooms = Rooms()
     for number in range(3):
         rooms.enter("alice", RequestShape(1, 1, name(number), 0, 1))
+        rooms.use(RequestShape(1, 1, name(number), 0, 1))
     rooms.leave(name(0))
     rooms.leave(name(1))
-    rooms.end_soon(name(1))
-    rooms.end_soon(name(2))
-    rooms.end_soon(name(3))
+    assert [rooms.end_soon(name(number)) for number in (1, 1, 2, 3)] == [True, False, True, False]
     assert rooms.over() == [name(1)] and rooms.over(seconds=0) == [name(0), name(1)]
     rooms.leave(name(2))
-    assert rooms.over() == [name(1), name(2)]
+    assert rooms.over() == [name(0), name(1), name(2)]
+    # What is over goes on no more, and neither does what was idle when it was looked at.
+    for number in range(2):
+        with pytest.raises(UserError, match="is over"):
+            rooms.enter("alice", RequestShape(1, 1, name(number), 1, 1))
+    rooms.end(name(0))
+    with pytest.raises(UserError, match="is over"):
+        rooms.enter("alice", RequestShape(1, 1, name(0), 0, 1))
 
 
 def test_names_are_of_one_client_and_one_session():

@@ -28,11 +28,15 @@ class Scripted:
     waiting, head = 0, "generation"
 
     def __init__(self, tokens) -> None:
-        self.tokens, self.asked, self.left = tokens, [], 0
-        self.fails_after = self.fails = None
+        self.tokens, self.asked, self.left, self.looked = tokens, [], 0, 0
+        self.fails_after = self.fails = self.slow = None
+        self.computed = 0
 
     async def served(self):
         return types.SimpleNamespace(head=self.head, name="f" * 32, reveal=EVERYTHING)
+
+    def look_again(self):
+        self.looked += 1
 
     @contextlib.asynccontextmanager
     async def chat(self, asked):
@@ -49,6 +53,9 @@ class Scripted:
     async def _pieces(self, answer):
         ids = [*self.tokens._tokenizer.encode(SAID, add_special_tokens=False).ids, 1]
         for i, token in enumerate(ids):
+            if self.slow is not None and i == 1:
+                await self.slow.wait()
+            self.computed += 1
             if i == self.fails_after:
                 raise UserError("S1 is gone")
             yield answer.add(100 * np.eye(cases.TOKENS)[token])
@@ -123,6 +130,7 @@ def test_what_is_asked(scripted):
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a content that is a text"),
         ({"messages": [{"role": "system", "content": "a"}]}, "user has the last word"),
         ({"temperature": -1}, "temperature is -1.0"),
+        ({"temperature": 10**400}, "temperature is too large"),
         ({"temperature": True}, "a number was expected"),
         ({"top_p": "1"}, "a number was expected"),
         ({"max_tokens": 1.5}, "a whole number was expected"),
@@ -165,7 +173,7 @@ def test_a_cluster_that_dies_at_once(scripted, stream):
     scripted.fails_after = 0
     with pytest.raises(openai.InternalServerError, match="S1 is gone"):
         asked(scripted, stream=stream)
-    assert scripted.left == 1
+    assert scripted.left == scripted.looked == 1
 
 
 def test_a_cluster_that_dies_on_the_way(scripted):
@@ -191,3 +199,25 @@ def test_events_are_no_others(scripted):
     *events, done, rest = asyncio.run(run())
     assert (done, rest) == ("data: [DONE]", "") and all(event.startswith("data: {") for event in events)
     assert json.loads(events[-1][6:])["secformer"]["seconds"] == 0.5
+
+
+def test_a_client_that_leaves(scripted):
+    """Nothing more is computed for it, and its conversation ends."""
+
+    async def run():
+        async with serving(scripted, "", scripted) as session:
+            for stream in (True, False):
+                scripted.slow = asyncio.Event()
+                body = {"messages": [{"role": "user", "content": "a"}], "stream": stream}
+                asking = asyncio.create_task(session.post("/v1/chat/completions", json=body))
+                await asyncio.sleep(0.1)
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+                await asyncio.sleep(0.1)
+                before = scripted.computed
+                scripted.slow.set()
+                while scripted.left < 1 + (not stream):
+                    await asyncio.sleep(0.01)
+                assert scripted.computed <= before + 2
+
+    asyncio.run(asyncio.wait_for(run(), 20))

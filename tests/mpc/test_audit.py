@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import numpy as np
 import pytest
 from opened_bert import TINY, calibrate, opened_checkpoint
@@ -80,6 +81,40 @@ def test_every_array_that_is_wrong_is_seen(piece):
     assert len(kinds) == 2
 
 
+def of_weights(piece: Piece) -> list[bool]:
+    """By place, whether an array is derived from the masks of weights."""
+    nodes = [node for node in piece.nodes for _ in jax.tree.leaves(node)]
+    derived = (not isinstance(array.components[1], bytes) for array in piece.dealt())
+    return [node.of_weights and one for node, one in zip(nodes, derived, strict=True)]
+
+
+def test_a_wrong_key_of_the_first_party_is_seen(piece):
+    """Of what depends on the masks of weights, too, though it does not follow from the seed."""
+    arrays = piece.dealt()
+    for place in (of_weights(piece).index(True), of_weights(piece).index(False)):
+        array = arrays[place]
+        wrong = dataclasses.replace(array, components=(bytes(32), array.components[1]))
+        assert not piece.found([*arrays[:place], wrong, *arrays[place + 1 :]])
+
+
+def test_who_looks_learns_nothing_of_masks_that_stay(piece):
+    """With the seed, one party's component and what the seed gives of the other's are not the array."""
+    arrays, replayed = piece.dealt(), deal_nodes(piece.nodes, Randomness(2, SEED), piece.own[1])
+    places = [place for place, one in enumerate(of_weights(piece)) if one]
+    assert len(places) > 5
+    for place in places:
+        whole = Share("int64", arrays[place].shape, arrays[place].components, arrays[place].bits).rings()
+        guess = Share("int64", arrays[place].shape, replayed[place].components[:1], arrays[place].bits).rings()[0]
+        assert np.count_nonzero(low(guess - whole[0], arrays[place].bits)) > 0.9 * guess.size
+    keys = [arrays[place].components[0] for place in places]
+    again = piece.dealt()
+    assert len({*keys, *(again[place].components[0] for place in places)}) == 2 * len(places)
+
+
+def low(ring: np.ndarray, bits: int) -> np.ndarray:
+    return ring << (RING_BITS - bits)
+
+
 def test_masks_of_other_weights_are_seen(piece):
     other = Piece.__new__(Piece)
     other.__dict__ |= piece.__dict__
@@ -92,12 +127,17 @@ def test_a_seed_is_what_was_committed_to():
     assert len(commitment(SEED)) == 64
 
 
-def test_all_that_is_dealt_follows_from_the_seed_and_every_key_is_its_own():
+def test_what_depends_on_no_weight_follows_from_the_seed_and_every_key_is_its_own():
     def keys(arrays: list[Array]) -> list[bytes]:
         return [component for x in arrays for component in x.components if isinstance(component, bytes)]
 
     piece = Piece("fast")
-    once, again, other = keys(piece.dealt()), keys(piece.dealt()), keys(piece.dealt(bytes(32)))
+
+    def seeded(seed: bytes = SEED) -> list[Array]:
+        found = zip(piece.dealt(seed), of_weights(piece), strict=True)
+        return [array for array, depends in found if not depends]
+
+    once, again, other = keys(seeded()), keys(seeded()), keys(seeded(bytes(32)))
     assert once == again and len(set(once)) == len(once) > 30
     assert not set(once) & set(other)
     assert max(x.bits for x in piece.dealt()) <= RING_BITS

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from secformer_jax.mpc.material import MaterialReusedError, WeightMasks
 from secformer_jax.mpc.runtime.shares import Share, deal, fresh_seeds
 
-KEPT = 64
-"""Of one deployment: more than its servers have at a time."""
+KEPT = 1024
+"""Of one deployment: as many as may begin while one of the servers' is idle. They are keys, some kilobytes each."""
 
 
 @dataclass

@@ -46,7 +46,7 @@ class Coordinator:
         self._members = [by_name.get(name) or LocalMember(node) for name in self._cluster.parties]
         self._turns, self._arriving = Turns(), dict[str, Request]()
         self._lost: asyncio.Future[str] | None = None
-        self._ready, self._ended = asyncio.Event(), asyncio.Queue[str]()
+        self._ready, self._ended = asyncio.Event(), asyncio.Event()
         self._cheated: CheatedError | None = None
         self.state = "starting"
         node.notify = self._event
@@ -94,7 +94,8 @@ class Coordinator:
         elif kind == "arrived":
             self._arrived(**fields)
         elif kind == "ended":
-            self._ended.put_nowait(fields["conversation"])
+            self._node.rooms.end_soon(fields["conversation"])
+            self._ended.set()
         elif kind == "gone":
             self._turns.remove(fields["request"])
 
@@ -190,7 +191,7 @@ class Coordinator:
             await asyncio.wait_for(member.call(kind, fields), 15)
 
     async def _serve(self, http: aiohttp.ClientSession) -> None:
-        dealer = None
+        dealer, tasks = None, list[asyncio.Task[None]]()
         try:
             if self._cluster.dealer is not None:
                 self.state = "waiting for the dealer"
@@ -208,9 +209,15 @@ class Coordinator:
                 self._node.metrics,
             )
             runs = Runs(self._turns, self._all, lanes, batching, metrics, self._next, self._failed)
-            self._ended = asyncio.Queue[str]()
-            await asyncio.gather(runs.serve(), self._end_conversations(runs))
+            tasks = [asyncio.create_task(each) for each in (runs.serve(), self._end_conversations(runs))]
+            # Neither ends by itself.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if dealer is not None:
                 dealer.cancel()
 
@@ -222,7 +229,8 @@ class Coordinator:
         rooms = self._node.rooms
         while True:
             with contextlib.suppress(TimeoutError):
-                rooms.end_soon(await asyncio.wait_for(self._ended.get(), LOOK_SECONDS))
+                await asyncio.wait_for(self._ended.wait(), LOOK_SECONDS)
+            self._ended.clear()
             for conversation in rooms.over():
                 with contextlib.suppress(RefusedError):
                     await runs.end(conversation)

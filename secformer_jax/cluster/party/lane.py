@@ -6,9 +6,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import Any
 
+from secformer_jax.cluster.party.node import RefusedError
 from secformer_jax.cluster.request_shape import RequestShape
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,16 @@ class Lane:
     Args:
         number: of this lane.
         call: (command, fields): has all parties carry out a command of `Node`.
+        over: conversations that have ended: nothing is prepared for them any more.
     """
 
-    def __init__(self, number: int, call: Callable[[str, dict[str, Any]], Awaitable[list[dict[str, Any]]]]) -> None:
-        self._number, self._call = number, call
+    def __init__(
+        self,
+        number: int,
+        call: Callable[[str, dict[str, Any]], Awaitable[list[dict[str, Any]]]],
+        over: Container[str] = (),
+    ) -> None:
+        self._number, self._call, self._over = number, call, over
         self._needs_material: dict[RequestShape, bool] = {}
         self._prepared: RequestShape | None = None
         self._turn = asyncio.Lock()
@@ -96,6 +103,8 @@ class Lane:
             log.info("compiled", extra={"seconds": round(time.perf_counter() - started, 3)})
 
     async def _prepare(self, shape: RequestShape) -> None:
+        if shape.conversation in self._over:
+            raise RefusedError("this conversation is over: begin a new one")
         await self._compile(shape)
         if self._needs_material[shape.size] and shape != self._prepared:
             if self._prepared is not None:

@@ -40,6 +40,7 @@ class Rooms:
 
     def __init__(self) -> None:
         self._rooms: dict[str, Room] = {}
+        self._ended: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -55,6 +56,8 @@ class Rooms:
             BusyError: there are too many.
         """
         room = self._rooms.get(shape.conversation)
+        if shape.conversation in self._ended or (room is not None and room.over):
+            raise UserError("this conversation is over: begin a new one")
         if room is None and shape.start:
             raise UserError(
                 "this conversation is not here any more (it was idle, or the servers have begun anew): begin a new one"
@@ -77,24 +80,33 @@ class Rooms:
         self._rooms[shape.conversation].used += shape.length
 
     def leave(self, conversation: str) -> None:
-        """A pass is over."""
+        """A pass is over. Where none was computed there may be no such conversation elsewhere: it is forgotten."""
         room = self._rooms.get(conversation)
-        if room is not None:
+        if room is not None and not room.used:
+            del self._rooms[conversation]
+        elif room is not None:
             room.busy, room.since = False, time.monotonic()
 
     def end(self, conversation: str) -> None:
-        """Forget a conversation."""
+        """Forget a conversation; its name serves no other."""
         self._rooms.pop(conversation, None)
+        self._ended.add(conversation)
 
-    def end_soon(self, conversation: str) -> None:
-        """Let a conversation be over, when no pass of it is under way."""
-        if conversation in self._rooms:
-            self._rooms[conversation].over = True
+    def end_soon(self, conversation: str) -> bool:
+        """Let a conversation end when no pass of it is under way; says whether that is new."""
+        room = self._rooms.get(conversation)
+        if room is None or room.over:
+            return False
+        room.over = True
+        return True
 
     def over(self, seconds: float = IDLE_SECONDS) -> list[str]:
-        """Those that are ended, or have had no pass for so long."""
+        """Those that are ended, or have had no pass for so long, which are over then."""
         before = time.monotonic() - seconds
-        return [name for name, room in self._rooms.items() if not room.busy and (room.over or room.since <= before)]
+        found = [name for name, room in self._rooms.items() if not room.busy and (room.over or room.since <= before)]
+        for name in found:
+            self._rooms[name].over = True
+        return found
 
 
 def own_name(session: str, client: str, conversation: str) -> str:

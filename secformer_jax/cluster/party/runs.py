@@ -47,7 +47,8 @@ class Runs:
     ) -> None:
         self._next = next_of
         self._turns, self._call, self._batching, self._metrics, self._failed = turns, call, batching, metrics, failed
-        self._all = [Lane(number, call) for number in range(lanes)]
+        self._over: set[str] = set()
+        self._all = [Lane(number, call, self._over) for number in range(lanes)]
         self._idle = list(self._all)
         self._freed = asyncio.Event()
         self._sizes, self._compiling = Sizes(), False
@@ -171,6 +172,7 @@ class Runs:
 
     async def end(self, conversation: str) -> None:
         """Forget a conversation, everywhere."""
+        self._over.add(conversation)
         for lane in self._all:
             await lane.end(conversation)
         await self._call("end", {"conversation": conversation})

@@ -184,7 +184,11 @@ class PartyServer:
             raise UserError("a request of this number is under way: each has a number of its own")
         if shape.conversation:
             self.node.rooms.enter(client, shape)
-        self._allowance.take(client, shape.rows)
+        try:
+            self._allowance.take(client, shape.rows)
+        except UserError:
+            self.node.rooms.leave(shape.conversation)
+            raise
         arrived = arrival.Arrived(client, shape, message, asyncio.get_running_loop().create_future())
         self.node.inputs[number] = arrived
         fields = {"party": self.name, "request": number, "client": client, **shape.fields()}
@@ -195,7 +199,7 @@ class PartyServer:
         """A client's conversation is over: its cache goes."""
         client = peer_of(request, self.cluster.clients)
         conversation = self.node.own_name(client, (await question(request)).token("conversation"))
-        if conversation in self.node.rooms:
+        if self.node.rooms.end_soon(conversation):
             self.node.notify("ended", {"conversation": conversation})
         return web.json_response({})
 

@@ -77,9 +77,19 @@ class ChatTokens:
         """Ids of what follows an answer that has ended: the next question, up to where the model answers."""
         return self._ids(self.format.end + self.format.text([question]))
 
+    def plain(self, text: str) -> list[int]:
+        """Ids of a text as it is, which the model is to go on with."""
+        return self._ids(text)
+
     def text(self, ids: Sequence[int]) -> str:
         """What an answer's ids say; special tokens say nothing."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def _ids(self, text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                "a text with halves of characters (surrogates), which is no text: mend its source"
+            ) from None
         return self._tokenizer.encode(text, add_special_tokens=False).ids

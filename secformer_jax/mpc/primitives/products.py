@@ -66,7 +66,7 @@ class WeightProducts(Material):
             else:
                 factor = masks.factor(name, self.width) if kind == "matmul" else masks.array(name)
                 ring = NUMPY_PRODUCTS[kind](a.ring, factor, self.width)
-            products[key] = randomness.derived(ring, self.width)
+            products[key] = randomness.derived_from_weights(ring, self.width)
         return self.replace(a=a, products=products)
 
     def times(self, key: str, opening: jax.Array, weight: Weight) -> jax.Array:
