@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import decoders as cases
 import nbclient
 import nbformat
 import pytest
@@ -57,6 +58,17 @@ def test_personal_data(reader):
     for block in blocks(ROOT / "docs" / "guide" / "personal_data.md"):
         reader.run(block)
     assert json.loads((reader.machine("") / "found.json").read_text())["results"]
+
+
+@pytest.mark.guide
+def test_generation(reader):
+    """On a small model with random weights in SmolLM2's place, whose package is not installed for the tests."""
+    folder = reader.machine("") / "smollm2"
+    folder.mkdir()
+    cases.reference("llama", folder, vocab_size=cases.TOKENS, num_hidden_layers=1, max_position_embeddings=512)
+    cases.write_tokenizer(folder)
+    printed = [reader.run(block) for block in blocks(ROOT / "docs" / "guide" / "generation.md")]
+    assert "plaintext:" in printed[0] and printed[2].count("Cost of") == 2
 
 
 @pytest.mark.guide

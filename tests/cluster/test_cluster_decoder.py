@@ -135,7 +135,6 @@ def test_what_is_refused(subject, local):
                 await conversation.extend(TEXTS[0][1:2])
                 with pytest.raises(UserError, match="generates text: ask it with secformer generate"):
                     await alice.deployment()
-
                 # What is over is over, under its name too; and others go on.
                 await alice.end(name)
                 for start in (0, 2):

@@ -8,6 +8,7 @@ from cluster_processes import CONFIG, Tiny
 from opened_bert import calibrate
 
 from secformer_jax.cluster.deployment import Deployment
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.requirements import approximations, checked, describe
 from secformer_jax.errors import UserError
 from secformer_jax.inference.reveal import EVERYTHING, Reveal
@@ -73,3 +74,11 @@ def test_what_can_not_be_revealed_is_refused(reveal, head):
         reveal.check(head)
     with pytest.raises(UserError):
         Reveal.from_json(reveal.to_json(), head)
+
+
+def test_an_encoder_has_no_conversations():
+    """Nor does it cost anything to say so: a request that goes on with one is refused before it is admitted."""
+    served = Tiny("fast").description
+    served.check(RequestShape(1, 16))
+    with pytest.raises(UserError, match="answers in one pass"):
+        served.check(RequestShape(1, 16, "0" * 32, 0, 16))
