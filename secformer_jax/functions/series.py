@@ -22,6 +22,8 @@ Function = Callable[[np.ndarray], np.ndarray]
 FIT = 1
 """Another number for another way to fit."""
 _LAWSON_ROUNDS = 8
+_MOST = 256
+"""Harmonics of a series."""
 _ROTATIONS = 32
 
 
@@ -110,6 +112,7 @@ def fit(
     odd: bool = False,
     relative: bool = False,
     ridge: float = 1e-7,
+    hopeless: float = math.inf,
 ) -> Series:
     """Fit a series to a function on [low, high], near the smallest largest error.
 
@@ -125,6 +128,7 @@ def fit(
         odd: sines alone, and no constant; the domain is one half of the function's.
         relative: minimise the error relative to the function.
         ridge: weight of the coefficients' squares, relative to the function's scale.
+        hopeless: an error from which reweighting is not worth its time.
     """
     centre, half = (high + low) / 2, (high - low) / 2
     points = max(800, 10 * len(harmonics))
@@ -146,6 +150,8 @@ def fit(
         miss = np.abs(rows @ solution - target)
         if miss.max() < best_error:
             best, best_error = solution, miss.max()
+        if best_error > hopeless:
+            break
         weight = weight * (miss / miss.max() + 0.05)
         weight = weight / weight.mean()
     count = len(harmonics)
@@ -196,8 +202,13 @@ def _fewest(
 ) -> Series:
     period = power_of_two((high - low) * 1.15)
     series = None
-    for count in (c for c in (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256) if c == 256 or c >= least):
-        series = fit(function, low, high, period=period, harmonics=range(1, count + 1), relative=True, ridge=ridge)
+    for count in (c for c in (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, _MOST) if c == _MOST or c >= least):
+        # Reweighting makes the largest error two or three times smaller.
+        hopeless = 8 * tolerance if count < _MOST else math.inf
+        harmonics = range(1, count + 1)
+        series = fit(
+            function, low, high, period=period, harmonics=harmonics, relative=True, ridge=ridge, hopeless=hopeless
+        )
         if series.error <= tolerance:
             break
     assert series is not None

@@ -44,6 +44,12 @@ def test_an_answer_is_plaintexts(folder, capsys):
     assert entry["prompt_pass"]["send_bytes"] > entry["token_pass"]["send_bytes"] > 0
 
 
+def test_the_number_of_passes_says_nothing_of_the_answer(folder, capsys):
+    asked = ("generate", "--model", folder, "--prompt", QUESTION, "--json")
+    entries = [json.loads(run(capsys, *asked, "--max-tokens", most, "--block", 4)[1])["results"][0] for most in (2, 4)]
+    assert [entry["passes"] for entry in entries] == [4, 4] and len(entries[0]["tokens"]) <= 2
+
+
 def test_what_is_drawn_is_drawn_again_from_a_seed(folder, capsys):
     """And in plaintext, too."""
     drawn = ("--temperature", 2, "--seed", 3, "--max-tokens", 4, "--compare", "--json")

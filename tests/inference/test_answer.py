@@ -69,13 +69,20 @@ def test_a_text_that_ends_it_is_never_shown(tokens):
     assert "".join(pieces) == answer.text == "ab\n"
 
 
+def test_an_answers_length_is_hidden_in_blocks(tokens):
+    ids = [*ids_of(tokens, "It is"), END]
+    for block, padding in ((1, 0), (4, -len(ids) % 4), (len(ids), 0), (100, 100 - len(ids))):
+        answer, _ = said(tokens, ids, block=block)
+        assert answer.padding == padding and answer.text == "It is"
+
+
 def test_no_room(tokens):
     answer, pieces = said(tokens, ids_of(tokens, "a\n"), most=99, stops=("\nUser:",))
     assert answer.finish is None and "".join(pieces) == "a"
     assert (answer.end(), answer.finish) == ("\n", "length")
 
 
-@pytest.mark.parametrize("ending", ({"most": 0}, {"stops": ("",)}, {"stops": ("a", "b", "c", "d", "e")}))
+@pytest.mark.parametrize("ending", ({"most": 0}, {"block": 0}, {"stops": ("",)}, {"stops": ("a", "b", "c", "d", "e")}))
 def test_bad_endings(ending):
     with pytest.raises(UserError, match=r"was expected|at most 4, and none empty"):
         Ending(**ending)

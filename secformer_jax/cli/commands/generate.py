@@ -42,6 +42,9 @@ def generate(
     top_p: TopP = 1.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     stop: Stops = None,
+    block: Annotated[
+        int, typer.Option("--block", help="Passes go on to a multiple of this: the answer's length is not seen.")
+    ] = 1,
     seed: SampleSeed = None,
     config: Config = "2pc_semi2k",
     calibration: CalibrationFile = None,
@@ -52,7 +55,9 @@ def generate(
     json: Json = False,
 ) -> None:
     """Answer prompts under MPC, each by itself: the server sees neither the prompt nor the answer."""
-    asked = Asked(Choice(temperature, top_p, repetition_penalty), Ending(max_tokens, tuple(stop or ())), seed, compare)
+    asked = Asked(
+        Choice(temperature, top_p, repetition_penalty), Ending(max_tokens, tuple(stop or ()), block), seed, compare
+    )
     reporter = Reporter(json)
     if cluster is not None:
         if compare or calibration is not None or system is not None:

@@ -53,7 +53,9 @@ class Here:
         """Answer each prompt by itself, and report."""
         ids = [prompt_ids(self._tokens, prompt) for prompt in prompts]
         # Room for the longest, and no more: every row of a cache is computed with.
-        room = max(padded_prompt(len(each)) for each in ids) + self._asked.ending.most - 1
+        ending = self._asked.ending
+        passes = ending.most + -ending.most % ending.block
+        room = max(padded_prompt(len(each)) for each in ids) + passes - 1
         entries = []
         with self._started(room) as decoder:
             for prompt, each in zip(prompts, ids, strict=True):
@@ -100,7 +102,7 @@ class Here:
             costs.append(cost)
         self._reporter.say("")
         passes = {"prompt_pass": costs[:1], **({"token_pass": costs[1:]} if costs[1:] else {})}
-        entry: Entry = {"answer": answer.text, "tokens": answer.ids, "finish": answer.finish}
+        entry: Entry = {"answer": answer.text, "tokens": answer.ids, "finish": answer.finish, "passes": len(costs)}
         entry |= {"prompt_tokens": len(prompt), "padded": padded_prompt(len(prompt))}
         entry |= {name: _cost(found) for name, found in passes.items()}
         return answer, entry | {"peak_memory_bytes": peak_memory_bytes()}

@@ -69,8 +69,10 @@ class ClusterConversation:
                 said += answer.end()
             yield said, cost
             if answer.finish is not None:
-                return
+                break
             logits, cost = await self.extend(answer.ids[-1:])
+        for _ in range(min(answer.padding, self._served.capacity - self._start)):
+            yield "", (await self.extend(answer.ids[-1:]))[1]
 
 
 def tokens_of(folder: Path, served: DecoderDeployment) -> ChatTokens:

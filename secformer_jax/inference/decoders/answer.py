@@ -23,6 +23,7 @@ class Ending:
     Attributes:
         most: tokens.
         stops: texts before which it ends.
+        block: the servers see a multiple of so many passes, whatever the answer's length.
 
     Raises:
         UserError: no token, an empty text, or more than `MOST_STOPS`.
@@ -30,10 +31,13 @@ class Ending:
 
     most: int = 64
     stops: tuple[str, ...] = ()
+    block: int = 1
 
     def __post_init__(self) -> None:
-        if self.most < 1:
-            raise UserError(f"{self.most} tokens of an answer, and at least 1 was expected")
+        if self.most < 1 or self.block < 1:
+            raise UserError(
+                f"{self.most} tokens of an answer, seen as a multiple of {self.block}, and at least 1 was expected"
+            )
         if len(self.stops) > MOST_STOPS or not all(self.stops):
             raise UserError(f"{len(self.stops)} texts that end an answer: at most {MOST_STOPS}, and none empty")
 
@@ -79,6 +83,11 @@ class Answer:
     def unread(self) -> list[int]:
         """What the model has not read yet of its own answer; the token that ends it says nothing."""
         return [token for token in self.ids[-1:] if token not in self._last]
+
+    @property
+    def padding(self) -> int:
+        """Passes that follow an answer which has ended, so that its length is not seen."""
+        return -len(self.ids) % self._ending.block
 
     def add(self, logits: np.ndarray) -> str:
         """Choose the next token; returns what can be shown more: whole characters, and nothing that may be a stop.

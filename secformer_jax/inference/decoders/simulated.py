@@ -147,8 +147,10 @@ class SimulatedText:
                 said += answer.end()
             yield said, result
             if answer.finish is not None:
-                return
+                break
             logits, result = self.extend(np.asarray(answer.ids[-1:]))
+        for _ in range(min(answer.padding, self._decoder.serving.capacity - self._start)):
+            yield "", self.extend(np.asarray(answer.ids[-1:]))[1]
 
     def _first_state(self, masks: WeightMasks, shapes: dict[str, tuple[int, ...]]) -> State:
         leaves: list[Array | np.ndarray] = []
