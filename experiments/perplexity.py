@@ -85,7 +85,7 @@ def main(
             progress.advance(bar)
     rows, checks = [], list[Check]()
     for runtime in RUNTIMES:
-        found = [cell for key, cell in results.cells.items() if key.startswith(runtime)]
+        found = [results.cells[key] for key, (of, _) in parts.items() if of == runtime]
         tokens = sum(cell["tokens"] for cell in found)
         private, plain = (np.exp(sum(cell[name] for cell in found) / tokens) for name in ("private", "plaintext"))
         equal, error = sum(cell["equal"] for cell in found) / tokens, max(cell["error_99"] for cell in found)
@@ -95,11 +95,11 @@ def main(
             Check(f"{runtime}: the logits' error, 99%, worst part", error, 0.05),
             Check(f"{runtime}: perplexity, relative to plaintext's", abs(private / plain - 1), 0.01),
         ]
-    left = {line.split(" ")[0] for cell in results.cells.values() for line in cell.get("violations", ())}
+    left = {line.split(" ")[0] for key in parts for line in results.cells[key].get("violations", ())}
     checks.append(Check("emulated: places where a value left its domain", len(left), 0))
     columns = ("runtime", "tokens", "plaintext", "private", "same next token", "error, 99%")
     results.publish(out, [table("Perplexity", columns, rows)], checks)
-    raise typer.Exit(int(not all(check.holds for check in checks)))
+    raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
 
 
 def windows_of(tokens: ChatTokens, length: int, count: int) -> list[list[int]]:

@@ -24,7 +24,6 @@ from secformer_jax.models.transformer import part_of
 from secformer_jax.mpc.material import Array, Dealer
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.engine import Engine, Result
-from secformer_jax.mpc.runtime.program import Program
 from secformer_jax.mpc.runtime.shares import RING_BITS, fresh_seeds, split
 
 
@@ -54,7 +53,6 @@ class PumaDecoder:
             plaintext.extend(np.asarray(prefix))
             weights["prefix"] = [rows[:, None] for rows in plaintext.rows()]
         self._engine.publish(weights)
-        self._programs: dict[int, Program] = {}
         self.begin()
 
     def __enter__(self) -> PumaDecoder:
@@ -71,23 +69,19 @@ class PumaDecoder:
         leaves = [Array(each.shape, RING_BITS, tuple(split(each, fresh_seeds(parties - 1)))) for each in zeros]
         self._state, self._filled = self._engine.state(leaves, "float32"), 0
 
-    def _compiled(self, new: int) -> Program:
-        def function(weights: Any, material: Any, one_hot: jax.Array, at: Any, cache: Cache) -> Any:
+    def extend(self, tokens: Sequence[int]) -> tuple[np.ndarray, Result]:
+        """Logits after the last of these next tokens, with the cache, and what the pass cost. Each pass is compiled."""
+        at = self._at(len(tokens), self._capacity)
+
+        def function(weights: Any, material: Any, one_hot: jax.Array, known: Any, cache: Cache) -> Any:
             whole = self._behind_prefix(weights, cache)
             found: Any = self._module.apply({"params": weights["params"]}, one_hot[None], at, whole)
             logits, after, _ = found
             return logits[0], Cache(*(rows[..., self._prefix :, :] for rows in after))
 
-        if new not in self._programs:
-            one_hot, at, empty = self._one_hot([0] * new), self._at(new, self._capacity), self._empty()
-            self._programs[new] = self._engine.compile(function, {}, one_hot, known=at, state=empty)
-        return self._programs[new]
-
-    def extend(self, tokens: Sequence[int]) -> tuple[np.ndarray, Result]:
-        """Logits after the last of these next tokens, with the cache, and what the pass cost."""
-        program, at = self._compiled(len(tokens)), self._at(len(tokens), self._capacity)
-        material, one_hot = self._dealer.deal({}), self._one_hot(tokens)
-        result = self._engine.run(program, material, one_hot, known=at, state=self._state)
+        one_hot = self._one_hot(tokens)
+        program = self._engine.compile(function, {}, one_hot, state=self._empty())
+        result = self._engine.run(program, self._dealer.deal({}), one_hot, state=self._state)
         self._filled += len(tokens)
         return np.asarray(result.value), result
 

@@ -27,7 +27,7 @@ KIND, FORMAT = "decoder", 1
 MOST_PREFIX = 1024
 GENERATION = "generation"
 """What such a model answers with, beside the heads of encoders."""
-REVEALS = "the logits of every next token, and how many tokens an answer has"
+REVEALS = "the logits of every next token"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class DecoderDeployment:
 
     def lengths(self) -> tuple[int, ...]:
         """New tokens of a pass: one, or a padded prompt."""
-        return (1, *(length for length in PADDED if length <= self.capacity))
+        return (1, *(length for length in PADDED if length < self.capacity))
 
     def next(self, shape: RequestShape) -> RequestShape | None:
         """What most likely comes after a pass: the next token, where there is room for it."""

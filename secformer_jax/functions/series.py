@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import numpy as np
 
 from secformer_jax.functions import cache_folder
 
+P = ParamSpec("P")
 Function = Callable[[np.ndarray], np.ndarray]
 FIT = 1
 """Another number for another way to fit."""
@@ -112,7 +114,7 @@ def fit(
     odd: bool = False,
     relative: bool = False,
     ridge: float = 1e-7,
-    hopeless: float = math.inf,
+    give_up: float = math.inf,
 ) -> Series:
     """Fit a series to a function on [low, high], near the smallest largest error.
 
@@ -128,7 +130,7 @@ def fit(
         odd: sines alone, and no constant; the domain is one half of the function's.
         relative: minimise the error relative to the function.
         ridge: weight of the coefficients' squares, relative to the function's scale.
-        hopeless: an error from which reweighting is not worth its time.
+        give_up: an error from which reweighting is not worth its time.
     """
     centre, half = (high + low) / 2, (high - low) / 2
     points = max(800, 10 * len(harmonics))
@@ -150,7 +152,7 @@ def fit(
         miss = np.abs(rows @ solution - target)
         if miss.max() < best_error:
             best, best_error = solution, miss.max()
-        if best_error > hopeless:
+        if best_error > give_up:
             break
         weight = weight * (miss / miss.max() + 0.05)
         weight = weight / weight.mean()
@@ -164,16 +166,22 @@ def fit(
     )  # fmt: skip
 
 
-def _kept(name: tuple[object, ...], make: Callable[[], Series]) -> Series:
-    """A fit, made once on this machine: hundreds of harmonics take a second, and a model has hundreds of places."""
-    found = cache_folder.key("series", FIT, np.__version__, name)
-    data = cache_folder.read(found)
-    if data is not None:
-        values = json.loads(data)
-        return Series(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    series = make()
-    cache_folder.write(found, json.dumps(asdict(series)).encode())
-    return series
+def _kept(make: Callable[P, Series]) -> Callable[P, Series]:
+    """A fit is made once on this machine: hundreds of harmonics take a second, and models have hundreds of places."""
+
+    @functools.lru_cache(maxsize=256)
+    @functools.wraps(make)
+    def fitted(*arguments: P.args, **more: P.kwargs) -> Series:
+        name = cache_folder.key("series", FIT, np.__version__, make.__name__, arguments, sorted(more.items()))
+        data = cache_folder.read(name)
+        if data is not None:
+            values = json.loads(data)
+            return Series(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        series = make(*arguments, **more)
+        cache_folder.write(name, json.dumps(asdict(series)).encode())
+        return series
+
+    return fitted
 
 
 def power_of_two(value: float) -> float:
@@ -181,20 +189,17 @@ def power_of_two(value: float) -> float:
     return 2.0 ** math.ceil(math.log2(value))
 
 
-@functools.lru_cache(maxsize=256)
+@_kept
 def fit_reciprocal(low: float, high: float, tolerance: float = 2.0**-11) -> Series:
     """1/x on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
-    least = (high / low) ** 0.5
-    name = "reciprocal", low, high, tolerance
-    return _kept(name, lambda: _fewest(lambda x: 1 / x, low, high, tolerance, least=least))
+    return _fewest(lambda x: 1 / x, low, high, tolerance, least=(high / low) ** 0.5)
 
 
-@functools.lru_cache(maxsize=256)
+@_kept
 def fit_rsqrt(low: float, high: float, tolerance: float = 2.0**-13, *, epsilon: float = 0.0) -> Series:
     """(x + epsilon)^(-1/2) on [low, high], relative error: the fewest of the harmonics tried within the tolerance."""
     least = ((high + epsilon) / (low + epsilon)) ** 0.5
-    name = "rsqrt", low, high, tolerance, epsilon
-    return _kept(name, lambda: _fewest(lambda x: (x + epsilon) ** -0.5, low, high, tolerance, least=least))
+    return _fewest(lambda x: (x + epsilon) ** -0.5, low, high, tolerance, least=least)
 
 
 def _fewest(
@@ -204,25 +209,22 @@ def _fewest(
     series = None
     for count in (c for c in (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, _MOST) if c == _MOST or c >= least):
         # Reweighting makes the largest error two or three times smaller.
-        hopeless = 8 * tolerance if count < _MOST else math.inf
-        harmonics = range(1, count + 1)
-        series = fit(
-            function, low, high, period=period, harmonics=harmonics, relative=True, ridge=ridge, hopeless=hopeless
-        )
+        give_up = 8 * tolerance if count < _MOST else math.inf
+        fitted = range(1, count + 1)
+        series = fit(function, low, high, period=period, harmonics=fitted, relative=True, ridge=ridge, give_up=give_up)
         if series.error <= tolerance:
             break
     assert series is not None
     return series
 
 
-@functools.lru_cache(maxsize=256)
+@_kept
 def fit_exponential(low: float, high: float, tolerance: float = 4e-5) -> Series:
     """exp(x) on [low, high], relative error: the smallest of the harmonics tried that reaches the tolerance."""
-    name = "exponential", low, high, tolerance
-    return _kept(name, lambda: _fewest(np.exp, low, high, tolerance, least=6, ridge=1e-6))
+    return _fewest(np.exp, low, high, tolerance, least=6, ridge=1e-6)
 
 
-@functools.lru_cache(maxsize=256)
+@_kept
 def fit_gelu_tail(
     reach: float, tolerance: float = 1e-3, *, activation: str = "gelu", any_period: bool = False
 ) -> Series:
@@ -233,11 +235,6 @@ def fit_gelu_tail(
     (SiLU's 11), so the period is 2 (reach + 3.5); without `any_period` the next power of two. Harmonics
     grow with it.
     """
-    name = "tail", reach, tolerance, activation, any_period
-    return _kept(name, lambda: _fit_tail(reach, tolerance, activation, any_period))
-
-
-def _fit_tail(reach: float, tolerance: float, activation: str, any_period: bool) -> Series:
     tail, corner = _TAILS[activation]
     period = 2 * (reach + corner)
     if not any_period:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from secformer_jax.cluster.clients.answering import ClusterAnswering
-from secformer_jax.cluster.clients.client import Answer, ClusterClient
+from secformer_jax.cluster.clients.client import SEEN_BYTES, Answer, ClusterClient
 from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.published import Published
 from secformer_jax.errors import UserError
@@ -17,8 +17,6 @@ from secformer_jax.inference.answers import Entry
 from secformer_jax.inference.texts import Limits, Request, answer
 from secformer_jax.models.text import Tokenizer
 
-SEEN_BYTES = 512
-"""Of what a server saw, that is passed on to be looked at."""
 AT_ONCE, MOST_WAITING = 4, 64
 """Requests that are asked at a time, and those that wait for them."""
 
@@ -40,6 +38,11 @@ class Cost:
     seconds: float = 0.0
     sent_bytes: list[int] = field(default_factory=list)
     seen: list[bytes] = field(default_factory=list)
+
+    def entry(self) -> Entry:
+        """As answers say it."""
+        seen = [each[:SEEN_BYTES].hex() for each in self.seen]
+        return {"seconds": round(self.seconds, 3), "sent_bytes": self.sent_bytes, "seen": seen}
 
     def add(self, found: Answer) -> None:
         """One run more."""

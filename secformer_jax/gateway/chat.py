@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 from secformer_jax.errors import UserError
-from secformer_jax.gateway.asking import SEEN_BYTES
 from secformer_jax.gateway.chat_forms import Asked, Entry, chunk, last_chunk, usage_of, whole
 from secformer_jax.gateway.chatting import Chat, Chatting
 
@@ -45,7 +44,7 @@ async def answered(
             raise
         noted("answered", chat)
         found = whole(about, chat.answer, usage_of(chat.prompt, chat.answer))
-        return web.json_response({**found, "secformer": _cost(chat)})
+        return web.json_response({**found, "secformer": chat.cost.entry()})
 
 
 async def _streamed(
@@ -70,7 +69,7 @@ async def _streamed(
         await send({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
     else:
         noted("answered", chat)
-        await send({**chunk(about, {}, chat.answer.finish), "secformer": _cost(chat)})
+        await send({**chunk(about, {}, chat.answer.finish), "secformer": chat.cost.entry()})
         if asked.usage:
             await send(last_chunk(about, usage_of(chat.prompt, chat.answer)))
         await response.write(b"data: [DONE]\n\n")
@@ -86,9 +85,3 @@ def _still_there(request: web.Request) -> None:
     """
     if request.transport is None or request.transport.is_closing():
         raise ConnectionResetError
-
-
-def _cost(chat: Chat) -> Entry:
-    """As the other questions say it; what the servers saw is of the last pass."""
-    seen = [each[:SEEN_BYTES].hex() for each in chat.cost.seen]
-    return {"seconds": round(chat.cost.seconds, 3), "sent_bytes": chat.cost.sent_bytes, "seen": seen}

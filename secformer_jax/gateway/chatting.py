@@ -100,7 +100,7 @@ class Chatting:
 
 
 def _prompt(served: DecoderDeployment, tokens: ChatTokens, asked: Asked) -> list[int]:
-    if asked.system is not None and asked.system.strip() not in tokens.format.prefix:
+    if asked.system is not None and not _published(served, tokens, asked.system.strip()):
         raise QuestionError(
             "this model is published with a system's prompt, which is public and stands before every question: leave "
             "out the message of the system"
@@ -113,3 +113,9 @@ def _prompt(served: DecoderDeployment, tokens: ChatTokens, asked: Asked) -> list
     if len(prompt) > longest:
         raise QuestionError(f"messages of {len(prompt)} tokens, and this model takes {longest}: send fewer")
     return prompt
+
+
+def _published(served: DecoderDeployment, tokens: ChatTokens, system: str) -> bool:
+    """Whether a system's prompt is the published one: all of the prefix but the name of its role."""
+    whole = tokens.text(served.prefix).strip()
+    return whole.endswith(system) and whole.removesuffix(system).strip() in ("", "system")

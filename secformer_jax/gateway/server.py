@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from secformer_jax.cluster.decoder_deployment import GENERATION, REVEALS
 from secformer_jax.cluster.published import Published
 from secformer_jax.errors import UserError
-from secformer_jax.gateway.asking import SEEN_BYTES, Asking, BusyError
+from secformer_jax.gateway.asking import Asking, BusyError
 from secformer_jax.gateway.chat import answered
 from secformer_jax.gateway.chat_forms import CHAT_PATH, QuestionError, asked_of
 from secformer_jax.gateway.chatting import Chat, Chatting
@@ -146,11 +146,7 @@ class Gateway:
                     "data": data,
                     "model": self._model,
                     "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-                    "secformer": {
-                        "seconds": round(cost.seconds, 3),
-                        "sent_bytes": cost.sent_bytes,
-                        "seen": [seen[:SEEN_BYTES].hex() for seen in cost.seen],
-                    },
+                    "secformer": cost.entry(),
                 }
             )
 
@@ -165,11 +161,12 @@ class Gateway:
         except QuestionError:
             raise
         except UserError as error:
-            self._asking.look_again()
             return _error(503, str(error))
 
     def _noted(self, outcome: str, chat: Chat | None) -> None:
         self._texts.labels(outcome).inc()
+        if outcome == "failed":
+            self._asking.look_again()
         if chat is not None:
             self._seconds.observe(chat.cost.seconds)
             for index, sent in enumerate(chat.cost.sent_bytes):

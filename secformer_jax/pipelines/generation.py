@@ -68,9 +68,8 @@ class AsyncGeneration:
         choice = Choice(temperature if do_sample else 0.0, top_p, repetition_penalty)
         ending = Ending(max_new_tokens, stops)
         several = isinstance(inputs, list) and bool(inputs) and not isinstance(inputs[0], dict)
-        found = []
-        for given in inputs if several else [inputs]:
-            prompt = self._prompt(given)
+        found, texts = [], inputs if several else [inputs]
+        for given, prompt in [(given, self._prompt(given)) for given in texts]:
             generator = None if seed is None else np.random.default_rng(seed)
             answer = Answer(self._tokens, self._last, prompt, choice, ending, generator)
             await self._write(prompt, answer)
@@ -132,8 +131,11 @@ async def in_this_process(model: str | os.PathLike[str], config: str, room: int)
     tokens = read_tokens(loaded.path)
     ranges = ensure_calibration(loaded, tokens)
     with SimulatedDecoder(loaded, ranges, tokens.prefix, room, load_config(config)) as decoder:
+        # The parties of one process compute one pass at a time.
+        one = asyncio.Lock()
 
         async def write(prompt: Sequence[int], answer: Answer) -> None:
-            await asyncio.to_thread(lambda: [None for _ in decoder.text().write(prompt, answer)])
+            async with one:
+                await asyncio.to_thread(lambda: [None for _ in decoder.text().write(prompt, answer)])
 
         yield AsyncGeneration(tokens, loaded.config.eos_token_ids, write)

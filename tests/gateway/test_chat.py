@@ -1,66 +1,18 @@
 """/v1/chat/completions before a scripted model: OpenAI's forms, its own package as the client, and what is refused."""
 
 import asyncio
-import contextlib
 import json
-import types
 
 import decoders as cases
-import numpy as np
 import pytest
+from scripted import SAID, Scripted
 from test_gateway import KEY, serving
 
-from secformer_jax.errors import UserError
-from secformer_jax.gateway.asking import BusyError, Cost
+from secformer_jax.gateway.asking import BusyError
 from secformer_jax.gateway.chat_forms import QuestionError, asked_of
-from secformer_jax.gateway.chatting import Chat
-from secformer_jax.inference.decoders.answer import Answer
-from secformer_jax.inference.reveal import EVERYTHING
 from secformer_jax.models.decoders.chat import read_tokens
 
 openai = pytest.importorskip("openai", reason="the package openai is not installed")
-SAID = "It is what it is."
-
-
-class Scripted:
-    """`asking.Asking` and `chatting.Chatting` of a model that always says the same."""
-
-    waiting, head = 0, "generation"
-
-    def __init__(self, tokens) -> None:
-        self.tokens, self.asked, self.left, self.looked = tokens, [], 0, 0
-        self.fails_after = self.fails = self.slow = None
-        self.computed = 0
-
-    async def served(self):
-        return types.SimpleNamespace(head=self.head, name="f" * 32, reveal=EVERYTHING)
-
-    def look_again(self):
-        self.looked += 1
-
-    @contextlib.asynccontextmanager
-    async def chat(self, asked):
-        if self.fails is not None:
-            raise self.fails
-        self.asked.append(asked)
-        prompt = self.tokens.prompt(asked.turns)
-        answer = Answer(self.tokens, [1], prompt, asked.choice, asked.ending)
-        try:
-            yield Chat(prompt, answer, Cost(0.5, [10, 20], [b"\x01", b"\x02"]), self._pieces(answer))
-        finally:
-            self.left += 1
-
-    async def _pieces(self, answer):
-        ids = [*self.tokens._tokenizer.encode(SAID, add_special_tokens=False).ids, 1]
-        for i, token in enumerate(ids):
-            if self.slow is not None and i == 1:
-                await self.slow.wait()
-            self.computed += 1
-            if i == self.fails_after:
-                raise UserError("S1 is gone")
-            yield answer.add(100 * np.eye(cases.TOKENS)[token])
-            if answer.finish:
-                return
 
 
 @pytest.fixture
@@ -206,17 +158,20 @@ def test_a_client_that_leaves(scripted):
 
     async def run():
         async with serving(scripted, "", scripted) as session:
-            for stream in (True, False):
+            for count, stream in enumerate((True, False), 1):
                 scripted.slow = asyncio.Event()
                 body = {"messages": [{"role": "user", "content": "a"}], "stream": stream}
                 asking = asyncio.create_task(session.post("/v1/chat/completions", json=body))
-                await asyncio.sleep(0.1)
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
+                if stream:
+                    (await asking).close()
+                else:
+                    asking.cancel()
+                    await asyncio.gather(asking, return_exceptions=True)
+                await asyncio.sleep(0.2)
                 before = scripted.computed
                 scripted.slow.set()
-                while scripted.left < 1 + (not stream):
+                while scripted.left < count:
                     await asyncio.sleep(0.01)
                 assert scripted.computed <= before + 2
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import decoders as cases
 import pytest
 from aiohttp import web
+from scripted import SAID, Scripted
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
-from test_chat import SAID, Scripted
 from test_gateway import FOLDER, HOSTS, KEY, Plain
 
 from secformer_jax.errors import UserError

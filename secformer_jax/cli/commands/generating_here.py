@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from secformer_jax.cli.commands.common import Protocol
-from secformer_jax.cli.commands.generating import Asked, prompt_ids
+from secformer_jax.cli.commands.generating import Asked, next_ids, prompt_ids
 from secformer_jax.cli.costs import MEGABYTE, peak_memory_bytes, restart_peak_memory
 from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.inference.decoders.answer import Answer
@@ -76,11 +76,7 @@ class Here:
         with self._started(room) as decoder:
             text = decoder.text()
             for question in questions:
-                ids = (
-                    prompt_ids(self._tokens, question)
-                    if answer is None
-                    else answer.unread + self._tokens.next_prompt(question)
-                )
+                ids = next_ids(self._tokens, answer, question)
                 answer, entry = self._answered(text, ids)
                 entries.append({"prompt": question, **entry, "config": self._config.name})
                 self._costs(entry)

@@ -61,8 +61,9 @@ def publish(
     ] = None,
     system: System = None,
     room: Annotated[
-        int, typer.Option("--room", help="Of a model that generates: the most tokens of a conversation, padding in.")
-    ] = 256,
+        int | None,
+        typer.Option("--room", help="Of a model that generates: the most tokens of a conversation, padding in; 256."),
+    ] = None,
     tls: TlsFolder = None,
     json: Json = False,
 ) -> None:
@@ -70,12 +71,13 @@ def publish(
     reporter = Reporter(json)
     found = read(cluster, tls, insecure=True)
     if decoders.generates(read_json(resolve(model))):
-        if preset or gelu or softmax or layer_norm or head or label_only or logit_bits is not None:
+        functions, shown = preset or gelu or softmax or layer_norm, head or label_only or logit_bits is not None
+        if functions or shown or no_keep_weights or embedding != "client":
             raise UserError("a model that generates text has functions and a head of its own: leave out other options")
-        _publish_decoder(reporter, found, model, calibration, system, room)
+        _publish_decoder(reporter, found, model, calibration, system, room or 256)
         return
-    if system is not None:
-        raise UserError("--system is for models that generate text: leave it out")
+    if system is not None or room is not None:
+        raise UserError("--system and --room are for models that generate text: leave them out")
     loaded = load(model)
     head, reveal = checked_head(loaded, head), Reveal(label_only, logit_bits)
     reveal.check(head)

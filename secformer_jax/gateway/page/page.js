@@ -108,16 +108,24 @@ async function* events(response) {
 
 async function talk(text) {
   const asked = [...said, { role: "user", content: text }], answer = { role: "assistant", content: "" };
-  const response = await call("v1/chat/completions", { messages: asked, stream: true }, true);
-  const line = element("p", "");
-  at("answer").append(element("p", "", element("strong", text)), line);
+  const response = await call(model.ask.slice(1), { messages: asked, stream: true }, true);
+  const question = element("p", "", element("strong", text)), line = element("p", "");
+  at("answer").append(question, line);
   at("found").hidden = false;
   at("text").value = "";
-  for await (const event of events(response)) {
-    if (event.error) throw new Error(event.error.message);
-    answer.content += event.choices[0].delta.content || "";
-    line.textContent = answer.content;
-    if (event.secformer) parties(event.secformer);
+  try {
+    for await (const event of events(response)) {
+      if (event.error) throw new Error(event.error.message);
+      const [{ delta, finish_reason: finish }] = event.choices;
+      answer.content += delta.content || "";
+      line.textContent = answer.content + (finish === "length" ? " … (no more room)" : "");
+      if (event.secformer) parties(event.secformer);
+    }
+  } catch (error) {
+    // What is shown is what goes along with the next message.
+    for (const each of [question, line]) each.remove();
+    at("text").value = text;
+    throw error;
   }
   said = [...asked, answer];
 }
@@ -147,7 +155,7 @@ async function ask(event) {
   event.preventDefault();
   const text = at("text").value, pair = at("pair").value;
   const both = model.head in PAIRS ? { text, text_pair: pair } : pair && !at("second").hidden ? [text, pair] : text;
-  at("ask").disabled = true;
+  at("ask").disabled = at("anew").disabled = true;
   at("ask").textContent = "Asking…";
   at("error").hidden = true;
   try {
@@ -159,7 +167,7 @@ async function ask(event) {
     if (model.head !== "generation") at("found").hidden = at("parties").hidden = true;
     at("error").hidden = false;
   }
-  at("ask").disabled = false;
+  at("ask").disabled = at("anew").disabled = false;
   at("ask").textContent = "Ask";
 }
 

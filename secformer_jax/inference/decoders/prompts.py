@@ -1,10 +1,10 @@
-"""The public lengths of prompts: few, for each is compiled, and a prompt's own is hidden among those of its padding."""
+"""The lengths that prompts are padded to: few, for each is compiled. How many tokens are real is public."""
 
 from __future__ import annotations
 
 from secformer_jax.errors import UserError
 
-PADDED = (16, 64, 256, 1024)
+PADDED = (16, 32, 64, 128, 256, 512, 1024)
 
 
 def padded_prompt(tokens: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,10 +15,14 @@ from secformer_jax.inference.watching import Seen, Violation, domain_of, is_watc
 from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
 from secformer_jax.mpc.material import NoMasks
 from secformer_jax.mpc.runtime.config import EMULATION, load
+from secformer_jax.mpc.runtime.shares import RING_BITS
+
+_OF_KEYS = re.compile(r"attention/(exponential|square_\d+/square/pair|last_square/pair)$")
+"""Whose last two axes are the new tokens and the keys."""
 
 
 class DecoderRangeCheck(SimulatedDecoder):
-    """A decoder that is computed by one party with masks of zero, and keeps account of what goes into every node.
+    """A decoder that one party computes with masks of zero; notes what goes into every series and truncation.
 
     Its passes have no padding, and begin a text: keys that no token looks at count for nothing.
 
@@ -30,10 +35,10 @@ class DecoderRangeCheck(SimulatedDecoder):
 
     def __init__(self, model: DecoderCheckpoint, calibration: Calibration, prefix: Sequence[int], length: int) -> None:
         super().__init__(model, calibration, prefix, length, load(EMULATION), every=True, randomness=NoMasks)
-        self._watches: list[tuple[str, tuple[float, float], float]] = []
+        self._watches: list[tuple[str, tuple[float, float], int, int]] = []
         self._seen: dict[str, Violation] = {}
 
-    def function(self, material: Any) -> Callable[..., Any]:
+    def function(self) -> Callable[..., Any]:
         """See `SimulatedDecoder`; with what went into the nodes."""
 
         def run(weights: Any, material: Any, one_hot: jax.Array, known: Any, cache: Any) -> tuple[Any, Any]:
@@ -42,7 +47,7 @@ class DecoderRangeCheck(SimulatedDecoder):
             logits, cache = self.serving.function()(weights, nodes, one_hot, known, cache)
             leaves = jax.tree_util.tree_leaves_with_path(nodes, is_leaf=is_watched)
             by_name = {name_of(path): node for path, node in leaves}
-            self._watches = [(name, domain_of(by_name[name], x.bits), 2.0**-x.bits) for name, x in seen.items()]
+            self._watches = [(name, domain_of(by_name[name], x.bits), x.bits, x.width) for name, x in seen.items()]
             return (logits, [x.ring for x in seen.values()]), cache
 
         return run
@@ -52,9 +57,9 @@ class DecoderRangeCheck(SimulatedDecoder):
         logits, rings = value
         new, keys = self.serving.capacity, self.serving.prefix + self.serving.capacity
         visible = np.tri(new, keys, self.serving.prefix, dtype=bool)
-        for (name, domain, unit), ring in zip(self._watches, rings, strict=True):
-            values = np.asarray(ring) * unit
-            if values.shape[-2:] == visible.shape:
+        for (name, domain, bits, width), ring in zip(self._watches, rings, strict=True):
+            values = _signed(np.asarray(ring), width) * 2.0**-bits
+            if _OF_KEYS.search(name):
                 values = values[np.broadcast_to(visible, values.shape)]
             found = Violation(name, "x", *domain, float(values.min()), float(values.max()))
             self._seen[name] = found.union(self._seen.get(name, found))
@@ -64,3 +69,11 @@ class DecoderRangeCheck(SimulatedDecoder):
     def violations(self) -> list[Violation]:
         """Places where a value left its domain, in the model's order: what follows one may be its effect."""
         return [seen for seen in self._seen.values() if seen.seen_low < seen.low or seen.seen_high > seen.high]
+
+
+def _signed(ring: np.ndarray, width: int) -> np.ndarray:
+    """What was rounded comes as a number from 0 to 2^width: its upper half is negative."""
+    if width >= RING_BITS:
+        return ring
+    negative = (ring >= 1 << (width - 1)) & (ring < 1 << width)
+    return np.where(negative, ring - (1 << width), ring)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -71,15 +72,15 @@ class SimulatedDecoder:
         """The material and the program of a pass over so many new tokens, compiled once."""
         if new not in self._passes:
             serving = self.serving
-            material, one_hot = serving.material(new), serving.inputs.array([0], new)
+            material, [spec] = serving.material(new), serving.inputs.specs(1, new)
+            one_hot = jax.ShapeDtypeStruct(spec.shape, spec.dtype)
             known = serving.known(np.zeros(serving.capacity, bool), new, start=0, real=new)
-            function = self.function(material)
-            program = self.engine.compile(function, material, one_hot, known=known, state=serving.cache())
+            program = self.engine.compile(self.function(), material, one_hot, known=known, state=serving.cache())
             self._passes[new] = material, program
         return self._passes[new]
 
-    def function(self, material: Any) -> Callable[..., Any]:
-        """What is compiled for a pass with this material."""
+    def function(self) -> Callable[..., Any]:
+        """What is compiled for a pass."""
         return self.serving.function()
 
     def read(self, value: Any) -> np.ndarray:
@@ -117,7 +118,7 @@ class SimulatedText:
         if not 1 <= real <= new or self._start + new > serving.capacity:
             raise UserError(
                 f"{real} tokens padded to {new}, behind {self._start}, and there is room for {serving.capacity}: ask "
-                "for fewer"
+                "for fewer, or give the conversation more room"
             )
         material, program = decoder.compiled(new)
         known = serving.known(self._filled, new, start=self._start, real=real)
