@@ -67,8 +67,9 @@ def test_a_conversation_for_people(folder, capsys, monkeypatch):
 
 def test_a_conversation_ends_where_there_is_no_room(folder, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n" * 3))
-    code, _, err = run(capsys, "chat", "--model", folder, "--max-tokens", 2, "--room", 17)
+    code, out, err = run(capsys, "chat", "--model", folder, "--max-tokens", 2, "--room", 17, "--json")
     assert code == 2 and "and there is room for 17" in err and err.count("\n") == 1
+    assert len(json.loads(out)["results"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,14 @@ async def talk(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Asked
         served = await client.decoder()
         tokens = tokens_of(folder, served)
         async with ClusterConversation(client, served) as conversation:
-            while (question := await asyncio.to_thread(next, questions, None)) is not None:
-                ids = next_ids(tokens, said, question)
-                said, costs = await _written(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
-                entries.append(_entry(reporter, question, said, costs, len(ids)))
-    reporter.results(entries)
+            try:
+                while (question := await asyncio.to_thread(next, questions, None)) is not None:
+                    ids = next_ids(tokens, said, question)
+                    said, costs = await _written(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
+                    entries.append(_entry(reporter, question, said, costs, len(ids)))
+            finally:
+                # What was said stays, whatever ended it.
+                reporter.results(entries)
 
 
 def _last(served: DecoderDeployment) -> tuple[int, ...]:

@@ -75,12 +75,15 @@ class Here:
         answer: Answer | None = None
         with self._started(room) as decoder:
             text = decoder.text()
-            for question in questions:
-                ids = next_ids(self._tokens, answer, question)
-                answer, entry = self._answered(text, ids)
-                entries.append({"prompt": question, **entry, "config": self._config.name})
-                self._costs(entry)
-        self._reporter.results(entries)
+            try:
+                for question in questions:
+                    ids = next_ids(self._tokens, answer, question)
+                    answer, entry = self._answered(text, ids)
+                    entries.append({"prompt": question, **entry, "config": self._config.name})
+                    self._costs(entry)
+            finally:
+                # What was said stays, whatever ended it.
+                self._reporter.results(entries)
 
     def _started(self, room: int) -> SimulatedDecoder:
         restart_peak_memory()
