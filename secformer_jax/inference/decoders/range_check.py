@@ -24,7 +24,8 @@ _OF_KEYS = re.compile(r"attention/(exponential|square_\d+/square/pair|last_squar
 class DecoderRangeCheck(SimulatedDecoder):
     """A decoder that one party computes with masks of zero; notes what goes into every series and truncation.
 
-    Its passes have no padding, and begin a text: keys that no token looks at count for nothing.
+    Its passes have no padding, and begin a text: keys that no token looks at count for nothing. A value is read modulo
+    its ring, in which twice its domain has room: one that leaves it by more may come back into it.
 
     Args:
         model: the checkpoint.
@@ -58,7 +59,8 @@ class DecoderRangeCheck(SimulatedDecoder):
         new, keys = self.serving.capacity, self.serving.prefix + self.serving.capacity
         visible = np.tri(new, keys, self.serving.prefix, dtype=bool)
         for (name, domain, bits, width), ring in zip(self._watches, rings, strict=True):
-            values = _signed(np.asarray(ring), width) * 2.0**-bits
+            middle = round(sum(domain) / 2 * 2.0**bits)
+            values = _around(np.asarray(ring), width, middle) * 2.0**-bits
             if _OF_KEYS.search(name):
                 values = values[np.broadcast_to(visible, values.shape)]
             found = Violation(name, "x", *domain, float(values.min()), float(values.max()))
@@ -71,9 +73,9 @@ class DecoderRangeCheck(SimulatedDecoder):
         return [seen for seen in self._seen.values() if seen.seen_low < seen.low or seen.seen_high > seen.high]
 
 
-def _signed(ring: np.ndarray, width: int) -> np.ndarray:
-    """What was rounded comes as a number from 0 to 2^width: its upper half is negative."""
+def _around(ring: np.ndarray, width: int, middle: int) -> np.ndarray:
+    """Numbers modulo 2^width, those next to the middle of their domain."""
     if width >= RING_BITS:
         return ring
-    negative = (ring >= 1 << (width - 1)) & (ring < 1 << width)
-    return np.where(negative, ring - (1 << width), ring)
+    start = middle - (1 << (width - 1))
+    return ((ring - start) & ((1 << width) - 1)) + start
