@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pydoc_data.topics
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def main(
     for runtime in RUNTIMES:
         found = [results.cells[key] for key, (of, _) in parts.items() if of == runtime]
         tokens = sum(cell["tokens"] for cell in found)
-        private, plain = (np.exp(sum(cell[name] for cell in found) / tokens) for name in ("private", "plaintext"))
+        private, plain = (math.exp(sum(cell[name] for cell in found) / tokens) for name in ("private", "plaintext"))
         equal, error = sum(cell["equal"] for cell in found) / tokens, max(cell["error_99"] for cell in found)
         rows.append((runtime, f"{tokens:,}", f"{plain:.4f}", f"{private:.4f}", f"{equal:.4f}", f"{error:.4f}"))
         checks += [

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import ParamSpec
+from typing import Any, ParamSpec, cast
 
 import jax
 import jax.numpy as jnp
@@ -175,13 +175,14 @@ def _kept(make: Callable[P, Series]) -> Callable[P, Series]:
         name = cache_folder.key("series", FIT, np.__version__, make.__name__, arguments, sorted(more.items()))
         data = cache_folder.read(name)
         if data is not None:
-            values = json.loads(data)
-            return Series(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+            values: dict[str, Any] = json.loads(data)
+            lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+            return Series(**{**values, **lists})
         series = make(*arguments, **more)
         cache_folder.write(name, json.dumps(asdict(series)).encode())
         return series
 
-    return fitted
+    return cast(Callable[P, Series], fitted)
 
 
 def power_of_two(value: float) -> float:
