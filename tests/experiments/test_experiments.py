@@ -159,4 +159,4 @@ def test_generate(model, folder):
 def test_perplexity(model, folder):
     _, found = run("perplexity", folder, "--model", str(model), "--windows", "2")
     assert {cell["tokens"] for cell in found["cells"].values()} == {14, 7}
-    assert all(cell["error_99"] < 0.05 for cell in found["cells"].values()) and len(found["checks"]) == 7
+    assert all(cell["error_99"] < 0.05 for cell in found["cells"].values()) and len(found["notes"]["checks"]) == 7
