@@ -53,10 +53,12 @@ class AsyncGeneration:
         """[{"generated_text": ...}] for a text, or for messages that end with the user's; a list of these for a list.
 
         Args:
-            inputs: a text, which is gone on with as it is; or {"role", "content"} messages by turns.
+            inputs: a text, which is gone on with behind the model's prefix; or {"role", "content"} messages by turns.
             max_new_tokens: the most tokens of an answer.
-            do_sample: draw tokens, by `temperature` and `top_p`; else the likeliest are taken.
-            temperature, top_p, repetition_penalty: see `Choice`.
+            do_sample: draw tokens by these; else the likeliest are taken.
+            temperature: see `Choice`.
+            top_p: likewise.
+            repetition_penalty: likewise.
             stop_strings: texts before which an answer ends.
             return_full_text: with what was given before it.
             seed: of what is drawn; by default another each time.
