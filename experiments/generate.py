@@ -220,7 +220,9 @@ def random_tokens(subject: Subject, prompt: Sequence[int]) -> Entry:
 def passes(prompt: Result | None, steps: Sequence[Result]) -> Entry:
     """What a prompt's pass cost, and the median step's."""
     found = {} if prompt is None else {"prompt_pass": cost([prompt])}
-    return found | {"token_pass": cost(steps[1:] or steps), "peak_memory_bytes": peak_memory_bytes()}
+    # An answer of one token has none.
+    found |= {"token_pass": cost(steps[1:] or steps)} if steps else {}
+    return found | {"peak_memory_bytes": peak_memory_bytes()}
 
 
 def cost(results: Sequence[Result]) -> Entry:
@@ -250,7 +252,10 @@ def report(cells: dict[str, Entry]) -> tuple[list[Table], list[Check]]:
             for one in answers
         ]
         shown.append(table("Answers, greedy", ("prompt", "plaintext's token", "error, 99%", "answer"), rows))
-    costs = {side: {kind: medians(found, kind) for kind in KINDS if kind in found[0]} for side, found in sides.items()}
+    costs = {
+        side: {kind: medians(found, kind) for kind in KINDS if any(kind in cell for cell in found)}
+        for side, found in sides.items()
+    }
     for kind, title in KINDS.items():
         figures = [(side, *cost_cells(cost[kind])) for side, cost in costs.items() if kind in cost]
         shown.append(table(title, ("", *COST_COLUMNS), figures))
@@ -283,7 +288,7 @@ def required(name: str, answers: Sequence[Entry], costs: dict[str, dict[str, Ent
 
 def medians(cells: Sequence[Entry], kind: str) -> Entry:
     """Of several cells' figures; the first, whose prompt's pass compiles, is left out where there are more."""
-    found = [cell[kind] for cell in cells]
+    found = [cell[kind] for cell in cells if kind in cell]
     found = found[1:] or found
     return {name: statistics.median(one[name] for one in found) for name in found[0]}
 

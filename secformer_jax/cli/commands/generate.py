@@ -43,7 +43,7 @@ def generate(
     repetition_penalty: RepetitionPenalty = 1.0,
     stop: Stops = None,
     block: Annotated[
-        int, typer.Option("--block", help="Passes go on to a multiple of this: the answer's length is not seen.")
+        int, typer.Option("--block", help="Passes go on to a multiple of this: no more of an answer's length is seen.")
     ] = 1,
     seed: SampleSeed = None,
     config: Config = "2pc_semi2k",

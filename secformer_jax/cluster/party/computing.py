@@ -18,11 +18,7 @@ from secformer_jax.mpc.audit import OwnMasks, audit, commitment
 from secformer_jax.mpc.runtime.coins import Coins
 from secformer_jax.mpc.runtime.party import Held, Party
 from secformer_jax.mpc.runtime.profile import Profile
-from secformer_jax.mpc.runtime.program import (
-    OFFLINE,
-    ONLINE,
-    SETUP,
-)
+from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE, SETUP
 from secformer_jax.mpc.runtime.shares import RING_BITS, Share, pack
 from secformer_jax.mpc.runtime.zero_sharing import ZeroSharing
 

@@ -86,7 +86,7 @@ class Answer:
 
     @property
     def padding(self) -> int:
-        """Passes that follow an answer which has ended, so that its length is not seen."""
+        """Passes that follow an answer which has ended, up to a multiple of the block."""
         return -len(self.ids) % self._ending.block
 
     def add(self, logits: np.ndarray) -> str:
