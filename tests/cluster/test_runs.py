@@ -221,3 +221,19 @@ def test_a_run_of_several_waits_for_no_compiler():
     parties = serve(story, batching=Batching(0.01))
     assert [len(fields["requests"]) for fields in parties.of("release")] == [1, 1, 1, 1, 1, 4]
     assert {fields["lane"] for fields in parties.of("compile") if fields["rows"] == 4} == {0, 1}
+
+
+def test_nothing_is_prepared_or_computed_for_a_conversation_that_is_over():
+    first, later = RequestShape(1, 16, "c" * 32, 0, 9), RequestShape(1, 1, "c" * 32, 16, 1)
+
+    async def story(parties: Parties) -> None:
+        parties.ask("1", first)
+        await settle()
+        await parties.runs.end("c" * 32)
+        parties.ask("2", later)
+        await settle()
+
+    parties = serve(story)
+    assert [fields["requests"] for fields in parties.of("run")] == [["1"]] and not parties.failures
+    assert [fields["request"] for fields in parties.of("fail")] == ["2"]
+    assert [fields["conversation"] for fields in parties.of("end")] == ["c" * 32]
