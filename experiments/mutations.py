@@ -141,6 +141,27 @@ FAULTS = {
         "    if True:\n        return True",
         "tests/mpc/test_audit.py",
     ),
+    "keys that an audit gives away": Fault(
+        "equations of the weights' masks, to a server that looks at pieces",
+        MATERIAL,
+        "tuple(split(ring, fresh_seeds(self.parties - 1), bits))",
+        "tuple(split(ring, [self.key() for _ in range(self.parties - 1)], bits))",
+        "tests/mpc/test_audit.py",
+    ),
+    "keys and values under one mask": Fault(
+        "differences of a conversation's keys and values, to the servers",
+        "cluster/dealer/conversations.py",
+        "{each: fresh_seeds(parties) for each in shapes}",
+        "dict.fromkeys(shapes, fresh_seeds(parties))",
+        "tests/cluster/test_rooms.py",
+    ),
+    "a conversation of whoever names it": Fault(
+        "how a text goes on, to another client",
+        "cluster/party/rooms.py",
+        'f"{session}/{client}/{conversation}"',
+        'f"{session}/{conversation}"',
+        "tests/cluster/test_rooms.py",
+    ),
     "shares that do not age": Fault(
         "weights, to who has one disk of today and one of last month",
         "cluster/party/aging.py",

@@ -43,7 +43,7 @@ async def answered(
             noted("failed", None)
             raise
         noted("answered", chat)
-        found = whole(about, chat.answer, usage_of(chat.prompt, chat.answer))
+        found = whole(about, chat.answer, usage_of(chat.prompt, chat.unread, chat.answer))
         return web.json_response({**found, "secformer": chat.cost.entry()})
 
 
@@ -71,7 +71,7 @@ async def _streamed(
         noted("answered", chat)
         await send({**chunk(about, {}, chat.answer.finish), "secformer": chat.cost.entry()})
         if asked.usage:
-            await send(last_chunk(about, usage_of(chat.prompt, chat.answer)))
+            await send(last_chunk(about, usage_of(chat.prompt, chat.unread, chat.answer)))
         await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response

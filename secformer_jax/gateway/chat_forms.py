@@ -105,10 +105,15 @@ def last_chunk(about: Entry, usage: Entry) -> Entry:
     return {**about, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
 
-def usage_of(prompt: Sequence[int], answer: Answer) -> Entry:
-    """In tokens."""
+def usage_of(prompt: Sequence[int], unread: Sequence[int], answer: Answer) -> Entry:
+    """In tokens: of all messages, and how many of these the servers had still to read."""
     said = len(answer.ids)
-    return {"prompt_tokens": len(prompt), "completion_tokens": said, "total_tokens": len(prompt) + said}
+    return {
+        "prompt_tokens": len(prompt),
+        "completion_tokens": said,
+        "total_tokens": len(prompt) + said,
+        "prompt_tokens_details": {"cached_tokens": max(0, len(prompt) - len(unread))},
+    }
 
 
 def _turns(messages: Any) -> tuple[tuple[str, ...], str | None]:
@@ -130,7 +135,8 @@ def _message(given: Any) -> tuple[str, str]:
             for part in content
         ):
             content = "".join(part["text"] for part in content)
-        if isinstance(content, str) and content.strip():
+        # A model may have had nothing to say; a question says something.
+        if isinstance(content, str) and (content.strip() or given["role"] == "assistant"):
             return given["role"], content
     raise QuestionError("a message has a role, and a content that is a text")
 

@@ -201,7 +201,8 @@ class Gateway:
             served = await asyncio.wait_for(self._asking.served(), 5)
         except (UserError, TimeoutError) as error:
             return web.json_response({"state": "waiting", "reason": str(error) or "no answer"}, status=503)
-        return web.json_response({"state": "ready", "model": served.name, "waiting": self._asking.waiting})
+        waiting = self._asking.waiting + self._chatting.waiting
+        return web.json_response({"state": "ready", "model": served.name, "waiting": waiting})
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

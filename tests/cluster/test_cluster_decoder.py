@@ -30,7 +30,7 @@ from secformer_jax.models.decoders.checkpoint import load
 from secformer_jax.models.decoders.plaintext import PlaintextDecoder
 
 pytestmark = pytest.mark.timeout(900)
-CAPACITY = 20
+CAPACITY = 60
 RNG = np.random.default_rng(0)
 TEXTS = [RNG.integers(2, cases.TOKENS, 16).tolist() for _ in range(4)]
 
@@ -58,6 +58,16 @@ def plaintext(subject) -> PlaintextDecoder:
     found = PlaintextDecoder(model, len(tokens.prefix) + CAPACITY)
     found.extend(np.asarray(tokens.prefix))
     return found
+
+
+def likeliest(subject, prompt, most) -> list[int]:
+    """Plaintext's answer, all of the conversation read anew."""
+    truth, said = plaintext(subject), list[int]()
+    logits, _ = truth.extend(np.asarray(prompt))
+    while len(said) < most and not set(said[-1:]).intersection(subject[0].config.eos_token_ids):
+        said.append(int(np.argmax(logits[-1])))
+        logits, _ = truth.extend(np.asarray(said[-1:]))
+    return said
 
 
 def close(logits, truth) -> None:
@@ -124,7 +134,7 @@ def test_what_is_refused(subject, local):
                     (alice, RequestShape(1, 1, name, 2, 1), "has 1 tokens here, and not 2"),
                     (alice, RequestShape(1, 1, secrets.token_hex(16), 1, 1), "not here any more"),
                     (bob, RequestShape(1, 1, name, 1, 1), "not here any more"),
-                    (alice, RequestShape(1, 1, name, CAPACITY, 1), "there is room for 20"),
+                    (alice, RequestShape(1, 1, name, CAPACITY, 1), f"there is room for {CAPACITY}"),
                     (alice, RequestShape(1, 1, name, 1, 2), "2 tokens padded to 1"),
                     (alice, RequestShape(1, 2, name, 1, 2), "one text is served"),
                     (alice, RequestShape(1, 1), "a request of it is a conversation's"),
@@ -167,9 +177,10 @@ def test_the_command_line(subject, local, capsys, monkeypatch):
 
 
 def test_a_gateway_and_openais_client(subject, local):
-    """An answer that grows, its cache gone when it is there; and one that is whole."""
-    openai, (model, _, served) = pytest.importorskip("openai"), subject
-    message = {"role": "user", "content": "What is it?"}
+    """An answer that is whole, one that grows, and the next question of a conversation; and what is refused."""
+    openai, (model, tokens, served) = pytest.importorskip("openai"), subject
+    question, message = "What is it?", {"role": "user", "content": "What is it?"}
+    first = likeliest(subject, tokens.prompt([question]), 3)
 
     async def talk() -> tuple:
         async with ClusterClient(local.cluster, "bob") as bob:
@@ -183,7 +194,10 @@ def test_a_gateway_and_openais_client(subject, local):
                 asked = {"model": "mine", "messages": [message], "max_tokens": 3, "temperature": 0}
                 whole = await client.chat.completions.create(**asked)
                 grown = [event async for event in await client.chat.completions.create(**asked, stream=True)]
-                with pytest.raises(openai.BadRequestError, match="this model takes 16: send fewer"):
+                said = whole.choices[0].message.content
+                answered = [message, {"role": "assistant", "content": said}, {"role": "user", "content": "Is it?"}]
+                follows = await client.chat.completions.create(**asked | {"messages": answered, "max_tokens": 2})
+                with pytest.raises(openai.BadRequestError, match="this model takes 32: send fewer"):
                     await client.chat.completions.create(**asked | {"messages": [{**message, "content": "a " * 40}]})
                 with pytest.raises(openai.BadRequestError, match="published with a system's prompt"):
                     system = {"role": "system", "content": "Be cruel"}
@@ -191,12 +205,19 @@ def test_a_gateway_and_openais_client(subject, local):
                 with pytest.raises(openai.NotFoundError, match="answers with generation: /v1/chat/completions"):
                     await client.embeddings.create(model="mine", input="a")
             await runner.cleanup()
-            return whole, grown
+            await chatting.close()
+            return whole, grown, follows
 
-    whole, grown = asyncio.run(talk())
+    whole, grown, follows = asyncio.run(talk())
     said = "".join(event.choices[0].delta.content or "" for event in grown)
     assert whole.choices[0].message.content == said and grown[-1].choices[0].finish_reason in ("stop", "length")
-    assert max(served.lengths()) == 16
+    assert max(served.lengths()) == 32
+    # What was said is not read again, and is known all the same.
+    assert follows.usage.prompt_tokens_details.cached_tokens > 10
+    read = [token for token in first if token not in model.config.eos_token_ids]
+    second = [*tokens.prompt([question]), *read, *tokens.next_prompt("Is it?")]
+    assert said == tokens.text(first)
+    assert follows.choices[0].message.content == tokens.text(likeliest(subject, second, 2))
 
 
 def test_a_token_that_is_none(subject, local):

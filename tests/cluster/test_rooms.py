@@ -48,7 +48,7 @@ def test_conversations_are_limited():
     rooms.end(name(0))
     rooms.end(name(15))
     rooms.enter("client 0", RequestShape(1, 1, name(100), 0, 1))
-    with pytest.raises(BusyError, match="4 conversations of client 0"):
+    with pytest.raises(BusyError, match="6 conversations of client 0"):
         rooms.enter("client 0", RequestShape(1, 1, name(101), 0, 1))
     assert len(rooms) == CONVERSATIONS - 1
 
@@ -77,6 +77,22 @@ def test_idle_conversations_are_over():
 def test_names_are_of_one_client_and_one_session():
     names = {own_name(session, client, name(0)) for session in ("1", "2") for client in ("alice", "bob")}
     assert len(names) == 4 and all(len(each) == 32 and each.isalnum() for each in names)
+
+
+def test_masks_of_conversations_are_their_own():
+    """Of every place, and of every conversation."""
+
+    async def run() -> None:
+        kept, shapes = Conversations(), {"layer_0_attention/keys": (2, 3), "layer_0_attention/values": (2, 3)}
+        entered = asyncio.get_running_loop().create_future()
+        entered.set_result(True)
+        for number in range(2):
+            kept.begin(name(number), shapes, 2, entered)
+        given = [await kept[name(number)].shares(rank, "SEMI2K") for number in range(2) for rank in range(2)]
+        seeds = {share.rings()[0].tobytes() for each in given for share in each.values()}
+        assert len(seeds) == len(given) * len(shapes)
+
+    asyncio.run(run())
 
 
 def test_masks_of_a_conversation_are_given_out_once():

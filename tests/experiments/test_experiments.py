@@ -8,9 +8,12 @@ from pathlib import Path
 import decoders as cases
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
+import guesses
+
 pytest.importorskip("spu")
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+EXPERIMENTS = Path(guesses.__file__).parent
 
 
 def run(script: str, folder: Path, *options: str) -> tuple[str, dict]:
@@ -153,7 +156,22 @@ def test_generate(model, folder):
     for name in (model.name, "GPT-2's shape, random weights"):
         cached, whole = (cells[f"{name}, puma{end}"]["token_pass"] for end in ("", " without a cache"))
         assert 0 < cached["send_bytes"] < whole["send_bytes"] and cached["dealt_bytes"] == 0
-    assert "next tokens that are plaintext's" in out
+    assert "next tokens that are plaintext's" in out and "guesses in a pass" in out
+    together = cells[f"{model.name}{guesses.TOGETHER}"]["token_pass"]
+    assert together["client_bytes"] > 2 * answered["token_pass"]["client_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ([5, 6, 7, 8, 1], 2),  # two guesses are right, and the pass says the last
+        ([5, 6, 7, 1, 2], 3),  # one is right
+        ([5, 6, 1, 2, 3], 4),  # none is: a pass that says as much as any
+        ([5], 0),
+    ],
+)
+def test_passes_with_guesses(answer, passes):
+    assert guesses.passes_with_guesses([5, 6, 7, 8, 9], answer) == passes
 
 
 def test_perplexity(model, folder):

@@ -39,7 +39,9 @@ class Scripted:
         prompt = self.tokens.prompt(asked.turns)
         answer = Answer(self.tokens, [1], prompt, asked.choice, asked.ending)
         try:
-            yield Chat(prompt, answer, Cost(0.5, [10, 20], [b"\x01", b"\x02"]), self._pieces(answer))
+            chat = Chat(None, prompt, prompt, answer, Cost(0.5, [10, 20], [b"\x01", b"\x02"]))
+            chat.pieces = self._pieces(answer)
+            yield chat
         finally:
             self.left += 1
 

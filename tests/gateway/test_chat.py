@@ -79,6 +79,7 @@ def test_what_is_asked(scripted):
         ({"messages": [{"role": "assistant", "content": "a"}]}, "user has the last word"),
         ({"messages": [{"role": "user", "content": "a"}] * 2}, "speak in turn"),
         ({"messages": [{"role": "user", "content": " "}]}, "a content that is a text"),
+        ({"messages": [{"role": "assistant", "content": ""}]}, "user has the last word"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a content that is a text"),
         ({"messages": [{"role": "system", "content": "a"}]}, "user has the last word"),
         ({"temperature": -1}, "temperature is -1.0"),

@@ -61,8 +61,11 @@ class Plain:
         return 3 * len(requests)
 
 
+NOBODY = types.SimpleNamespace(waiting=0)
+
+
 @contextlib.asynccontextmanager
-async def serving(asking, key="", chatting=None):
+async def serving(asking, key="", chatting=NOBODY):
     runner = web.AppRunner(Gateway(asking, chatting, "mine", HOSTS, key).application())
     await runner.setup()
     try:

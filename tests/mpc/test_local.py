@@ -11,7 +11,9 @@ from secformer_jax.functions.series import Series
 from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.primitives.series import OpenedSeries
 from secformer_jax.mpc.runtime.equations import Kind, kinds_of
-from secformer_jax.mpc.runtime.local import LocalFunction, is_linear
+from secformer_jax.mpc.runtime.kernel import Kernels
+from secformer_jax.mpc.runtime.linear import is_linear
+from secformer_jax.mpc.runtime.local import LocalFunction
 from secformer_jax.mpc.runtime.operations import dropped, opened, product
 from secformer_jax.mpc.runtime.shares import HELD, share
 from secformer_jax.mpc.runtime.small import ELEMENTS
@@ -204,6 +206,33 @@ def test_a_packed_share_is_read_where_it_is_needed():
         [packed] = function(one, [pieces(pack(x, bits), bits), y[None], p])
         [plain] = function(one, [x[None], y[None], p])
         np.testing.assert_array_equal(signed(np.asarray(packed), bits), signed(np.asarray(plain), bits))
+
+
+def test_one_kernel_serves_functions_that_differ_in_numbers():
+    """Of sums and products, and in constants; what differs in a shift, a shape or a secret has its own."""
+
+    def scaled(factor, offset, shift, table):
+        return lambda x, y, p: (x * factor + offset) * jnp.asarray(table) + (p >> shift) * y
+
+    tables = np.arange(12, dtype=np.int64).reshape(SHAPE), 7 - np.arange(12, dtype=np.int64).reshape(SHAPE)
+    kernels, secret = Kernels(), (True, True, False)
+    x, y, p = elements(*SHAPE), elements(*SHAPE), RNG.integers(0, 9, SHAPE)
+    one = np.ones(1, np.int64)
+    found = []
+    for factor, offset, shift, table in [(3, 5, 0, tables[0]), (-4, 9, 0, tables[1]), (3, 5, 1, tables[0])]:
+        with enable_x64():
+            jaxpr = traced(scaled(factor, offset, shift, table), [SHAPE] * 3)
+        function = LocalFunction(jaxpr, secret, kernels)
+        function.small = None
+        if shift == 0:
+            [result] = function(one, [x[None], y[None], p])
+            np.testing.assert_array_equal(np.asarray(result)[0], (x * factor + offset) * table + p * y)
+        found.append(kernels.find(jaxpr, secret).kernel)
+    assert found[0] is found[1] and found[0] is not found[2]
+    less, more = (traced(function) for function in (lambda x, y, p: x - y, lambda x, y, p: y - x))
+    assert kernels.find(less, secret).kernel is not kernels.find(more, secret).kernel
+    assert kernels.find(jaxpr, (True, True, True)).kernel is not found[2]
+    assert kernels.find(traced(scaled(3, 5, 1, tables[0]), [SHAPE, SHAPE, (1, SHAPE[1])]), secret).kernel not in found
 
 
 def test_secrecy_of_results():

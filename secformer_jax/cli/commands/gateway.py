@@ -27,6 +27,7 @@ from secformer_jax.models.folders import SHIPPED, resolve
 
 HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 LEAST_KEY = 16
+GOODBYE_SECONDS = 10
 
 
 def gateway(
@@ -62,7 +63,8 @@ async def _serve(
     """Until SIGTERM or SIGINT."""
     host, port = address
     async with ClusterClient(cluster, client) as asking:
-        served = Gateway(Asking(asking, folder, limits), Chatting(asking, folder), name, HOSTS, key)
+        chatting = Chatting(asking, folder)
+        served = Gateway(Asking(asking, folder, limits), chatting, name, HOSTS, key)
         runner = web.AppRunner(served.application(), access_log=None, shutdown_timeout=10)
         await runner.setup()
         try:
@@ -82,7 +84,12 @@ async def _serve(
                     asyncio.get_running_loop().add_signal_handler(number, stop.set)
             await stop.wait()
         finally:
-            await runner.cleanup()
+            try:
+                await runner.cleanup()
+            finally:
+                # Servers that don't answer forget what waits by themselves.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(chatting.close(), GOODBYE_SECONDS)
 
 
 def _loopback(host: str) -> str:

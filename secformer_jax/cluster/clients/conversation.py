@@ -20,7 +20,7 @@ from secformer_jax.models.decoders.tokens import ChatTokens
 
 
 class ClusterConversation:
-    """One; to be entered with `async with`, at whose end the servers forget it.
+    """One; `end` has the servers forget it, and so does the end of an `async with`.
 
     Args:
         client: who asks.
@@ -35,9 +35,16 @@ class ClusterConversation:
         return self
 
     async def __aexit__(self, *exception) -> None:
-        # Servers that are gone have forgotten it, too.
+        await self.end()
+
+    async def end(self) -> None:
+        """Have the servers forget it; those that are gone have."""
         with contextlib.suppress(UserError):
             await self._client.end(self._name)
+
+    def fits(self, prompt: int, most: int) -> bool:
+        """Whether there is room for a prompt of so many tokens and an answer of so many; its last one is not read."""
+        return self._start + padded_prompt(prompt) + most - 1 <= self._served.capacity
 
     async def extend(self, tokens: Sequence[int], padded: int | None = None) -> tuple[np.ndarray, Answer]:
         """Logits (vocab_size,) after the last of these tokens, and what the pass cost.

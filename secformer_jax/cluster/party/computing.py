@@ -71,7 +71,7 @@ class Computing:
         shape, party = RequestShape.read(message).size, self._party
         if shape not in self._set_up:
             compiled = self._programs.get(shape)
-            party.agree(compiled.digest)
+            party.agree(compiled.program, compiled.digest)
             party.run(compiled.program, SETUP)
             self._set_up[shape] = compiled
         needs_material = any(name.startswith("material") for name in self._set_up[shape].specs)

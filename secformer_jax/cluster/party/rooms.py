@@ -11,8 +11,8 @@ from secformer_jax.cluster.party.arrival import BusyError
 from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.errors import UserError
 
-CLIENT_CONVERSATIONS, CONVERSATIONS = 4, 16
-"""At a time: of one client, and of all. Each has a cache in every server's memory."""
+CLIENT_CONVERSATIONS, CONVERSATIONS = 6, 16
+"""At a time: of one client, and of all, with those that are over and not forgotten yet. Each has a cache in memory."""
 IDLE_SECONDS = 600.0
 
 

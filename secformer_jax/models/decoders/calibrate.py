@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from importlib import resources
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +15,16 @@ from secformer_jax.functions.calibration import Calibration, Range
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
 from secformer_jax.models.decoders.model import Kept
-from secformer_jax.models.decoders.plaintext import PlaintextDecoder
+from secformer_jax.models.decoders.plaintext import PlaintextDecoder, PlaintextDecoders
 from secformer_jax.models.decoders.tokens import ChatTokens
 
 FAMILY = "decoder"
 """Of functions: a decoder's own."""
 
 Progress = Callable[[int, int], None]
+
+SIDE_BY_SIDE = 16
+"""Conversations that are read at the same time: what their caches take bounds it."""
 
 OUTPUTS = ("query", "key", "value", "activation", "up", "product")
 
@@ -46,38 +50,54 @@ def conversations(
         tokens: of its folder.
         chats: the questions of each.
         most: tokens of an answer.
-        progress: told how many conversations there are.
+        progress: told how many conversations are whole, and of how many.
     """
     longest = max(sum(len(tokens.next_prompt(question)) + most for question in questions) for questions in chats)
     room = min(len(tokens.prefix) + longest, model.config.max_position_embeddings)
-    found = []
-    for i, questions in enumerate(chats):
-        decoder, text, unread = PlaintextDecoder(model, room), list[int](), list[int]()
-        if tokens.prefix:
-            decoder.extend(np.asarray(tokens.prefix))
-        for question in questions:
-            unread += tokens.next_prompt(question) if text else tokens.prompt([question])
-            answer = _likeliest(decoder, unread, most, model.config.eos_token_ids)
-            text += [*unread, *answer]
-            # What ends an answer stands in the next prompt, too; the model has not read its own last token.
-            unread = [token for token in answer[-1:] if token not in model.config.eos_token_ids]
-            text = text[: len(text) - len(answer[-1:])]
-        found.append([*text, *unread])
-        progress(i + 1, len(chats))
-    return found
+    count, found = min(len(chats), SIDE_BY_SIDE), dict[int, list[int]]()
+    for start in range(0, len(chats), count):
+        group = [
+            _conversation(tokens, questions, most, model.config.eos_token_ids)
+            for questions in chats[start : start + count]
+        ]
+        decoders = PlaintextDecoders(model, room, tokens.prefix, count)
+        for i, ids in _read_together(decoders, group):
+            found[start + i] = ids
+            progress(len(found), len(chats))
+    return [found[i] for i in range(len(chats))]
 
 
-def _likeliest(decoder: PlaintextDecoder, prompt: Sequence[int], most: int, last: Sequence[int]) -> list[int]:
-    """An answer, with the token that ends it; all but its last token are read."""
-    answer: list[int] = []
-    # One token at a time, and so compiled once.
-    for token in prompt:
-        logits = decoder.extend(np.asarray([token]))[0][-1]
-    while True:
-        answer.append(int(np.argmax(logits)))
-        if len(answer) == most or answer[-1] in last:
-            return answer
-        logits = decoder.extend(np.asarray(answer[-1:]))[0][-1]
+Reading = Generator[int, Any, list[int]]
+"""Yields the next token to read, is sent the logits after it, and returns what was read and is still to read."""
+
+
+def _conversation(tokens: ChatTokens, questions: Sequence[str], most: int, last: Sequence[int]) -> Reading:
+    ids, unread = list[int](), list[int]()
+    for question in questions:
+        unread += tokens.next_prompt(question) if ids else tokens.prompt([question])
+        for _ in range(most):
+            for token in unread:
+                logits = yield token
+            ids += unread
+            unread = [int(np.argmax(logits))]
+            if unread[0] in last:
+                # It stands in the next prompt, too.
+                unread.clear()
+                break
+    return [*ids, *unread]
+
+
+def _read_together(decoders: PlaintextDecoders, readings: Sequence[Reading]) -> Iterator[tuple[int, list[int]]]:
+    """Which one has ended, and what it returns, as they end."""
+    said: dict[int, Any] = dict.fromkeys(range(len(readings)))
+    while said:
+        wanted = {}
+        for i, logits in said.items():
+            try:
+                wanted[i] = readings[i].send(logits)
+            except StopIteration as end:
+                yield i, end.value
+        said = dict(zip(wanted, decoders.extend(wanted)[list(wanted)], strict=True)) if wanted else {}
 
 
 def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[Sequence[int]]) -> Calibration:

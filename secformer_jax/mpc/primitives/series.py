@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.struct
@@ -23,15 +22,10 @@ from secformer_jax.mpc.material import Array, Leaf, Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, Masked
 from secformer_jax.mpc.runtime.pieces import cut_pieces, joined
 from secformer_jax.mpc.runtime.shares import RING_BITS, expand_packed, packed_bytes, pieces
+from secformer_jax.mpc.runtime.waves import Waves, integers, rotated, waves
 
 _DEALT_TOGETHER = 1 << 14
 """Values whose masks the dealer computes at a time: they fit a core's cache."""
-
-_UNROLLED = 32
-"""So many harmonics are computed one from the other; of more, each on its own."""
-
-_ROUND = 1.5 * 2.0**52
-"""Added to a number below 2^51 it leaves the nearest integer in the low bits."""
 
 
 class HarmonicMasks(flax.struct.PyTreeNode):
@@ -152,9 +146,8 @@ class OpenedSeries(Material):
     def finish(self, opening: jax.Array) -> Fixed:
         """The series at x, from the opened value; no message, untruncated."""
         turn = opening.astype(jnp.float64) * 2.0 ** (1 - self.modulus_bits)
-        few = len(self.series.harmonics) <= _UNROLLED
-        waves = (_one_from_the_other if few else _each_on_its_own)(turn, self.series.harmonics)
-        total = functools.reduce(jnp.add, [self._sum(part, *waves) for part in self.parts])
+        found = waves(turn, self.series.harmonics)
+        total = functools.reduce(jnp.add, [self._sum(part, *found) for part in self.parts])
         bits = self.mask_bits + self.public_bits
         return Fixed(total + round(self.series.constant * 2**bits), bits, self.width)
 
@@ -164,40 +157,14 @@ class OpenedSeries(Material):
         scale = 2.0 ** (self.public_bits - part.dropped)
         if isinstance(cosines, list):
             both = zip(cosines[own], sines[own], strict=True)
-            integers = [(_integer(cosine * scale), _integer(sine * scale)) for cosine, sine in both]
-            terms = [c * part.with_cos[k] + s * part.with_sin[k] for k, (c, s) in enumerate(integers)]
+            factors = [(integers(cosine * scale), integers(sine * scale)) for cosine, sine in both]
+            terms = [c * part.with_cos[k] + s * part.with_sin[k] for k, (c, s) in enumerate(factors)]
             total = functools.reduce(jnp.add, terms)
         else:
             assert not isinstance(sines, list)
-            total = _integer(cosines[own] * scale) * part.with_cos + _integer(sines[own] * scale) * part.with_sin
+            total = integers(cosines[own] * scale) * part.with_cos + integers(sines[own] * scale) * part.with_sin
             total = jnp.sum(total, axis=0)
         return total << part.dropped
-
-
-Waves = list[jax.Array] | jax.Array
-"""Of every harmonic: a list, or one array with the harmonics first."""
-
-
-def _each_on_its_own(turn: jax.Array, harmonics: Sequence[int]) -> tuple[Waves, Waves]:
-    """Cosines and sines of each harmonic of an angle, in half turns."""
-    harmonic = jnp.asarray(harmonics, jnp.float64).reshape(-1, *[1] * turn.ndim)
-    angle = math.pi * ((harmonic * turn + 1) % 2 - 1)
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def _one_from_the_other(turn: jax.Array, harmonics: Sequence[int]) -> tuple[Waves, Waves]:
-    """The same by e^(i (h + step) angle) = e^(i h angle) e^(i step angle)."""
-    square = turn * turn
-    first = _polynomial(square, _cosine_coefficients()), turn * _polynomial(square, _sine_coefficients())
-    powers, last = {1: first}, 0
-    found: list[tuple[jax.Array, jax.Array]] = []
-    for harmonic in harmonics:
-        step = harmonic - last
-        for n in range(2, step + 1):
-            powers.setdefault(n, _rotated(powers[n - 1], first))
-        found.append(_rotated(found[-1], powers[step]) if found else powers[step])
-        last = harmonic
-    return [cosine for cosine, _ in found], [sine for _, sine in found]
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "bits"))
@@ -219,46 +186,11 @@ def _dealt_series(turns: jax.Array, factors: jax.Array, taken: list, *, steps: t
     def following(wave: tuple[jax.Array, jax.Array], harmonic: tuple) -> tuple[tuple, list]:
         kind, (a, b), drawn = harmonic
         cosines, sines = zip(*rotations, strict=True)
-        cosine, sine = wave = _rotated(wave, (lax.select_n(kind, *cosines), lax.select_n(kind, *sines)))
-        masks = _integer(a * cosine + b * sine), _integer(b * cosine - a * sine)
+        cosine, sine = wave = rotated(wave, (lax.select_n(kind, *cosines), lax.select_n(kind, *sines)))
+        masks = integers(a * cosine + b * sine), integers(b * cosine - a * sine)
         rests = (functools.reduce(jnp.subtract, map(joined, own), mask) for mask, own in zip(masks, drawn, strict=True))
         return wave, [tuple(cut_pieces(rest, bits)) for rest in rests]
 
     start = jnp.ones_like(turns), jnp.zeros_like(turns)
     chosen = jnp.asarray([kinds.index(step) for step in steps], jnp.int32)
     return lax.scan(following, start, (chosen, (factors[:, 0], factors[:, 1]), taken))[1]
-
-
-def _rotated(x: tuple[jax.Array, jax.Array], y: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The product of two complex numbers."""
-    return x[0] * y[0] - x[1] * y[1], x[0] * y[1] + x[1] * y[0]
-
-
-def _integer(x: jax.Array) -> jax.Array:
-    """The nearest integers to numbers below 2^51: one addition, where a conversion is many operations."""
-    return lax.bitcast_convert_type(x + _ROUND, jnp.int64) - int(np.float64(_ROUND).view(np.int64))
-
-
-def _polynomial(x: jax.Array, coefficients: tuple[float, ...]) -> jax.Array:
-    total = jnp.full_like(x, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
-        total = total * x + coefficient
-    return total
-
-
-@functools.cache
-def _sine_coefficients() -> tuple[float, ...]:
-    """sin(pi z) / z in z^2."""
-    return _even_fit(lambda z: math.pi * np.sinc(z), 10)
-
-
-@functools.cache
-def _cosine_coefficients() -> tuple[float, ...]:
-    """cos(pi z) in z^2."""
-    return _even_fit(lambda z: np.cos(math.pi * z), 10)
-
-
-def _even_fit(function, terms: int) -> tuple[float, ...]:
-    """Coefficients in z^2, z in [-1, 1], of a polynomial through the function at Chebyshev's nodes."""
-    nodes = (np.cos(math.pi * (np.arange(terms) + 0.5) / terms) + 1) / 2
-    return tuple(np.linalg.solve(np.vander(nodes, terms, increasing=True), function(np.sqrt(nodes))).tolist())

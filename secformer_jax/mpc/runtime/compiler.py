@@ -25,6 +25,7 @@ from secformer_jax.functions import cache_folder
 from secformer_jax.mpc.int64 import enable_x64
 from secformer_jax.mpc.runtime.config import MpcConfig
 from secformer_jax.mpc.runtime.equations import Kind, factors_of_dots, kinds_of, live, phases_of, read
+from secformer_jax.mpc.runtime.kernel import Kernels, nested_constants
 from secformer_jax.mpc.runtime.local import LocalFunction
 from secformer_jax.mpc.runtime.program import (
     SETUP,
@@ -99,6 +100,7 @@ class _Splitter:
         self._kept = {i.name for i in inputs if i.phase == SETUP}
         self._compiled: dict[Any, bytes] = {}
         self._local: dict[Any, LocalFunction] = {}
+        self._kernels = Kernels()
 
     def program(self, output_tree, states: int) -> Program:
         """All of it; the last results of the function, so many, are the request's state."""
@@ -175,13 +177,14 @@ class _Splitter:
         constvars = [v for v in read(eqns) if v in self._consts]
         consts = [np.asarray(self._consts[v]) for v in constvars]
         jaxpr = core.Jaxpr(constvars, invars, outvars, eqns)
-        return core.ClosedJaxpr(jaxpr, consts), (str(jaxpr), tuple(c.tobytes() for c in consts))
+        values = *(c.tobytes() for c in consts), *nested_constants(eqns)
+        return core.ClosedJaxpr(jaxpr, consts), (str(jaxpr), values)
 
     def _local_stage(self, eqns, invars, outvars) -> Make:
         closed, key = self._closed(eqns, invars, outvars)
         secret = tuple(self._secret[v] for v in invars)
         if (key, secret) not in self._local:
-            self._local[key, secret] = LocalFunction(closed, secret)
+            self._local[key, secret] = LocalFunction(closed, secret, self._kernels)
         function = self._local[key, secret]
         code = repr((key, secret)).encode()
         return functools.partial(LocalStage, code=code, function=function, secret=secret)
@@ -206,8 +209,8 @@ class _Splitter:
         keep = [self._names[v] in self._cached for v in invars]
         key = (text, consts, tuple(visibility), tuple(keep))
         if key not in self._compiled:
-            whole = _printed_whole(closed.jaxpr, text)
-            name = _code_name(key, sorted(self._config.compiler.items())) if whole else None
+            # A function that is printed as its address may be another one there the next time.
+            name = None if " at 0x" in text else _code_name(key, sorted(self._config.compiler.items()))
             code = cache_folder.read(name) if name else None
             if code is None:
                 code = self._spu_code(closed, visibility, keep)
@@ -242,12 +245,6 @@ class _Splitter:
 def _code_name(*parts: object) -> str:
     """What SPU's code for these parts is kept under: it takes a third of a second to make, and holds no secret."""
     return cache_folder.key(spu.__version__, jax.__version__, *parts)
-
-
-def _printed_whole(jaxpr, text: str) -> bool:
-    """Whether the printed form says all: no constant inside a nested function, and no function by its address."""
-    inner = [p for eqn in jaxpr.eqns for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)]
-    return " at 0x" not in text and all(not p.consts and _printed_whole(p.jaxpr, "") for p in inner)
 
 
 def _output_secrecy(code: str, count: int) -> list[bool]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.extend import core
 
-from secformer_jax.mpc.runtime.local import is_linear, secret_outputs
+from secformer_jax.mpc.runtime.linear import is_linear, secret_outputs
 from secformer_jax.mpc.runtime.operations import opening_p, product_p
 from secformer_jax.mpc.runtime.program import OFFLINE, ONLINE
 

@@ -25,6 +25,7 @@ from secformer_jax.mpc.runtime.profile import Cost, LogReader, Profile, parse
 from secformer_jax.mpc.runtime.program import LocalStage, OpeningStage, ProductStage, Program, Stage, Step
 from secformer_jax.mpc.runtime.shares import HELD, RING_BITS, InputSpec, Share, pieces
 from secformer_jax.mpc.runtime.values import from_spu, to_spu
+from secformer_jax.mpc.runtime.waves import last_bits
 
 
 @dataclass
@@ -147,16 +148,20 @@ class Party:
         self._own.add_own("input", "check", cost)
         return found
 
-    def agree(self, digest: str) -> None:
-        """Compare a program's digest with the other parties'.
+    def agree(self, program: Program, digest: str) -> None:
+        """Compare a program with the other parties', and how they compute what is public in it.
 
         Raises:
-            RuntimeError: a party has another one.
+            RuntimeError: a party has another one, or gets other last bits.
         """
-        others = self.others(digest)
+        self._agree(digest, "compiled another program: install the same versions everywhere")
+        if any(isinstance(stage, OpeningStage) for stage in program.stages):
+            self._agree(last_bits(), "gets other last bits of a cosine: run all servers on one kind of processor")
+
+    def _agree(self, text: str, otherwise: str) -> None:
+        others = self.others(text)
         if others:
-            ranks = ", ".join(map(str, others))
-            raise RuntimeError(f"rank {ranks} compiled another program: install the same versions everywhere")
+            raise RuntimeError(f"rank {', '.join(map(str, others))} {otherwise}")
 
     def others(self, text: str) -> list[int]:
         """The ranks of those who say another text."""

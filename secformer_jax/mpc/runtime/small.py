@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.extend import core
+from jax.lax import RoundingMethod
 
 from secformer_jax.mpc.runtime.shares import RING_BITS
 
@@ -49,6 +50,11 @@ def _rounded(x: np.ndarray, bits: int, count: int) -> np.ndarray:
     return _logical_shift((x + (1 << (count - 1))) << (RING_BITS - bits), np.int64(RING_BITS - bits + count))
 
 
+def _to_nearest_even(x: np.ndarray, rounding_method: RoundingMethod) -> np.ndarray:
+    assert rounding_method is RoundingMethod.TO_NEAREST_EVEN
+    return np.rint(x)
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
@@ -59,8 +65,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "shift_left": np.left_shift,
     "shift_right_arithmetic": np.right_shift,
     "shift_right_logical": _logical_shift,
-    "cos": np.cos,
-    "sin": np.sin,
+    "round": _to_nearest_even,
     "dropped": _rounded,
     "broadcast_in_dim": _broadcast,
     "slice": _slice,
