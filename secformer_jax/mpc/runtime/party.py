@@ -154,7 +154,7 @@ class Party:
         Raises:
             RuntimeError: a party has another one, or gets other last bits.
         """
-        self._agree(digest, "compiled another program: install the same versions everywhere")
+        self._agree(digest, "compiled another program: install the same versions, and use equal machines")
         if any(isinstance(stage, OpeningStage) for stage in program.stages):
             self._agree(last_bits(), "gets other last bits of a cosine: run all servers on one kind of processor")
 
