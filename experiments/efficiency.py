@@ -109,7 +109,7 @@ SIDES: dict[str, Approximations] = {
     "secformer": presets.preset("secformer"),
     "spu": presets.preset("spu"),
 }
-FEWER_LAYERS = {("large-512", side): 8 for side in SIDES}
+FEWER_LAYERS = {("large-512", side): 2 for side in SIDES}
 """By case and side: of a model that does not fit 24 GB with all of them."""
 
 
