@@ -24,6 +24,7 @@ import typer
 from secformer_jax.cluster.decoder_deployment import DecoderDeployment
 from secformer_jax.cluster.party.programs import Programs
 from secformer_jax.cluster.request_shape import RequestShape
+from secformer_jax.cluster.requirements import fitted
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration, Range
 from secformer_jax.inference.serving import function, serving_for, variables
@@ -111,8 +112,8 @@ def decoder_program(name: str, new: int) -> Program:
         places[f"layer.{i}.softmax"] = {"centred_score": Range(-6.0, 5.0)}
     found = Calibration("", FAMILY, 1, ROOM, places)
     widths = table_width(config, found), logits_width(found)
-    published = DecoderDeployment(config, found, ChatFormat("", "", "", ""), PREFIX, ROOM, *widths, NAME)
-    programs = Programs(mpc_config.load("2pc_semi2k_dealer"), published)
+    described = DecoderDeployment(config, found, {}, ChatFormat("", "", "", ""), PREFIX, ROOM, *widths, NAME)
+    programs = Programs(mpc_config.load("2pc_semi2k_dealer"), fitted(described))
     return programs.get(RequestShape(1, new, NAME, 0, new)).program
 
 

@@ -44,7 +44,7 @@ def ratio(entries: dict[str, Entry], quantity: str, side: str = "fast", column: 
 
 
 def required(name: str, entries: dict[str, Entry], base: float = 15) -> Iterator[Check]:
-    """The lines that a case has to meet; `base` is how many times fewer bytes fast has for BERT-base, 128 tokens."""
+    """The lines that a case has to meet; `base` is `efficiency.base_ratio`'s."""
     if not {"fast", "puma"} <= set(entries):
         return
     # Sides of fewer layers are not compared.

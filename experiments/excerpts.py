@@ -32,7 +32,7 @@ def peaks() -> list[str]:
     for name in efficiency.WHOLE_MODELS:
         found = [cells.get(efficiency.fitting(name, side).key(side)) for side in sides]
         if any(found):
-            case = efficiency.CASES[name]
+            case = efficiency.fitting(name, sides[0])
             figures = ["" if e is None else f"{e['peak_memory_bytes'] / 1e9:.1f}" for e in found]
             rows.append([f"{case.shape}, {case.layers} layers, {case.length} tokens", *figures])
     return markdown_rows(("GB at the peak", *sides), rows)

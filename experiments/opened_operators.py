@@ -13,7 +13,8 @@ from flax import linen as nn
 
 from secformer_jax.cli.commands.compare import DEFAULT_PAIR
 from secformer_jax.functions import presets
-from secformer_jax.functions.series import Series, fit_reciprocal, fit_rsqrt
+from secformer_jax.functions.fitting import fit_reciprocal, fit_rsqrt
+from secformer_jax.functions.series import Series
 from secformer_jax.functions.softmax import softmax_puma
 from secformer_jax.models import checkpoint
 from secformer_jax.models.calibrate import calibrate_model, calibration_sentences

@@ -7,12 +7,13 @@ stands behind. Of the weights there is nothing in it but the calibrated ranges, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from secformer_jax.cluster.deployment import described_name, read_calibration
+from secformer_jax.cluster.deployment import described_name
 from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
@@ -23,7 +24,7 @@ from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.tokens import ChatFormat
 from secformer_jax.mpc.runtime.shares import RING_BITS
 
-KIND, FORMAT = "decoder", 1
+KIND, FORMAT = "decoder", 2
 MOST_PREFIX = 1024
 GENERATION = "generation"
 """What such a model answers with, beside the heads of encoders."""
@@ -37,6 +38,7 @@ class DecoderDeployment:
     Attributes:
         config: its architecture.
         calibration: ranges of its values behind the prefix; without the model's fingerprint.
+        series: on these ranges, by name, as JSON values; see `fits`.
         chat: how a conversation becomes one text.
         prefix: ids of the tokens that come before every text.
         capacity: the most tokens of a conversation, with the padding of its prompts.
@@ -47,6 +49,7 @@ class DecoderDeployment:
 
     config: DecoderArchitecture
     calibration: Calibration
+    series: Mapping[str, Any]
     chat: ChatFormat
     prefix: tuple[int, ...]
     capacity: int
@@ -68,7 +71,8 @@ class DecoderDeployment:
             "kind": KIND,
             "format": FORMAT,
             "config": self.config.to_json(),
-            "calibration": dataclasses.asdict(self.calibration),
+            "calibration": self.calibration.to_json(),
+            "series": dict(self.series),
             "chat": dataclasses.asdict(self.chat),
             "prefix": list(self.prefix),
             "capacity": self.capacity,
@@ -86,7 +90,8 @@ class DecoderDeployment:
         """
         try:
             if values["format"] != FORMAT:
-                raise UserError(f"a description of format {values['format']}, and {FORMAT} was expected")
+                found = values["format"]
+                raise UserError(f"a description of format {found}, not {FORMAT}: publish again with this version")
             config, prefix = DecoderArchitecture.from_json(values["config"]), tuple(values["prefix"])
             capacity, nonce = values["capacity"], values["nonce"]
             bits = values["input_bits"], values["logits_bits"]
@@ -98,11 +103,14 @@ class DecoderDeployment:
                 raise UserError(f"a description with room for {capacity} tokens, and the model has not the positions")
             if not isinstance(nonce, str) or len(nonce) != 32:
                 raise UserError("a description without a nonce of 32 characters")
-            ranges, chat = read_calibration(values["calibration"]), ChatFormat(**values["chat"])
+            series = values["series"]
+            if not isinstance(series, dict):
+                raise UserError("a description whose series have no names")
+            ranges, chat = Calibration.from_json(values["calibration"]), ChatFormat(**values["chat"])
             if not all(isinstance(piece, str) for piece in dataclasses.astuple(chat)):
                 raise UserError("a description whose chat format is no text")
-            return cls(config, ranges, chat, prefix, capacity, *bits, nonce)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return cls(config, ranges, series, chat, prefix, capacity, *bits, nonce)
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"no description of a model that this version understands ({error!r})") from None
@@ -112,7 +120,7 @@ class DecoderDeployment:
         """Of the ring that answers are in."""
         return self.logits_bits
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """See `described_name`."""
         return described_name(self.to_json())

@@ -1,13 +1,14 @@
 """What a model owner makes known about a model: every server compiles its program from it for itself.
 
-It is data, not code: the architecture, the names of the functions, the calibration constants. No weight is in it, and
-nothing that follows from the weights but the calibrated ranges, rounded. A client reads it without JAX; what computes
-is checked by `requirements.checked`.
+It is data, not code: the architecture, the names of the functions, the calibrated ranges and the series on them. No
+weight is in it, and nothing that follows from the weights but these ranges, rounded. A client reads it without JAX;
+what computes is checked by `requirements.checked`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import secrets
@@ -18,7 +19,7 @@ from typing import Any, ClassVar
 from secformer_jax.cluster.options import MAX_ROWS
 from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.errors import UserError
-from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.inference.inputs import EMBEDDINGS, Inputs, inputs_for
 from secformer_jax.inference.reveal import Reveal
 from secformer_jax.models.architecture import Architecture
@@ -26,7 +27,7 @@ from secformer_jax.models.heads import HEADS
 from secformer_jax.models.text import PADDED_LENGTHS
 from secformer_jax.mpc.runtime.shares import RING_BITS
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Deployment:
         functions: the names of the variants: "gelu", "softmax", "layer_norm".
         openings: whether the model is computed by masked openings, see `presets.Approximations`.
         calibration: ranges of the model's values, where the functions need them; without the model's fingerprint.
+        series: on these ranges, by name, as JSON values; see `fits`.
         embedding: one of `inputs.EMBEDDINGS`.
         input_bits: of the ring that a client's words are shared in, where openings compute; else None.
         keep_weights: keep the openings of the weights between requests.
@@ -51,6 +53,7 @@ class Deployment:
     functions: Mapping[str, str]
     openings: bool
     calibration: Calibration | None
+    series: Mapping[str, Any]
     embedding: str
     input_bits: int | None
     keep_weights: bool
@@ -74,7 +77,8 @@ class Deployment:
             "head": self.head,
             "functions": dict(self.functions),
             "openings": self.openings,
-            "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
+            "series": dict(self.series),
             "embedding": self.embedding,
             "input_bits": self.input_bits,
             "keep_weights": self.keep_weights,
@@ -91,7 +95,8 @@ class Deployment:
         """
         try:
             if values["format"] != FORMAT:
-                raise UserError(f"a description of format {values['format']}, and {FORMAT} was expected")
+                found = values["format"]
+                raise UserError(f"a description of format {found}, not {FORMAT}: publish again with this version")
             head, keep, nonce = values["head"], values["keep_weights"], values["nonce"]
             openings, embedding, bits = values["openings"], values["embedding"], values["input_bits"]
             if head not in HEADS or type(keep) is not bool or type(openings) is not bool:
@@ -101,16 +106,19 @@ class Deployment:
                 raise UserError(f"a description with embedding {embedding!r}, input_bits {bits!r}")
             if not isinstance(nonce, str) or len(nonce) != 32:
                 raise UserError("a description without a nonce of 32 characters")
-            ranges = None if values["calibration"] is None else read_calibration(values["calibration"])
+            series = values["series"]
+            if not isinstance(series, dict):
+                raise UserError("a description whose series have no names")
+            ranges = None if values["calibration"] is None else Calibration.from_json(values["calibration"])
             config, functions = Architecture.from_json(values["config"]), dict(values["functions"])
             reveal = Reveal.from_json(values["reveal"], head)
-            return cls(config, head, functions, openings, ranges, embedding, bits, keep, reveal, nonce)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return cls(config, head, functions, openings, ranges, series, embedding, bits, keep, reveal, nonce)
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"no description of a model that this version understands ({error!r})") from None
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """See `described_name`."""
         return described_name(self.to_json())
@@ -165,12 +173,3 @@ class Deployment:
 def described_name(description: Mapping[str, Any]) -> str:
     """SHA-256 of a description, short: what a publication is called on every wire."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def read_calibration(values: Mapping[str, Any]) -> Calibration:
-    """Ranges from JSON values; a KeyError, TypeError or ValueError where they are none."""
-    places = {
-        str(place): {str(name): Range(float(ends["low"]), float(ends["high"])) for name, ends in ranges.items()}
-        for place, ranges in values["places"].items()
-    }
-    return Calibration("", str(values["family"]), int(values["sentences"]), int(values["max_length"]), places)

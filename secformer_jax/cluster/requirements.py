@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,10 +20,12 @@ from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.functions.calibration import Calibration
+from secformer_jax.functions.fits import Fits, OwnFits, PublishedFits
 from secformer_jax.functions.presets import Approximations
+from secformer_jax.functions.series import Series
 from secformer_jax.inference.decoders.serving import DecoderServing
 from secformer_jax.inference.decoders.weights import prepared
-from secformer_jax.inference.opened import word_bits
+from secformer_jax.inference.opened import FRACTION_BITS, word_bits
 from secformer_jax.inference.reveal import EVERYTHING, Reveal
 from secformer_jax.inference.serving import Serving, function, serving_for, variables
 from secformer_jax.models.checkpoint import Checkpoint
@@ -37,6 +40,8 @@ from secformer_jax.models.transformer import part_of as part_of
 from secformer_jax.mpc.runtime.shares import InputSpec
 from secformer_jax.openings.decoder.plan import logits_width, table_width
 
+MOST_LAYERS = 512
+P = TypeVar("P", bound=Published)
 WEIGHTS, OPENED, DEALER = "weights", "opened", "dealer"
 """Collections of the opened model: its weights, the weights less their masks, and the material of one request."""
 
@@ -65,28 +70,76 @@ def describe(
     ranges = None if calibration is None else calibration.published()
     bits = word_bits(model.config, ranges) if openings else None
     nonce = secrets.token_hex(16)
-    return Deployment(model.config, head, names, openings, ranges, embedding, bits, keep_weights, reveal, nonce)
+    return fitted(
+        Deployment(model.config, head, names, openings, ranges, {}, embedding, bits, keep_weights, reveal, nonce)
+    )
 
 
-def checked(deployment: Published) -> Published:
+def checked(deployment: P) -> P:
     """A description that somebody else sends, whose model can be computed as it says.
 
     Raises:
         UserError: it can't.
     """
+    _check(deployment)
+    try:
+        _plans(deployment, _published_fits(deployment))
+    except (ArithmeticError, ValueError) as error:
+        raise UserError(f"a description whose ranges and series make no program ({error!r})") from None
+    return deployment
+
+
+def _check(deployment: Published) -> None:
+    if deployment.config.num_hidden_layers > MOST_LAYERS:
+        raise UserError(f"{deployment.config.num_hidden_layers} layers, and {MOST_LAYERS} are the most that is served")
     if isinstance(deployment, DecoderDeployment):
         decoder_family(deployment.config.model_type)
         found = deployment.input_bits, deployment.logits_bits
         if found != rings_of(deployment.config, deployment.calibration):
             raise UserError(f"a description with rings of {found} bits, which its ranges don't give")
-        return deployment
+        return
     family_of(deployment.config.model_type)
     functions, ranges = approximations(deployment), deployment.calibration
     if ranges is not None:
         ranges.check(presets.family(functions), 0)
     if deployment.openings and deployment.input_bits != word_bits(deployment.config, ranges):
         raise UserError(f"a description with input_bits {deployment.input_bits}, which its ranges don't give")
-    return deployment
+
+
+def fitted(deployment: P) -> P:
+    """With the series that its programs have, as they are fitted here.
+
+    Raises:
+        UserError: ranges that are too wide.
+    """
+    fits = OwnFits()
+    _plans(deployment, fits)
+    made = {name: series.to_json() for name, series in fits.made.items()}
+    return checked(dataclasses.replace(deployment, series=made))
+
+
+def _published_fits(deployment: Published) -> PublishedFits:
+    """What its owner fitted.
+
+    Raises:
+        UserError: no series.
+    """
+    try:
+        return PublishedFits({name: Series.from_json(values) for name, values in deployment.series.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"a description with a series that is none ({error!r})") from None
+
+
+def _plans(deployment: Published, fits: Fits) -> None:
+    """Choose all constants of its programs."""
+    served = _serving(deployment, FRACTION_BITS, fits)
+    if isinstance(served, DecoderServing):
+        return  # It has chosen them.
+    for length in deployment.lengths():
+        try:
+            served.model(length)
+        except UserError as error:
+            raise UserError(f"texts padded to {length} tokens: {error}") from None
 
 
 def rings_of(config: DecoderArchitecture, ranges: Calibration) -> tuple[int, int]:
@@ -105,7 +158,7 @@ def describe_decoder(
     checked_room(model.config, len(tokens.prefix) + capacity)
     ranges = calibration.published()
     rings, nonce = rings_of(model.config, ranges), secrets.token_hex(16)
-    return DecoderDeployment(model.config, ranges, tokens.format, tokens.prefix, capacity, *rings, nonce)
+    return fitted(DecoderDeployment(model.config, ranges, {}, tokens.format, tokens.prefix, capacity, *rings, nonce))
 
 
 def approximations(deployment: Deployment) -> Approximations:
@@ -114,10 +167,15 @@ def approximations(deployment: Deployment) -> Approximations:
 
 
 def serving(deployment: Published, fraction_bits: int) -> Serving | DecoderServing:
-    """How the model is computed; there are no weights in it."""
+    """How the model is computed, with its owner's series; there are no weights in it."""
+    return _serving(deployment, fraction_bits, _published_fits(deployment))
+
+
+def _serving(deployment: Published, fraction_bits: int, fits: Fits) -> Serving | DecoderServing:
     if isinstance(deployment, DecoderDeployment):
-        return DecoderServing(deployment.config, deployment.calibration, len(deployment.prefix), deployment.capacity)
-    return _encoder(deployment, fraction_bits, _without_weights(deployment))
+        ranges = dataclasses.replace(deployment.calibration, fits=fits)
+        return DecoderServing(deployment.config, ranges, len(deployment.prefix), deployment.capacity)
+    return _encoder(deployment, fraction_bits, _without_weights(deployment), fits)
 
 
 def unmasked_weights(
@@ -128,11 +186,13 @@ def unmasked_weights(
         assert isinstance(model, DecoderCheckpoint)
         return (((OPENED, *name.split("/")), weight) for name, weight in prepared(model, deployment.prefix))
     assert isinstance(model, Checkpoint)
-    return _encoder(deployment, fraction_bits, model).unmasked_weights()
+    return _encoder(deployment, fraction_bits, model, _published_fits(deployment)).unmasked_weights()
 
 
-def _encoder(deployment: Deployment, fraction_bits: int, model: Checkpoint) -> Serving:
+def _encoder(deployment: Deployment, fraction_bits: int, model: Checkpoint, fits: Fits) -> Serving:
     ranges, embedding = deployment.calibration, deployment.embedding
+    if ranges is not None:
+        ranges = dataclasses.replace(ranges, fits=fits)
     return serving_for(model, approximations(deployment), ranges, fraction_bits, embedding, deployment.head)
 
 

@@ -13,8 +13,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from secformer_jax.errors import UserError
+from secformer_jax.functions.fits import Fits, fit_here
 
 FILE_NAME = "calibration.json"
 FORMAT = 3
@@ -69,6 +71,8 @@ class Calibration:
     over them); layer_norm "variance". A row sum of 2Quad with n real keys is n times a two_quad_mean, so ranges for any
     length follow. They hold for the family of functions that they were measured with (`presets.family`): the ranges of
     exact functions say nothing about a model under 2Quad.
+
+    `fits` gives the series on these ranges.
     """
 
     fingerprint: str
@@ -76,6 +80,7 @@ class Calibration:
     sentences: int = 0
     max_length: int = 0
     places: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
+    fits: Fits = field(default=fit_here, compare=False, repr=False)
 
     def range(self, place: str, quantity: str) -> Range:
         """One range; a UserError names what is missing."""
@@ -85,6 +90,25 @@ class Calibration:
             raise UserError(
                 f"calibration has no range of {quantity} at {place}: run `secformer calibrate --model DIR` again"
             ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, without the fingerprint."""
+        places = {
+            place: {quantity: asdict(found) for quantity, found in ranges.items()}
+            for place, ranges in self.places.items()
+        }
+        return {"family": self.family, "sentences": self.sentences, "max_length": self.max_length, "places": places}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], fingerprint: str = "") -> "Calibration":
+        """The inverse of `to_json`; a KeyError, TypeError or ValueError where the values are none."""
+        places = {
+            str(place): {
+                str(quantity): Range(float(ends["low"]), float(ends["high"])) for quantity, ends in ranges.items()
+            }
+            for place, ranges in values["places"].items()
+        }
+        return cls(fingerprint, str(values["family"]), int(values["sentences"]), int(values["max_length"]), places)
 
     def published(self) -> "Calibration":
         """What others than the owner see: rounded outward, and without the fingerprint, a hash of the weights."""
@@ -121,8 +145,8 @@ def save(calibrations: Iterable[Calibration], path: str | os.PathLike[str]) -> P
         by_family = load_all(path, fingerprint=min(fingerprints)) | by_family
     families = {}
     for name, each in sorted(by_family.items()):
-        families[name] = asdict(each)
-        del families[name]["fingerprint"], families[name]["family"]
+        families[name] = each.to_json()
+        del families[name]["family"]
     text = json.dumps({"format": FORMAT, "fingerprint": min(fingerprints), "families": families}, indent=1)
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -153,9 +177,7 @@ def load_all(path: str | os.PathLike[str], *, fingerprint: str | None = None) ->
             raise ValueError(f"format {stored['format']}, expected {FORMAT}")
         found = str(stored["fingerprint"])
         calibrations = {
-            str(family): Calibration(
-                found, str(family), int(values["sentences"]), int(values["max_length"]), _places(values["places"])
-            )
+            str(family): Calibration.from_json({**values, "family": family}, found)
             for family, values in stored["families"].items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -177,13 +199,6 @@ def load(path: str | os.PathLike[str], *, fingerprint: str | None = None, family
             f"run `secformer calibrate --model {_file(path).parent}`"
         )
     return calibrations[family]
-
-
-def _places(stored: Mapping) -> dict[str, dict[str, Range]]:
-    return {
-        str(place): {str(quantity): Range(float(ends["low"]), float(ends["high"])) for quantity, ends in ranges.items()}
-        for place, ranges in stored.items()
-    }
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

@@ -105,7 +105,7 @@ def gelu_fourier_segmented(x: jax.Array, evaluate: Evaluate = series.evaluate) -
 def gelu_fourier(x: jax.Array, tail: series.Series, evaluate: Evaluate = series.evaluate) -> jax.Array:
     """GeLU without a comparison: x/2 plus a series of odd cosines for x/2 erf(x/sqrt 2).
 
-    Formula: x/2 + tail(x), `tail` from series.fit_gelu_tail.
+    Formula: x/2 + tail(x), `tail` from fitting.fit_gelu_tail.
     Source: ours, after SecFormer's Pi_Sin.
     Domain: abs(x) <= tail.high, max error tail.error (0.001); beyond it the tail saturates near tail.high/2, so that
     the result bends towards half of GeLU's slope and stays bounded by abs(x).

@@ -14,11 +14,12 @@ import jax
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions import calibration as calibrate
-from secformer_jax.functions import gelu, goldschmidt, preset_names, softmax
-from secformer_jax.functions import series as fourier
+from secformer_jax.functions import fitting, gelu, goldschmidt, preset_names, softmax
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.deflation import choose_reciprocal, choose_rsqrt
+from secformer_jax.functions.fits import Fits
 from secformer_jax.functions.layer_norm import layer_norm, variance_unit
+from secformer_jax.functions.series import Series
 
 Gelu = Callable[[jax.Array], jax.Array]
 Softmax = Callable[[jax.Array, jax.Array], jax.Array]
@@ -31,10 +32,10 @@ GELU_MARGIN = 1.125
 twice the cost."""
 
 Shape = tuple[int, ...]
-Masking = Callable[[Callable, fourier.Series, Callable[..., Shape]], Callable]
+Masking = Callable[[Callable, Series, Callable[..., Shape]], Callable]
 
 
-def unmasked(function: Callable, series: fourier.Series, shape_of: Callable[..., Shape]) -> Callable:
+def unmasked(function: Callable, series: Series, shape_of: Callable[..., Shape]) -> Callable:
     """Leave a function that evaluates a series as it is: plaintext. Under MPC, `Masking` has it opened under masks."""
     return function
 
@@ -71,9 +72,17 @@ class Place:
 
     def range(self, quantity: str) -> calibrate.Range:
         """The calibrated range of a quantity here."""
+        return self._ranges().range(self.name, quantity)
+
+    @property
+    def fits(self) -> Fits:
+        """What gives series on such ranges."""
+        return self._ranges().fits
+
+    def _ranges(self) -> Calibration:
         if self.calibration is None:
             raise UserError(f"{self.name} needs calibration: run `secformer calibrate --model DIR`")
-        return self.calibration.range(self.name, quantity)
+        return self.calibration
 
 
 @dataclass(frozen=True)
@@ -135,15 +144,16 @@ def _same(shape: Shape, *_: Shape) -> Shape:
     return shape
 
 
-def calibrated_gelu_tail(inputs: calibrate.Range, activation: str, *, any_period: bool) -> fourier.Series:
-    """gelu(x) - x/2 for the inputs of one layer; see `series.fit_gelu_tail`."""
+def calibrated_gelu_tail(inputs: calibrate.Range, activation: str, fits: Fits, *, any_period: bool) -> Series:
+    """gelu(x) - x/2 for the inputs of one layer; see `fitting.fit_gelu_tail`."""
     reach = max(-inputs.low, inputs.high) * GELU_MARGIN
-    return fourier.fit_gelu_tail(reach, activation=activation, any_period=any_period)
+    return fits(fitting.fit_gelu_tail, reach, activation=activation, any_period=any_period)
 
 
 def _gelu_fourier(place: Place) -> Gelu:
     # SPU reduces modulo a power of two; the opened model scales the input until the shortest period is one.
-    tail = calibrated_gelu_tail(place.range("input"), place.activation, any_period=place.openings)
+    inputs = place.range("input")
+    tail = calibrated_gelu_tail(inputs, place.activation, place.fits, any_period=place.openings)
     return place.masking(partial(gelu.gelu_fourier, tail=tail), tail, _same)
 
 

@@ -146,9 +146,14 @@ def relative_bucket(distance: np.ndarray, buckets: int, farthest: int = 128) -> 
     """
     half, away = buckets // 2, np.abs(distance)
     single = half // 2
-    with np.errstate(divide="ignore"):
-        steps = np.log(away.astype(np.float32) / single) / math.log(farthest / single) * (half - single)
-    far = np.minimum(single + np.nan_to_num(steps, neginf=0).astype(np.int64), half - 1)
+    growing = half - single
+
+    def reached(far: int, step: int) -> bool:
+        """far/single >= (farthest/single)^(step/growing), in integers: on every processor the same."""
+        return far**growing * single**step >= farthest**step * single**growing
+
+    begins = [next(far for far in range(single, farthest + 1) if reached(far, step)) for step in range(1, growing)]
+    far = single + np.searchsorted(begins, away, side="right")
     return np.where(distance > 0, half, 0) + np.where(away < single, away, far)
 
 

@@ -107,9 +107,11 @@ class Plan:
         table_width: that ring.
         embeddings_norm: see NormPlan.
         layers: from the first.
+        pooler: tanh, or gelu(x) - x/2; None where the pooler's activation needs no series.
     """
 
     table_bits: int
     table_width: int
     embeddings_norm: NormPlan
     layers: tuple[LayerPlan, ...]
+    pooler: Series | None

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from secformer_jax.functions.series import Series, fit_gelu_tail, fit_tanh
+from secformer_jax.functions.series import Series
 from secformer_jax.models.architecture import Architecture
 from secformer_jax.models.head_layers import COMPUTE, activation
 from secformer_jax.models.heads import Head
@@ -260,11 +260,12 @@ class OpenedModel(Block):
             return COMPUTE[self.head.name](c, values, mask, True)
 
     def _pooler_activation(self, x: jax.Array) -> jax.Array:
+        series = self.plan.pooler
+        if series is None:
+            return activation(self.config.pooler_act)(x)
         if self.config.pooler_act == "tanh":
-            return self._series("tanh", fit_tanh(), x)
-        if self.config.pooler_act == "gelu":
-            return x / 2 + self._series("pooler_gelu", fit_gelu_tail(fit_tanh().high), x)
-        return activation(self.config.pooler_act)(x)
+            return self._series("tanh", series, x)
+        return x / 2 + self._series("pooler_gelu", series, x)
 
     def _series(self, name: str, series: Series, x: jax.Array) -> jax.Array:
         """A series of SPU's own numbers: one opening, and one for the scale."""

@@ -7,14 +7,17 @@ from dataclasses import replace
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import MARGIN, Calibration
-from secformer_jax.functions.presets import SERIES_MARGIN, calibrated_gelu_tail
-from secformer_jax.functions.series import (
-    Series,
+from secformer_jax.functions.fits import Fits
+from secformer_jax.functions.fitting import (
+    TANH_REACH,
     fit_exponential,
+    fit_gelu_tail,
     fit_reciprocal,
     fit_rsqrt,
-    power_of_two,
+    fit_tanh,
 )
+from secformer_jax.functions.presets import SERIES_MARGIN, calibrated_gelu_tail
+from secformer_jax.functions.series import Series, power_of_two
 from secformer_jax.models.transformer import Architecture
 from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings import scales
@@ -62,11 +65,13 @@ def ring(place: str, fraction_bits: int, largest: float, *, later: int = 0) -> i
         UserError: no ring of 64 bits holds them.
     """
     bits = fraction_bits + max(0, math.ceil(math.log2(largest))) + 2
-    if bits + later > RING_BITS:
-        raise UserError(
-            f"{place}: values up to {largest:,.0f} take a ring of {bits + later} bits, and {RING_BITS} is the most: "
-            f"{USE_ANOTHER}"
-        )
+    _within(f"{place}: values up to {largest:,.0f}", bits + later)
+    return bits
+
+
+def _within(what: str, bits: int) -> int:
+    if bits > RING_BITS:
+        raise UserError(f"{what} take a ring of {bits} bits, and {RING_BITS} is the most: {USE_ANOTHER}")
     return bits
 
 
@@ -92,7 +97,7 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
         ratio = variance_ratio(width)
         measured = calibration.range(place, "variance")
         variance = measured.widened(SERIES_MARGIN).scaled(ratio)
-        series = fit_rsqrt(variance.low, variance.high, epsilon=ratio * config.layer_norm_eps)
+        series = calibration.fits(fit_rsqrt, variance.low, variance.high, epsilon=ratio * config.layer_norm_eps)
         # A rounding error of the values weighs most where the deviation is small, one of its inverse where it is large.
         middle = math.log2(max(measured.low * measured.high, 1e-12)) / 4
         centred = min(most, round(NORM_BITS / 2 - middle))
@@ -120,13 +125,14 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
                 stretch,
                 max(
                     ring(output_norm, scales.SUM, largest(output_norm), later=rounded),
-                    scales.SUM + round(math.log2(gelu.period)),
+                    _within(f"{place}gelu: its inputs", scales.SUM + round(math.log2(gelu.period))),
                 ),
                 norm(output_norm),
             )
         )
     bits, width = table(config, calibration)
-    return Plan(bits, width, norm("embeddings.layer_norm", config.embedding_width, bits), tuple(layers))
+    embeddings_norm = norm("embeddings.layer_norm", config.embedding_width, bits)
+    return Plan(bits, width, embeddings_norm, tuple(layers), _pooler(config, calibration.fits))
 
 
 def table(config: Architecture, calibration: Calibration) -> tuple[int, int]:
@@ -137,6 +143,13 @@ def table(config: Architecture, calibration: Calibration) -> tuple[int, int]:
     return bits, max(TABLE_WIDTH, ring(place, bits, largest))
 
 
+def _pooler(config: Architecture, fits: Fits) -> Series | None:
+    """tanh, or gelu(x) - x/2 where tanh is good; None for an activation that no series computes."""
+    if config.pooler_act == "tanh":
+        return fits(fit_tanh)
+    return fits(fit_gelu_tail, TANH_REACH) if config.pooler_act == "gelu" else None
+
+
 def _largest_input(calibration: Calibration, place: str, width: int) -> float:
     """A bound of what goes into a LayerNorm: no value is beyond the root of the sum of all squares."""
     return math.sqrt(width * calibration.range(place, "variance").high * SERIES_MARGIN)
@@ -144,7 +157,8 @@ def _largest_input(calibration: Calibration, place: str, width: int) -> float:
 
 def gelu_tail(config: Architecture, calibration: Calibration, layer: int) -> tuple[Series, float]:
     """A layer's series for gelu(x) - x/2, and what its inputs have to be multiplied with: see LayerPlan."""
-    tail = calibrated_gelu_tail(calibration.range(f"layer.{layer}.gelu", "input"), config.hidden_act, any_period=True)
+    inputs = calibration.range(f"layer.{layer}.gelu", "input")
+    tail = calibrated_gelu_tail(inputs, config.hidden_act, calibration.fits, any_period=True)
     period = power_of_two(tail.period)
     stretch = period / tail.period
     return replace(tail.stretched(stretch), period=period), stretch
@@ -195,7 +209,7 @@ def _exact_softmax(calibration: Calibration, place: str, length: int, width: int
     least = 0.0 if biases is None else min(0.0, biases.low - offset) * SERIES_MARGIN
     squares = math.exp(2 * least / parts), math.exp(2 * max(high, 0.0) / parts)
     # Each squaring doubles a relative error.
-    exponential = fit_exponential(low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts)
+    exponential = calibration.fits(fit_exponential, low / parts, high / parts, tolerance=4e-4 / parts).stretched(parts)
     # No normalised square is negative, or beyond their sum, which is below n: such a ring has no bit of sign.
     count_bits = math.ceil(math.log2(length))
     root_bits = max(scales.LEAST_ROOT, (scales.SQUARES - scales.ROUGH - count_bits - 1) // 2)
@@ -203,9 +217,9 @@ def _exact_softmax(calibration: Calibration, place: str, length: int, width: int
         squarings,
         offset,
         exponential,
-        _good(_inverse_mean(*_with_weights(*squares), length, 0.03), at, "the squares' first mean"),
+        _good(_inverse_mean(calibration.fits, *_with_weights(*squares), length, 0.03), at, "the squares' first mean"),
         # The mean square is at least the square of the mean, and at most n times it, where one key has all weight.
-        _inverse_mean(LEAST_MEAN**2, MOST_MEAN**2 * length, length, 0.05),
+        _inverse_mean(calibration.fits, LEAST_MEAN**2, MOST_MEAN**2 * length, length, 0.05),
         ring(at, 2 * scales.EXPONENTIAL + 6, math.exp(max(high, 1.0) / parts) * 2),
         root_bits,
         2 * root_bits + scales.ROUGH + count_bits + 1,
@@ -214,7 +228,8 @@ def _exact_softmax(calibration: Calibration, place: str, length: int, width: int
     bits = scales.EXACT_NUMERATOR
     division = _division(calibration, place, LEAST_MEAN * length, MOST_MEAN * length, width, bits, bits)
     period = round(math.log2(exponential.period))
-    return replace(division, exact=exact, score_width=scales.QUERY + scales.KEY + scales.MEAN + period)
+    score_width = _within(f"{at}: scores", scales.QUERY + scales.KEY + scales.MEAN + period)
+    return replace(division, exact=exact, score_width=score_width)
 
 
 def _division(
@@ -233,7 +248,7 @@ def _division(
     if reciprocal_bits < LEAST_RECIPROCAL:
         raise UserError(f"{place}softmax: row sums up to {high:,.0f} are too large for a ring: {USE_ANOTHER}")
     return SoftmaxPlan(
-        reciprocal=fit_reciprocal(low / 2**sum_bits, high / 2**sum_bits),
+        reciprocal=calibration.fits(fit_reciprocal, low / 2**sum_bits, high / 2**sum_bits),
         sum_bits=sum_bits,
         reciprocal_bits=reciprocal_bits,
         numerator_bits=bits,
@@ -243,10 +258,10 @@ def _division(
     )
 
 
-def _inverse_mean(low: float, high: float, length: int, tolerance: float) -> Series:
+def _inverse_mean(fits: Fits, low: float, high: float, length: int, tolerance: float) -> Series:
     """NORMALISED / mean for means in this range, read from a sum divided by the power of two at or below the length."""
     ratio = length / 2 ** int(math.log2(length))
-    return fit_reciprocal(low * ratio, high * ratio, tolerance=tolerance).scaled(NORMALISED * ratio)
+    return fits(fit_reciprocal, low * ratio, high * ratio, tolerance=tolerance).scaled(NORMALISED * ratio)
 
 
 def _with_weights(low: float, high: float) -> tuple[float, float]:

@@ -90,6 +90,8 @@ def test_the_description(subject):
     for change in ({"input_bits": 7}, {"logits_bits": 63}):
         with pytest.raises(UserError, match="which its ranges don't give"):
             checked(read_description({**description.to_json(), **change}))
+    with pytest.raises(UserError, match="without the series"):
+        checked(read_description({**description.to_json(), "series": {}}))
     for change in (
         {"prefix": [1, -1]},
         {"prefix": [True]},
@@ -99,6 +101,7 @@ def test_the_description(subject):
         {"chat": {"prefix": "a"}},
         {"config": {}},
         {"format": 0},
+        {"series": []},
     ):
         with pytest.raises(UserError, match="description"):
             read_description({**description.to_json(), **change})

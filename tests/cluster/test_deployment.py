@@ -9,8 +9,10 @@ from opened_bert import calibrate
 
 from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.request_shape import RequestShape
-from secformer_jax.cluster.requirements import approximations, checked, describe
+from secformer_jax.cluster.requirements import approximations, checked, describe, serving
 from secformer_jax.errors import UserError
+from secformer_jax.functions import fitting, presets
+from secformer_jax.functions.presets import preset
 from secformer_jax.inference.reveal import EVERYTHING, Reveal
 from secformer_jax.models.transformer import Architecture
 
@@ -29,7 +31,38 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
     assert again == described and again.name == described.name and again.masked
     assert describe(model, chosen, tiny.description.calibration).name != described.name
     assert checked(again) is again
-    assert len(text) < 20_000
+    assert len(text) < 40_000
+
+
+@pytest.mark.parametrize("chosen", [preset("fast"), preset("drop-in"), preset("spu", gelu="fourier")])
+def test_servers_take_the_owners_series(chosen, monkeypatch):
+    """A fit of their own would differ in its last bits on another processor, and so would their programs."""
+    model = Tiny("spu").model
+    ranges = calibrate(model, "fast" if presets.family(chosen) != presets.family(preset("drop-in")) else "drop-in", 32)
+    described = Deployment.from_json(json.loads(json.dumps(describe(model, chosen, ranges).to_json())))
+    monkeypatch.setattr(fitting, "fit", None)
+    monkeypatch.setenv("SECFORMER_CACHE", "/nowhere")
+    for function in (value for value in vars(fitting).values() if hasattr(value, "cache_clear")):
+        function.cache_clear()
+    assert described.series and checked(described) is described
+    for length in described.lengths():
+        serving(described, 18).model(length)
+    changed = {name: {**values, "constant": 0.25} for name, values in described.series.items()}
+    if described.openings:
+        plan = serving(dataclasses.replace(described, series=changed), 18).model(16).plan
+        assert {layer.gelu.constant for layer in plan.layers} == {0.25} == {plan.pooler.constant}
+    for name in described.series:
+        with pytest.raises(UserError, match="without the series"):
+            checked(dataclasses.replace(described, series={k: v for k, v in changed.items() if k != name}))
+        with pytest.raises(UserError, match="a series that is none"):
+            checked(dataclasses.replace(described, series={**described.series, name: {"period": 1}}))
+
+
+def test_a_model_that_would_cost_too_much_to_look_at_is_refused():
+    described = Tiny("puma").description
+    deep = dataclasses.replace(described.config, num_hidden_layers=1 << 24)
+    with pytest.raises(UserError, match="16777216 layers"):
+        checked(dataclasses.replace(described, config=deep))
 
 
 @pytest.mark.parametrize(
@@ -47,11 +80,13 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
         {"openings": True, "input_bits": 65},
         {"input_bits": 24},
         {"embedding": "nowhere"},
+        {"series": None},
+        {"series": {"fit_tanh()": {}}},
     ],
 )
 def test_other_descriptions_are_refused(changed):
     good = Deployment(
-        CONFIG, "classification", {"gelu": "puma"}, False, None, "client", None, True, EVERYTHING, "0" * 32
+        CONFIG, "classification", {"gelu": "puma"}, False, None, {}, "client", None, True, EVERYTHING, "0" * 32
     ).to_json()
     assert isinstance(Deployment.from_json(good).config, Architecture)
     with pytest.raises(UserError):

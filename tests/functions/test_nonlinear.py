@@ -8,7 +8,7 @@ import sweeps
 from scipy.special import erf
 from sweeps import masked_scores, rows_of_variance
 
-from secformer_jax.functions import gelu, goldschmidt, presets, series, silu, softmax
+from secformer_jax.functions import fitting, gelu, goldschmidt, presets, silu, softmax
 from secformer_jax.functions.layer_norm import layer_norm, variance_unit
 from secformer_jax.mpc.int64 import enable_x64
 
@@ -81,7 +81,7 @@ def test_puma_silu():
 @pytest.mark.parametrize("reach", [5.0, 11.0, 25.5, 60.0])
 def test_a_tail_as_wide_as_its_period_allows(activation, reach):
     """No coefficient beyond the triangle wave's own, whatever the reach: each multiplies what masks are rounded by."""
-    tail = series.widest_gelu_tail(reach, 2e-4, activation)
+    tail = fitting.widest_gelu_tail(reach, 2e-4, activation)
     x = np.linspace(0, reach, 5001)
     whole = {"gelu": gelu.gelu_exact, "gelu_new": gelu.gelu_new, "silu": silu.silu_exact}[activation]
     with enable_x64():

@@ -8,8 +8,8 @@ import pytest
 from scipy.special import erf
 from sweeps import coefficient_sum, in_float64
 
-from secformer_jax.functions import series
-from secformer_jax.functions.series import fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt, fit_tanh
+from secformer_jax.functions import fitting
+from secformer_jax.functions.fitting import fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt, fit_tanh
 
 POINTS = 20_001
 
@@ -67,7 +67,7 @@ def test_exponential(low, high, tolerance):
 
 
 def test_a_fit_of_any_function():
-    fitted = series.fit(np.tanh, -3.0, 3.0, period=8, harmonics=range(1, 9))
+    fitted = fitting.fit(np.tanh, -3.0, 3.0, period=8, harmonics=range(1, 9))
     x = np.linspace(-3, 3, POINTS)
     assert np.abs(in_float64(fitted, x) - np.tanh(x)).max() <= 1.01 * fitted.error < 2e-3
     np.testing.assert_allclose(np.asarray(fitted(x.astype(np.float32))), in_float64(fitted, x), atol=1e-5)
@@ -77,8 +77,8 @@ def test_a_fit_of_any_function():
 
 def test_the_ridge_keeps_coefficients_small():
     options = {"period": 64, "harmonics": range(1, 25), "relative": True}
-    loose = series.fit(lambda x: 1 / x, 1.0, 50.0, ridge=1e-9, **options)
-    tight = series.fit(lambda x: 1 / x, 1.0, 50.0, ridge=1e-4, **options)
+    loose = fitting.fit(lambda x: 1 / x, 1.0, 50.0, ridge=1e-9, **options)
+    tight = fitting.fit(lambda x: 1 / x, 1.0, 50.0, ridge=1e-4, **options)
     assert coefficient_sum(tight) < coefficient_sum(loose) / 2 and tight.error < 0.01
 
 
@@ -102,15 +102,15 @@ FITS = {
 @pytest.mark.parametrize("fit", FITS)
 def test_a_fit_is_made_once(fit, tmp_path, monkeypatch):
     """And kept for other processes; a damaged file is none."""
-    (made, arguments), fits = FITS[fit], series.fit
+    (made, arguments), fits = FITS[fit], fitting.fit
     monkeypatch.setenv("SECFORMER_CACHE", str(tmp_path))
     made.cache_clear()
     first = made(*arguments)
     made.cache_clear()
-    monkeypatch.setattr(series, "fit", None)
+    monkeypatch.setattr(fitting, "fit", None)
     assert made(*arguments) == first
     [kept] = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:-1] + b"?")
-    monkeypatch.setattr(series, "fit", fits)
+    monkeypatch.setattr(fitting, "fit", fits)
     made.cache_clear()
     assert made(*arguments) == first

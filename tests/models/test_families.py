@@ -9,6 +9,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.models import families
 from secformer_jax.models.checkpoint import load, save
+from secformer_jax.models.layers import relative_bucket
 from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Encoded
 
@@ -77,3 +78,13 @@ def test_an_unknown_key_is_refused_by_name():
     values = {"model_type": "roberta", "vocab_size": 10, "alibi": True}
     with pytest.raises(UserError, match="'alibi' is not known"):
         families.read_config(values)
+
+
+def test_buckets_of_relative_positions():
+    """T5's formula, by logarithms; where one is whole (a distance of 64), the higher bucket, as torch has it."""
+    distance = np.arange(-300, 301)
+    away = np.abs(distance)
+    steps = np.floor(8 * np.log(np.maximum(away, 1) / 8) / np.log(16) + 1e-9)
+    far = np.where(away < 8, away, np.minimum(8 + steps, 15))
+    assert (relative_bucket(distance, 32) == far + np.where(distance > 0, 16, 0)).all()
+    assert relative_bucket(np.array([-63, -64, 64, 127, 128, 500]), 32).tolist() == [13, 14, 30, 31, 31, 31]

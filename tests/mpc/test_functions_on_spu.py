@@ -9,7 +9,7 @@ import pytest
 import sweeps
 
 from secformer_jax.functions import goldschmidt, presets, softmax
-from secformer_jax.functions.series import fit_tanh
+from secformer_jax.functions.fitting import fit_tanh
 from secformer_jax.mpc.int64 import enable_x64
 
 pytest.importorskip("spu")

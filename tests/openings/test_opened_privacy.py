@@ -16,7 +16,8 @@ pytest.importorskip("spu")
 from noted import noted
 from programs import abstract
 
-from secformer_jax.functions.series import Series, fit_gelu_tail, fit_rsqrt
+from secformer_jax.functions.fitting import fit_gelu_tail, fit_rsqrt
+from secformer_jax.functions.series import Series
 from secformer_jax.mpc.material import Dealer, Material, Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, Masked, TruncationPair, open_together
 from secformer_jax.mpc.primitives.products import ProductMasks, WeightProducts

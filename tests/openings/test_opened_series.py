@@ -8,7 +8,8 @@ pytest.importorskip("spu")
 
 from programs import abstract, run
 
-from secformer_jax.functions.series import Series, fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
+from secformer_jax.functions.fitting import fit_exponential, fit_gelu_tail, fit_reciprocal, fit_rsqrt
+from secformer_jax.functions.series import Series
 from secformer_jax.mpc.material import Randomness
 from secformer_jax.mpc.primitives.fixed import Fixed, open_together
 from secformer_jax.mpc.primitives.series import OpenedSeries

@@ -76,7 +76,8 @@ class MaterialService:
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         peer_of(request, [OWNER])
         try:
-            deployment = checked(read_description((await question(request)).fields.get("description")))
+            described = read_description((await question(request)).fields.get("description"))
+            deployment = await self._in_thread(checked, described)
         except UserError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         if deployment.name in self._describing or self._path(deployment.name).exists():

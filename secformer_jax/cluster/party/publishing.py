@@ -54,7 +54,8 @@ class Publishing:
         async with self._one:
             try:
                 first = await frames.read(request.content)
-                deployment = checked(read_description(first.fields.get("description")))
+                described = read_description(first.fields.get("description"))
+                deployment = await asyncio.to_thread(checked, described)
                 if self._node.shelf.weights(deployment.name).exists():
                     raise UserError("a model of this name has been published: another publication has another name")
                 writer = self._node.shelf.writer(deployment)

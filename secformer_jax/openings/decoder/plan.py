@@ -6,8 +6,8 @@ import math
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import MARGIN, Calibration
+from secformer_jax.functions.fitting import fit_exponential, fit_reciprocal, fit_rsqrt, widest_gelu_tail
 from secformer_jax.functions.presets import SERIES_MARGIN
-from secformer_jax.functions.series import fit_exponential, fit_reciprocal, fit_rsqrt, widest_gelu_tail
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings.decoder import scales
@@ -81,7 +81,8 @@ def _norm(config: DecoderArchitecture, ranges: Calibration, place: str, output: 
     ratio = config.hidden_size / 2**count_bits
     squares = ranges.range(place, "mean_square").widened(SERIES_MARGIN)
     read = squares.scaled(ratio)
-    series = fit_rsqrt(read.low, read.high, NORM_TOLERANCE, epsilon=ratio * config.norm_eps).scaled(math.sqrt(ratio))
+    series = ranges.fits(fit_rsqrt, read.low, read.high, NORM_TOLERANCE, epsilon=ratio * config.norm_eps)
+    series = series.scaled(math.sqrt(ratio))
     if series.error > GREATEST_ERROR:
         raise UserError(
             f"{place}: the mean square ranges over a factor of {read.high / read.low:,.0f}, too wide for a series (its "
@@ -138,11 +139,11 @@ def _softmax(ranges: Calibration, place: str, keys: int, stream_width: int, sums
         raise UserError(f"{place}: scores up to {high:,.0f} over their mean are too far apart: use another model")
     parts, most = 2**squarings, 4 / 3
     # Each squaring doubles a relative error.
-    exponential = fit_exponential(low / parts, high / parts, tolerance=1e-4 / parts).stretched(parts)
+    exponential = ranges.fits(fit_exponential, low / parts, high / parts, tolerance=1e-4 / parts).stretched(parts)
     # The mean square is at least the square of the mean, and at most n times it, where one key has all weight.
     later = LEAST_MEAN**2, MOST_MEAN**2 * keys
     first = 1 / most, math.exp(2 * high / parts) * most
-    reciprocal = fit_reciprocal(*later, tolerance=2.0**-13)
+    reciprocal = ranges.fits(fit_reciprocal, *later, tolerance=2.0**-13)
     if keys > MOST_KEYS:
         raise UserError(f"{keys:,} keys, and {MOST_KEYS:,} are the most: ask for fewer tokens")
     if reciprocal.error > GREATEST_ERROR:
@@ -153,8 +154,8 @@ def _softmax(ranges: Calibration, place: str, keys: int, stream_width: int, sums
     if context_width > RING_BITS:
         reciprocal_bits, context_width = reciprocal_bits - (context_width - RING_BITS), RING_BITS
     means = (
-        fit_reciprocal(*first, tolerance=0.03).scaled(NORMALISED),
-        fit_reciprocal(*later, tolerance=0.05).scaled(NORMALISED),
+        ranges.fits(fit_reciprocal, *first, tolerance=0.03).scaled(NORMALISED),
+        ranges.fits(fit_reciprocal, *later, tolerance=0.05).scaled(NORMALISED),
     )
     periods = [round(math.log2(series.period)) for series in (*means, reciprocal)]
     # A ring of 64 bits has the last squares, from which the numerators are rounded.
@@ -180,7 +181,7 @@ def _feed_forward(config: DecoderArchitecture, ranges: Calibration, layer: int, 
     place = f"layer.{layer}."
     gate = _largest(ranges, f"{place}activation", "output")
     # Its period is a power of two; SiLU reaches half of it but for the corner.
-    tail = widest_gelu_tail(gate, 1e-4, config.hidden_act)
+    tail = ranges.fits(widest_gelu_tail, gate, 1e-4, config.hidden_act)
     largest = max(gate, _largest(ranges, f"{place}up")) if config.gated else gate
     gate_width = ring(place, scales.GATE, largest)
     # Half of the gate has one fraction bit more.
