@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -241,8 +242,13 @@ def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
         row = [shown(quantity, of(e, column, quantity)) for column in (*COLUMNS, "encoder")]
         row += [shown(quantity, layer(e, quantity)), shown(quantity, e[quantity]), f"{e['offline_seconds']:.1f}"]
         row += [f"{e['offline_bytes'] / 1e6:,.0f}", f"{e['peak_memory_bytes'] / 1e9:.1f}"]
-        rows.append([_with_layers(side, e, case.layers), *row, f"{e['same_functions_max_abs_error']:.4f}"])
+        rows.append([_with_layers(side, e, case.layers), *row, _error(e)])
     return table(f"{unit}: {case.key('').rstrip(', ')}", columns, rows)
+
+
+def _error(entry: Entry) -> str:
+    error = entry["same_functions_max_abs_error"]
+    return f"{error:.4f}" if math.isfinite(error) else "overflow"
 
 
 def _with_layers(side: str, entry: Entry, usual: int) -> str:

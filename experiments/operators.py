@@ -49,6 +49,7 @@ from matplotlib import pyplot as plt
 
 ROWS = (16, 32, 64, 128, 256, 512)
 CONFIGS = ("2pc_semi2k", "3pc_aby3")
+QUANTITIES = (("send_bytes", 1e6, "MB sent"), ("seconds", 1, "seconds"))
 FUNCTIONS = ("gelu", "softmax", "layer_norm", "reciprocal", "rsqrt")
 REACH, HEADS, HEAD_DIM, HIDDEN = 10.0, 12, 64, 768
 SLOW_SECONDS, TOO_SLOW_SECONDS = 10.0, 20.0
@@ -268,7 +269,7 @@ def _costs(name: str, entry: Entry, megabytes: float, sends: int, error: float) 
 def _table(title: str, entries: dict[str, Entry]) -> Any:
     columns = ("", "seconds", "MB sent", "sends", "offline MB", "offline s", "max error", "mean", "max from own form")
     rows = []
-    for key, e in entries.items():
+    for key, e in sorted(entries.items(), key=lambda entry: _rows(entry[0])):
         costs = f"{e['seconds']:.3f}", f"{e['send_bytes'] / 1e6:,.2f}", f"{e['send_actions']:,}"
         errors = (f"{e[name]:.2g}" for name in ("max_error", "mean_error", "own_form_max_error"))
         offline = f"{e['offline_bytes'] / 1e6:,.1f}", f"{e['offline_seconds']:.2f}"
@@ -276,21 +277,28 @@ def _table(title: str, entries: dict[str, Entry]) -> Any:
     return table(title, columns, rows)
 
 
+def _rows(key: str) -> int:
+    """So that sizes are in order; what has none stays as it is."""
+    return next((int(word.rstrip(",")) for word in key.split() if word.rstrip(",").isdigit()), 0)
+
+
 def plot(cells: dict[str, Entry], path: Path) -> None:
-    """Bytes and seconds over the rows, one column of plots a function, SEMI2K."""
-    figure, axes = plt.subplots(2, len(FUNCTIONS), figsize=(4 * len(FUNCTIONS), 7), layout="constrained")
-    for column, kind in enumerate(FUNCTIONS):
+    """Bytes and seconds over the rows, one row of plots a function, SEMI2K."""
+    figure, axes = plt.subplots(len(FUNCTIONS), 2, figsize=(11, 3.2 * len(FUNCTIONS)), layout="constrained")
+    for row, kind in zip(axes, FUNCTIONS, strict=True):
         series: dict[str, list[tuple[int, Entry]]] = {}
         for key, entry in cells.items():
             config, function, *rest = key.split(" ", 3)
             if (config, function) == (CONFIGS[0], kind):
                 series.setdefault(rest[1].split(",")[0], []).append((int(rest[0]), entry))
-        for row, (quantity, unit, label) in enumerate((("send_bytes", 1e6, "MB sent"), ("seconds", 1, "seconds"))):
+        for plot, (quantity, unit, label) in zip(row, QUANTITIES, strict=True):
             for variant, points in series.items():
                 xs, ys = zip(*sorted((rows, e[quantity] / unit) for rows, e in points), strict=True)
-                axes[row, column].loglog(xs, ys, marker="o", label=variant)
-            axes[row, column].set(title=kind if row == 0 else "", xlabel="rows", ylabel=label)
-        axes[0, column].legend(fontsize="x-small")
+                plot.loglog(xs, ys, marker="o", label=variant)
+            plot.set(title=f"{kind}: {label}", xlabel="rows")
+            plot.minorticks_off()
+            plot.set_xticks(xs, map(str, xs))
+        row[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle("SEMI2K; an opened softmax includes both products of the attention")
     figure.savefig(path, dpi=100)
     plt.close(figure)
