@@ -238,12 +238,12 @@ def main(
         for name in names:
             for number in seed or (0,):
                 results.cell(f"{label}/{name}/{number}", lambda e=each, n=name, s=number: bench.cell(e, n, s))  # type: ignore[misc]
-                report(results)
+                report(results, quick)
 
 
-def report(results: Results) -> None:
-    """Print the table and the checks of the cells that are there."""
-    checks = teacher_checks(results.cells) + comparison(results.cells)
+def report(results: Results, quick: bool) -> None:
+    """Print the table and the checks of the cells that are there; of a few examples there is nothing to check."""
+    checks = [] if quick else teacher_checks(results.cells) + comparison(results.cells)
     seeds = len({key.rpartition("/")[2] for key in results.cells})
     splits = sorted({cell["note"] for cell in results.cells.values() if cell["note"]})
     title = "; ".join((f"GLUE dev, 100 times the official metric, {seeds} seed{'s' * (seeds > 1)}", *splits))

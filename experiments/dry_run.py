@@ -3,8 +3,9 @@
     python experiments/dry_run.py --data-dir GLUE [--shape bert-base] [--task STS-B ...] [--folder DIR]
 
 Writes a folder like that of bert-base-uncased or bert-large-uncased (BertForMaskedLM, LayerNorms' old names, the same
-vocabulary), and has accuracy.py --quick fine-tune it, distil it in both stages, calibrate and score it, every side, in
-plaintext and emulated, on 32 examples. The scores mean nothing. The real run is then
+vocabulary), and has accuracy.py --quick fine-tune it, distil it in both stages, calibrate and score it, in plaintext
+and emulated, on 32 examples. MPCFormer's sides, and those without distillation, go the same ways, and are left out
+unless asked for. The scores mean nothing. The real run is then
 `python experiments/accuracy.py --data-dir GLUE --model bert-base-uncased`, with that folder's path.
 """
 
@@ -27,6 +28,7 @@ from secformer_jax.models import checkpoint, folders
 from secformer_jax.models import transformer as bert
 from secformer_jax.models.checkpoint import Checkpoint
 
+QUICKEST = ("plain", "secformer", "fast", "drop-in")
 VOCABULARY = 30_522
 """Of bert-base-uncased, and of all-MiniLM-L6-v2, whose tokenizer is taken."""
 
@@ -45,7 +47,9 @@ def main(
     if not model.is_dir():
         write_model(shape, model)
     chosen = task or [accuracy.FIRST]
-    accuracy.main(data_dir, chosen, side, str(model), [0], folder / "runs", folder, False, False, False, True)
+    accuracy.main(
+        data_dir, chosen, side or list(QUICKEST), str(model), [0], folder / "runs", folder, False, False, False, True
+    )
     console().print(f"{shape}, {', '.join(chosen)}: every stage went through in {time.perf_counter() - started:.0f} s.")
 
 
