@@ -16,7 +16,7 @@ from secformer_jax.functions.series import Series, power_of_two
 
 P = ParamSpec("P")
 Function = Callable[[np.ndarray], np.ndarray]
-FIT = 2
+FIT = 1
 """Another number for another way to fit."""
 TANH_REACH = 27.0
 _LAWSON_ROUNDS = 8
@@ -62,14 +62,12 @@ def fit(
     parts = ([] if odd else [np.ones((points, 1)), np.cos(angle)]) + ([] if even else [np.sin(angle)])
     basis = np.concatenate(parts, axis=1)
     rows, target = basis / scale[:, None], y / scale
-    # The last column is the right side, as below.
-    penalty = ridge * np.eye(basis.shape[1], basis.shape[1] + 1) / np.abs(y).max() * math.sqrt(points)
-    weight, best, best_error = np.ones(points), np.zeros(basis.shape[1]), math.inf
+    penalty, zeros = ridge * np.eye(basis.shape[1]) / np.abs(y).max() * math.sqrt(points), np.zeros(basis.shape[1])
+    weight, best, best_error = np.ones(points), zeros, math.inf
     for _ in range(_LAWSON_ROUNDS):
         root = np.sqrt(weight)[:, None]
-        equations = np.concatenate([np.column_stack([rows, target]) * root, penalty])
-        triangle = cast(np.ndarray, np.linalg.qr(equations, mode="r"))
-        solution = np.linalg.solve(triangle[:-1, :-1], triangle[:-1, -1])
+        equations, right = np.concatenate([rows * root, penalty]), np.concatenate([target * root[:, 0], zeros])
+        solution = np.linalg.lstsq(equations, right, rcond=None)[0]
         miss = np.abs(rows @ solution - target)
         if miss.max() < best_error:
             best, best_error = solution, miss.max()

@@ -35,13 +35,13 @@ def test_a_description_holds_no_weight_and_no_hash_of_them():
 
 
 @pytest.mark.parametrize("chosen", [preset("fast"), preset("drop-in"), preset("spu", gelu="fourier")])
-def test_servers_take_the_owners_series(chosen, monkeypatch):
+def test_servers_take_the_owners_series(chosen, monkeypatch, tmp_path):
     """A fit of their own would differ in its last bits on another processor, and so would their programs."""
     model = Tiny("spu").model
     ranges = calibrate(model, "fast" if presets.family(chosen) != presets.family(preset("drop-in")) else "drop-in", 32)
     described = Deployment.from_json(json.loads(json.dumps(describe(model, chosen, ranges).to_json())))
     monkeypatch.setattr(fitting, "fit", None)
-    monkeypatch.setenv("SECFORMER_CACHE", "/nowhere")
+    monkeypatch.setenv("SECFORMER_CACHE", str(tmp_path))
     for function in (value for value in vars(fitting).values() if hasattr(value, "cache_clear")):
         function.cache_clear()
     assert described.series and checked(described) is described
