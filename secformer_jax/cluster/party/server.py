@@ -113,7 +113,10 @@ class PartyServer:
         if peer_of(request, self.cluster.roles) in self.cluster.operators:
             worker = self.node.worker.pid if self.node.worker else None
             found |= {"waiting": self.waiting, "worker": worker, "counts": self.metrics.values()}
-        return web.json_response(found)
+        answer = web.json_response(found)
+        # A description's series are up to hundreds of kilobytes of digits.
+        answer.enable_compression()
+        return answer
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         """A client's share of an input; the answer is this party's share of its logits."""
