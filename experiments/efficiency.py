@@ -73,12 +73,14 @@ CASES = {
     "base-512": Case("bert-base", 12, 512),
     "large-128": Case("bert-large", 24, 128),
     "large-512": Case("bert-large", 24, 512),
+    "large-512-two-layers": Case("bert-large", 2, 512),
     "base-128-aby3-whole": Case("bert-base", 12, 128, "3pc_aby3"),
     "base-32-cheetah": Case("bert-base", 1, 32, "2pc_cheetah", vocab_size=1024),
     "base-128-aby3": Case("bert-base", 2, 128, "3pc_aby3"),
     "base-128-two-layers": Case("bert-base", 2, 128),
 }
-WHOLE_MODELS = ("base-128", "base-512", "large-128", "large-512")
+MODELS = ("base-128", "base-512", "large-128", "large-512", "large-512-two-layers")
+"""Two servers and a dealer; what takes hours for all sides has two layers, too."""
 THREE_SERVERS = {"ABY3": "base-128-aby3", "SEMI2K, the third server deals": "base-128-two-layers"}
 """The same trust: of three servers, no two combine what they hold."""
 QUICK = {"tiny-16": Case("tiny", 2, 16, real_ranges=False)}
@@ -110,8 +112,6 @@ SIDES: dict[str, Approximations] = {
     "secformer": presets.preset("secformer"),
     "spu": presets.preset("spu"),
 }
-FEWER_LAYERS = {("large-512", side): 2 for side in SIDES}
-"""By case and side: of a model that takes more than a few hours with all of them, for all sides together."""
 
 
 def main(
@@ -129,21 +129,20 @@ def main(
         bar = progress.add_task("", total=len(cases) * len(sides))
         for case_name in cases:
             for name in sides:
-                one = fitting(case_name, name)
+                one = cases[case_name]
                 progress.update(bar, description=one.key(name))
                 results.cell(one.key(name), functools.partial(measure, one, name))
                 progress.advance(bar)
     checks: list[Check] = []
     tables = []
     for name, one in (QUICK if quick else CASES).items():
-        keys = {each: fitting(name, each).key(each) for each in SIDES}
-        entries = {each: results.cells[key] for each, key in keys.items() if key in results.cells}
+        entries = {each: results.cells[key] for each in SIDES if (key := one.key(each)) in results.cells}
         if entries:
             tables += [cost_table(one, entries, quantity) for quantity in QUANTITIES]
             whole = {each: entry for each, entry in entries.items() if "whole_seconds" in entry}
             tables += [whole_table(one.key("").rstrip(", "), whole, whole.get("puma"))] if whole else []
             plot(one, entries, folder / f"efficiency_{name}.png")
-            checks += required(name, entries, *base_ratio(results.cells, fitting(name, "fast").layers))
+            checks += required(name, entries, *base_ratio(results.cells, one.layers))
     tables += three_servers(results.cells)
     results.publish(out, tables, checks, columns=COLUMNS)
     raise typer.Exit(int(not quick and not all(check.holds for check in checks)))
@@ -159,12 +158,6 @@ def base_ratio(cells: dict[str, Entry], layers: int) -> list[float]:
         if len(entries) == 2:
             return [ratio(entries, "send_bytes")]
     return []
-
-
-def fitting(name: str, side: str) -> Case:
-    """The case of this name, with as many layers as are measured of it."""
-    case = (QUICK | CASES)[name]
-    return dataclasses.replace(case, layers=FEWER_LAYERS.get((name, side), case.layers))
 
 
 def measure(case: Case, side: str, approximations: Approximations | None = None) -> Entry:
@@ -242,7 +235,7 @@ def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
         row = [shown(quantity, of(e, column, quantity)) for column in (*COLUMNS, "encoder")]
         row += [shown(quantity, layer(e, quantity)), shown(quantity, e[quantity]), f"{e['offline_seconds']:.1f}"]
         row += [f"{e['offline_bytes'] / 1e6:,.0f}", f"{e['peak_memory_bytes'] / 1e9:.1f}"]
-        rows.append([_with_layers(side, e, case.layers), *row, _error(e)])
+        rows.append([side, *row, _error(e)])
     return table(f"{unit}: {case.key('').rstrip(', ')}", columns, rows)
 
 
@@ -251,17 +244,11 @@ def _error(entry: Entry) -> str:
     return f"{error:.4f}" if math.isfinite(error) else "overflow"
 
 
-def _with_layers(side: str, entry: Entry, usual: int) -> str:
-    return side if entry["layers"] == usual else f"{side}, {entry['layers']} layers"
-
-
 def whole_table(title: str, entries: dict[str, Entry], puma: Entry | None) -> Any:
     """Everything that a request needs, by who does it and by link: seconds on this machine, megabytes by server."""
     rows = []
     for side, e in entries.items():
-        comparable = puma is not None and puma["layers"] == e["layers"]
-        ratio = f"{e['whole_seconds'] / puma['whole_seconds']:.2f}" if puma and comparable else ""
-        rows.append([_with_layers(side, e, puma["layers"] if puma else e["layers"]), *whole_cells(e), ratio])
+        rows.append([side, *whole_cells(e), f"{e['whole_seconds'] / puma['whole_seconds']:.2f}" if puma else ""])
     return table(f"whole: {title}", ("side", *WHOLE, "of puma's"), rows)
 
 

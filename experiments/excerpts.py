@@ -29,10 +29,9 @@ def peaks() -> list[str]:
     """Memory at the peak, by model and side."""
     cells, sides = read("efficiency")["cells"], ("fast", "drop-in", "puma")
     rows = []
-    for name in efficiency.WHOLE_MODELS:
-        found = [cells.get(efficiency.fitting(name, side).key(side)) for side in sides]
+    for case in (efficiency.CASES[name] for name in efficiency.MODELS):
+        found = [cells.get(case.key(side)) for side in sides]
         if any(found):
-            case = efficiency.fitting(name, sides[0])
             figures = ["" if e is None else f"{e['peak_memory_bytes'] / 1e9:.1f}" for e in found]
             rows.append([f"{case.shape}, {case.layers} layers, {case.length} tokens", *figures])
     return markdown_rows(("GB at the peak", *sides), rows)

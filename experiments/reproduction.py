@@ -18,6 +18,12 @@ SIDES = ("secformer", "mpcformer", "fast", "drop-in")
 ON = ("LAN 1 Gbit/s", "WAN 200 Mbit/s")
 TIMES = ("compute", *ON, "bytes", "sends")
 """What is compared: seconds of compute, seconds on networks, bytes and sends of one server; the encoder online."""
+CLAIMED = {
+    **dict.fromkeys(efficiency.MODELS, ""),
+    "base-128-aby3-whole": ", ABY3",
+    "base-32-cheetah": ", CHEETAH",
+}
+"""Cases, and what their protocol is where it is not SEMI2K."""
 FUNCTIONS = {
     "gelu": ("puma", "fourier_segmented", "fourier", "opened"),
     "softmax": ("puma", "two_quad", "two_quad_goldschmidt", "opened two_quad", "opened exact"),
@@ -51,23 +57,45 @@ def times(entry: Entry, other: Entry) -> list[str]:
     return [f"{theirs[name] / ours[name]:.2f}" for name in TIMES]
 
 
+def everything(entry: Entry, network: str | None = None) -> float:
+    """Seconds of all that a request needs: of all roles, and of the links of the server that gets most."""
+    if network is None:
+        return entry["whole_seconds"]
+    received = entry["send_bytes"] + max(entry["dealt_bytes"]) + entry["input_bytes"]
+    return entry["whole_seconds"] + NETWORKS[network].seconds(received, entry["send_actions"])
+
+
 def claims() -> list[str]:
     """How many times less than Puma each side takes, by model and length."""
     cells, rows = measured("efficiency"), []
-    for name in efficiency.WHOLE_MODELS:
+    for name, protocol in CLAIMED.items():
         case = efficiency.CASES[name]
-        puma = cells.get(efficiency.fitting(name, "puma").key("puma"))
+        puma = cells.get(case.key("puma"))
         for side in SIDES:
-            own = cells.get(efficiency.fitting(name, side).key(side))
-            if own is not None and puma is not None and own["layers"] == puma["layers"]:
-                what = f"{case.shape}, {own['layers']} layers, {case.length} tokens"
-                whole = f"{puma['whole_seconds'] / own['whole_seconds']:.2f}"
-                rows.append([what, side, *times(own, puma), whole])
+            own = cells.get(case.key(side))
+            if own is not None and puma is not None:
+                what = f"{case.shape}, {case.layers} layers, {case.length} tokens{protocol}"
+                whole = [f"{everything(puma, net) / everything(own, net):.2f}" for net in (None, *ON)]
+                rows.append([what, side, *times(own, puma), *whole])
     told = ", ".join(f"{factor:.2f} for {model}" for model, factor in FASTER.items())
-    columns = ("model", "side", *TIMES, "everything, compute")
+    columns = ("model", "side", *TIMES, "everything: compute", *ON)
     lines = markdown_rows(columns, rows, words=2) if rows else []
     published = f"Published, for SecFormer over Puma in seconds (512 tokens, CrypTen on GPUs; read): {told}."
     return [*or_missing(lines, "efficiency.py"), "", published]
+
+
+def links() -> list[str]:
+    """The model of a network beside two processes on a link of limited rate, one layer."""
+    cells, rows = measured("network"), []
+    for network in ON:
+        found = {
+            side: e for side in ("fast", "puma") for key, e in cells.items() if key.endswith(f", {side}, {network}")
+        }
+        for side, e in found.items():
+            ratios = [f"{found['puma'][key] / e[key]:.1f}" for key in ("predicted_seconds", "measured_seconds")]
+            rows.append([network, side, f"{e['predicted_seconds']:.2f}", f"{e['measured_seconds']:.2f}", *ratios])
+    columns = ("network", "side", "seconds by the model", "measured", "puma's, times: by the model", "measured")
+    return or_missing(markdown_rows(columns, rows, words=2) if rows else [], "network.py")
 
 
 def ideas() -> list[str]:
@@ -164,6 +192,7 @@ def outside() -> list[str]:
 
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "claims": claims,
+    "links": links,
     "ideas": ideas,
     "functions": functions,
     "runtimes": runtimes,

@@ -41,6 +41,8 @@ from secformer_jax.mpc.runtime.shares import InputSpec
 from secformer_jax.openings.decoder.plan import logits_width, table_width
 
 MOST_LAYERS = 512
+"""More would cost too much to look at."""
+
 P = TypeVar("P", bound=Published)
 WEIGHTS, OPENED, DEALER = "weights", "opened", "dealer"
 """Collections of the opened model: its weights, the weights less their masks, and the material of one request."""
@@ -84,6 +86,8 @@ def checked(deployment: P) -> P:
     _check(deployment)
     try:
         _plans(deployment, _published_fits(deployment))
+    except UserError:
+        raise
     except (ArithmeticError, ValueError) as error:
         raise UserError(f"a description whose ranges and series make no program ({error!r})") from None
     return deployment
