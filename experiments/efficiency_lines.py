@@ -80,7 +80,7 @@ def required(name: str, entries: dict[str, Entry], base: float = 15) -> Iterator
         yield Check(f"{name}: error of logits, same functions", fast["same_functions_max_abs_error"], 0.002)
     if name == "base-512":
         yield from (*whole("fast", 5), *encoder("drop-in", "send_bytes", 10))
-    if name in ("base-512", "large-128", "large-512", "large-512-two-layers"):
+    if name in ("base-512", "large-128", "large-512"):
         # As good as for the shorter and smaller one, to a tenth.
         yield from encoder("fast", "send_bytes", max(15, math.floor(10 * base) / 10))
     if name == "base-128-aby3":
