@@ -32,6 +32,8 @@ async def answered(
     about = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
     async with chatting.chat(asked) as chat:
         try:
+            # It may have waited long for its turn.
+            _still_there(request)
             if asked.stream:
                 return await _streamed(request, asked, chat, about, noted, headers)
             async for _ in chat.pieces:

@@ -25,6 +25,14 @@ KEYS: Mapping[str, str] = {
     "n": "1",
 }
 """That a body may have beside "messages" and "model", and what they say."""
+NEUTRAL: Mapping[str, Any] = {
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": {},
+    "logprobs": False,
+    "response_format": {"type": "text"},
+}
+"""What libraries send though it asks for nothing."""
 OTHERS = ("messages", "model", "user", "max_tokens")
 DEFAULT_TOKENS = 64
 Body = Mapping[str, Any]
@@ -63,15 +71,18 @@ def asked_of(body: Any) -> Asked:
     """
     if not isinstance(body, dict):
         raise QuestionError("the body is a JSON object")
-    for key in body:
-        if key not in {*KEYS, *OTHERS}:
+    for key, value in body.items():
+        if key in NEUTRAL and value not in (None, NEUTRAL[key]):
+            raise QuestionError(f"{key} is {value!r}, and only {NEUTRAL[key]!r} is served")
+        if key not in {*KEYS, *NEUTRAL, *OTHERS}:
             raise QuestionError(f"unknown key {key!r}: {', '.join(('messages', 'model', *KEYS))} are known")
     turns, system = _turns(body.get("messages"))
     stops = body.get("stop") or ()
     stops = (stops,) if isinstance(stops, str) else stops
     if not isinstance(stops, list | tuple) or not all(isinstance(stop, str) for stop in stops):
         raise QuestionError("stop is a text, or a list of texts")
-    most = body.get("max_completion_tokens", body.get("max_tokens"))
+    most = body.get("max_completion_tokens")
+    most = body.get("max_tokens") if most is None else most
     seed, options = body.get("seed"), body.get("stream_options") or {}
     if seed is not None and (type(seed) is not int or seed < 0):
         raise QuestionError(f"seed is {seed!r}, and a whole number from 0 was expected")

@@ -20,6 +20,7 @@ from secformer_jax.gateway.asking import BusyError, Cost
 from secformer_jax.gateway.chat_forms import Asked, QuestionError
 from secformer_jax.gateway.kept import Begun, Kept
 from secformer_jax.inference.decoders.answer import Answer
+from secformer_jax.inference.decoders.prompts import padded_prompt
 from secformer_jax.models.decoders.tokens import ChatTokens
 
 AT_ONCE, MOST_WAITING = 2, 16
@@ -110,8 +111,9 @@ class Chatting:
         begun, longest = await self._kept.take(asked.turns[:-1]), max(served.lengths())
         if begun is not None:
             unread = begun.answer.unread + tokens.next_prompt(asked.turns[-1])
-            # Where a new one has no room for all of it, a shorter answer is better than none.
-            most = asked.ending.most if len(prompt) <= longest else 1
+            # No answer is longer than a new one has room for; where it has none, a short answer is better than none.
+            room = served.capacity - padded_prompt(len(prompt)) + 1 if len(prompt) <= longest else 0
+            most = max(1, min(asked.ending.most, room))
             if len(unread) <= longest and begun.conversation.fits(len(unread), most):
                 return begun.conversation, unread
             await begun.conversation.end()

@@ -224,14 +224,18 @@ def test_a_gateway_and_openais_client(subject, local):
 
 
 def test_a_token_that_is_none(subject, local):
-    """Rows that are not one-hot are answered with nothing, and the conversation goes on."""
+    """Rows that are not one-hot are answered with nothing, nor is what comes behind them in the cache."""
 
     async def talk() -> None:
         async with ClusterClient(local.cluster, "alice") as alice:
             served = await alice.decoder()
-            two = np.ones((1, cases.TOKENS), np.int64)
+            two, name = np.ones((1, cases.TOKENS), np.int64), secrets.token_hex(16)
             with pytest.raises(UserError, match="what was sent is no text"):
-                await alice.ask(served, RequestShape(1, 1, secrets.token_hex(16), 0, 1), [two])
+                await alice.ask(served, RequestShape(1, 1, name, 0, 1), [two])
+            one = np.eye(cases.TOKENS, dtype=np.int64)[:1]
+            with pytest.raises(UserError, match="this conversation is over"):
+                await alice.ask(served, RequestShape(1, 1, name, 1, 1), [one])
+            await alice.ask(served, RequestShape(1, 1, secrets.token_hex(16), 0, 1), [one])
 
     asyncio.run(talk())
 

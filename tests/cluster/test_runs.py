@@ -27,13 +27,14 @@ class Parties:
         self.gone = ""
         self.failures: list[str] = []
         self.turns = Turns()
+        self.next: Callable[[RequestShape], RequestShape] = lambda shape: shape
         self.runs = Runs(
             self.turns,
             self.call,
             lanes,
             batching,
             PartyMetrics(),
-            lambda shape: shape,
+            lambda shape: self.next(shape),
             lambda error: self.failures.append(str(error)),
         )
 
@@ -221,6 +222,24 @@ def test_a_run_of_several_waits_for_no_compiler():
     parties = serve(story, batching=Batching(0.01))
     assert [len(fields["requests"]) for fields in parties.of("release")] == [1, 1, 1, 1, 1, 4]
     assert {fields["lane"] for fields in parties.of("compile") if fields["rows"] == 4} == {0, 1}
+
+
+def test_a_lane_prepares_for_its_own_conversation():
+    ours, theirs = (RequestShape(1, 1, name * 32, 5, 1) for name in "cd")
+
+    async def story(parties: Parties) -> None:
+        parties.next = lambda shape: RequestShape(1, 1, shape.conversation, shape.start + 1, 1)
+        computing = parties.hold("run")
+        for number, shape in (("1", ours), ("2", theirs)):
+            parties.ask(number, shape)
+            await settle()
+        computing.set()
+        await settle()
+
+    parties = serve(story)
+    prepared = [(fields["conversation"], fields["start"]) for fields in parties.of("prepare")]
+    assert sorted(prepared) == [(name * 32, start) for name in "cd" for start in (5, 6)]
+    assert len({(fields["lane"], fields["conversation"]) for fields in parties.of("prepare")}) == 2
 
 
 def test_nothing_is_prepared_or_computed_for_a_conversation_that_is_over():

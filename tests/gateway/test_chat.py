@@ -68,6 +68,14 @@ def test_what_is_asked(scripted):
     assert (one.turns, one.system) == (("What is it?", "It is", "Is it?"), "Be kind")
     assert (one.choice.temperature, one.choice.top_p, one.seed) == (0.5, 0.9, 3)
     assert (one.ending.most, one.ending.stops) == (2, ("x", "y"))
+    neutral = {
+        "frequency_penalty": 0.0,
+        "presence_penalty": None,
+        "logit_bias": {},
+        "response_format": {"type": "text"},
+    }
+    older = asked_of({"messages": messages[1:2], "max_completion_tokens": None, "max_tokens": 7, **neutral})
+    assert older.ending.most == 7
     plain = asked_of({"messages": messages[1:2], "stop": "end"})
     assert (plain.choice.temperature, plain.ending.stops, plain.stream) == (1.0, ("end",), False)
 
@@ -94,6 +102,9 @@ def test_what_is_asked(scripted):
         ({"stop": 3}, "stop is a text"),
         ({"stream": "yes"}, "stream is true or false"),
         ({"tools": []}, "unknown key 'tools'"),
+        ({"frequency_penalty": 0.5}, "only 0 is served"),
+        ({"logprobs": True}, "only False is served"),
+        ({"response_format": {"type": "json_object"}}, "only {'type': 'text'} is served"),
     ),
 )
 def test_bad_questions(change, message):

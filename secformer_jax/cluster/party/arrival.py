@@ -190,8 +190,19 @@ async def read_payload(reader: Reader, header: Header) -> Message:
     """
     size = sum(header.sizes)
     with _in_time("payload"):
-        async with asyncio.timeout(PAYLOAD_SECONDS + size / PAYLOAD_BYTES_A_SECOND):
+        async with asyncio.timeout(payload_seconds(size)):
             return cut(header, await reader.readexactly(size))
+
+
+def payload_seconds(size: int) -> float:
+    """How long so many bytes may take."""
+    return PAYLOAD_SECONDS + size / PAYLOAD_BYTES_A_SECOND
+
+
+def input_bytes(deployment: Published, shape: RequestShape) -> int:
+    """The most that one party gets of a client's request of this size."""
+    specs = one_hot.sent(deployment.inputs.specs(shape.rows, shape.length)).values()
+    return sum(packed_bytes(math.prod(spec.shape), spec.bits) for spec in specs)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from secformer_jax.cluster.party.arrival import input_bytes, payload_seconds
 from secformer_jax.cluster.party.dealer_watch import until_gone, until_there
 from secformer_jax.cluster.party.lane import CheatedError
 from secformer_jax.cluster.party.node import Fields, Node, RefusedError
@@ -116,7 +117,10 @@ class Coordinator:
         fresh, shape = request not in self._arriving, RequestShape.read(Message("arrived", size))
         entry = self._arriving.setdefault(request, Request(request, client, shape, set(self._cluster.parties)))
         if fresh:
-            asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, self._overdue, entry)
+            deployment = self._node.deployment
+            # One party gets keys, and another may still get whole arrays, over a slow line.
+            longest = payload_seconds(input_bytes(deployment, shape) if deployment else 0)
+            asyncio.get_running_loop().call_later(ARRIVAL_SECONDS + longest, self._overdue, entry)
         if (entry.client, entry.shape) != (client, shape):
             return
         entry.missing.discard(party)

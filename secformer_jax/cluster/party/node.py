@@ -222,6 +222,8 @@ class Node:
             answer = self._results.pop(request)
             if isinstance(answer, RefusedError):
                 refused.append(request)
+                # Its cache holds now what is no token: the logits of another pass would tell of it.
+                self.rooms.end_soon(self._running[request].shape.conversation)
                 self.fail(request, str(answer))
                 continue
             arrived = self._running.pop(request)

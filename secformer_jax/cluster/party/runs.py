@@ -52,7 +52,6 @@ class Runs:
         self._idle = list(self._all)
         self._freed = asyncio.Event()
         self._sizes, self._compiling = Sizes(), False
-        self._latest: RequestShape | None = None
         self._wanted: RequestShape | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -88,6 +87,8 @@ class Runs:
     async def _serve_on(self, lane: Lane, taken: list[Request]) -> None:
         """Serve requests of one size: in one run, or in several where a party has not got all of them."""
         claimed: list[Request] = []
+        # This lane's own: another may be in the midst of another conversation.
+        latest: RequestShape | None = None
         began = time.monotonic()
         for request in taken:
             named = {"request": request.id, "client": request.client, **request.shape.fields()}
@@ -97,7 +98,7 @@ class Runs:
             except RefusedError as error:
                 await self._fail([request], str(error))
         while claimed:
-            shape = self._size_for(lane, claimed[0].shape, len(claimed))
+            latest = shape = self._size_for(lane, claimed[0].shape, len(claimed))
             count = shape.rows // claimed[0].shape.rows
             try:
                 await self._compute(lane, claimed[:count], shape)
@@ -111,7 +112,7 @@ class Runs:
         if self._wanted is not None and not self._compiling:
             self._compiling = True
             self._start(self._compile_beside(self._wanted))
-        elif not len(self._turns) and self._latest is not None and (following := self._next(self._latest)):
+        elif not len(self._turns) and latest is not None and (following := self._next(latest)):
             self._start(self._prepare(lane, following))
 
     async def _fail(self, requests: list[Request], text: str) -> None:
@@ -153,7 +154,6 @@ class Runs:
     async def _compute(self, lane: Lane, requests: list[Request], shape: RequestShape) -> None:
         """One run for requests that are claimed."""
         started, ids = time.perf_counter(), [request.id for request in requests]
-        self._latest = shape
         self._use(requests, shape)
         for other in self._idle:
             # One lane goes on with a conversation.
