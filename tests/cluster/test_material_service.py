@@ -29,9 +29,11 @@ def tiny() -> Tiny:
     return Tiny("fast")
 
 
-def with_dealer(folder, story: Callable[[dict[str, MaterialClient]], Awaitable[None]]) -> None:
+def with_dealer(folder, story: Callable[[dict[str, MaterialClient]], Awaitable[None]], lanes: int = 1) -> None:
     """Let a story happen to the owner and both servers, with a dealer."""
     cluster = dataclasses.replace(config.load("2pc_semi2k_dealer", tls=folder), dealer=_free())
+    options = dataclasses.replace(cluster.options, runs_in_flight=lanes)
+    cluster = dataclasses.replace(cluster, options=options)
     certs.write(cluster, folder)
 
     async def run() -> None:
@@ -104,6 +106,19 @@ def test_a_party_gets_a_piece_once(tiny, tmp_path):
         assert set(first) == set(second)
 
     with_dealer(tmp_path, story)
+
+
+def test_a_server_that_comes_late_finds_a_piece_of_every_run_in_flight(tiny, tmp_path):
+    """The other may have fetched one for each of its lanes before."""
+
+    async def story(clients: dict[str, MaterialClient]) -> None:
+        described = tiny.description.anew()
+        await clients[OWNER].describe(described)
+        for party in ("S0", "S1"):
+            for number in range(8):
+                assert await all_of(clients[party].fetch(described, SHAPE, f"{number}" * 32))
+
+    with_dealer(tmp_path, story, lanes=8)
 
 
 def test_masks_of_weights_serve_one_publication(tiny, tmp_path):

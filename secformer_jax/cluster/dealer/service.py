@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 KEPT_DEPLOYMENTS = 16
 """A publication that fails leaves its description here, and must not push out the one that is served."""
-KEPT_PIECES, KEPT_AHEAD = 4, 4
+KEPT_PIECES = 4
+"""That not all parties have fetched, or that are dealt ahead; more where more runs are in flight."""
 BATCH_BYTES = 1 << 20
 KEPT_SEEDS, REVEAL_SECONDS = 64, 60.0
 
@@ -50,6 +51,7 @@ class MaterialService:
         self._cluster, self._state = cluster, state
         self._protocol = cluster.protocol
         self._fraction_bits = cluster.fraction_bits
+        self._pieces = max(KEPT_PIECES, cluster.options.runs_in_flight + 1)
         self._key = store.sealing_key(seal)
         self._ledger = Ledger(state / "pieces")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="material")
@@ -173,7 +175,7 @@ class MaterialService:
         """One piece for the next request of this size; only the sizes asked for last have one."""
         key = published.deployment.name, shape
         if key not in self._ahead:
-            while len(self._ahead) >= KEPT_AHEAD:
+            while len(self._ahead) >= self._pieces:
                 self._ahead.pop(next(iter(self._ahead))).cancel()
             self._ahead[key] = self._deal(published, shape)
 
@@ -246,7 +248,7 @@ class MaterialService:
 
     def _forget_oldest(self) -> None:
         """What a party never fetched: its session is over."""
-        while len(self._dealt) >= KEPT_PIECES:
+        while len(self._dealt) >= self._pieces:
             self._dealt.pop(next(iter(self._dealt)))
 
     async def _in_thread(self, function, *arguments):
