@@ -144,12 +144,11 @@ def relative_bucket(distance: np.ndarray, buckets: int, farthest: int = 128) -> 
     Half of the buckets are for keys that come later. In each half the first half are single distances, the others
     grow by a constant factor up to `farthest`.
     """
-    half, away = buckets // 2, np.abs(distance)
-    single = half // 2
+    half, single, away = buckets // 2, buckets // 4, np.abs(distance)
     growing = half - single
 
     def reached(far: int, step: int) -> bool:
-        """far/single >= (farthest/single)^(step/growing), in integers: on every processor the same."""
+        # far/single >= (farthest/single)^(step/growing), in integers: on every processor the same.
         return far**growing * single**step >= farthest**step * single**growing
 
     begins = [next(far for far in range(single, farthest + 1) if reached(far, step)) for step in range(1, growing)]

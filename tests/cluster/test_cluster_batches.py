@@ -176,7 +176,7 @@ async def _send_bad(local: LocalCluster, text: Encoded) -> None:
         served = await asking.deployment()
         arrays = served.inputs.arrays(text)
         wrong = SimpleNamespace(arrays=lambda encoded: (arrays[0], 2 * arrays[1]), specs=served.inputs.specs)
-        asking._served = SimpleNamespace(**vars(served), name=served.name, unit=served.unit, inputs=wrong)
+        asking._served = SimpleNamespace(**{**vars(served), "name": served.name}, unit=served.unit, inputs=wrong)
         await asking.infer(text)
 
 

@@ -60,7 +60,8 @@ def test_table(work):
     plain, secformer = found["cells"].values()
     assert "emulated" not in plain and plain["metric_name"] == "accuracy" and plain["count"] == 32
     assert 0 <= secformer["emulated"] <= 1 and secformer["max_logit_difference"] < 0.02
-    assert "teacher SST-2" in out and "| secformer | emulated |" in (work / "results" / "accuracy-tiny.md").read_text()
+    # Of a few examples there is nothing to require.
+    assert "Required" not in out and "| secformer | emulated |" in (work / "results" / "accuracy-tiny.md").read_text()
     # A student of another task than the first starts from the first's.
     first = checkpoint.load(work / "runs" / "tiny-distilled-secformer-STS-B-0-quick").fingerprint
     assert secformer["trained"]["like"] == first

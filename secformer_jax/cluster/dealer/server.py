@@ -25,7 +25,7 @@ from secformer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MEMORY_LIMIT, MAX_DESCRIPTION = 2 << 30, 8 << 20
+MEMORY_LIMIT = 2 << 30
 SESSIONS = "beaver-sessions"
 
 
@@ -68,7 +68,6 @@ class Dealer:
             health=lambda: {"role": DEALER, "sessions": len(self.sessions)},
             revoked=() if self._plaintext else Revoked(self._cluster.tls(DEALER).ca),
             plaintext=self._plaintext,
-            max_body=MAX_DESCRIPTION,
         )
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ KEPT_DEPLOYMENTS = 16
 """A publication that fails leaves its description here, and must not push out the one that is served."""
 KEPT_PIECES = 4
 """That not all parties have fetched, or that are dealt ahead; more where more runs are in flight."""
-BATCH_BYTES = 1 << 20
+BATCH_BYTES, DESCRIPTION_BYTES = 1 << 20, 8 << 20
 KEPT_SEEDS, REVEAL_SECONDS = 64, 60.0
 
 
@@ -78,7 +78,8 @@ class MaterialService:
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         peer_of(request, [OWNER])
         try:
-            described = read_description((await question(request)).fields.get("description"))
+            asked = await question(request.clone(client_max_size=DESCRIPTION_BYTES))
+            described = read_description(asked.fields.get("description"))
             deployment = await self._in_thread(checked, described)
         except UserError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
