@@ -162,6 +162,13 @@ FAULTS = {
         'f"{session}/{conversation}"',
         "tests/cluster/test_rooms.py",
     ),
+    "a cache with rows that are no token": Fault(
+        "logits of a pass that attends to numbers of any size, to a client",
+        "cluster/party/node.py",
+        "self.rooms.end_soon(self._running[request].shape.conversation)",
+        "pass",
+        "tests/cluster/test_cluster_decoder.py",
+    ),
     "shares that do not age": Fault(
         "weights, to who has one disk of today and one of last month",
         "cluster/party/aging.py",
