@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -94,7 +95,9 @@ def _kept(make: Callable[P, Series]) -> Callable[P, Series]:
         name = cache_folder.key("series", FIT, np.__version__, make.__name__, arguments, sorted(more.items()))
         data = cache_folder.read(name)
         if data is not None:
-            return Series.from_json(json.loads(data))
+            # What is beyond the bounds of series from elsewhere is fitted again.
+            with contextlib.suppress(ValueError):
+                return Series.from_json(json.loads(data))
         series = make(*arguments, **more)
         cache_folder.write(name, json.dumps(series.to_json()).encode())
         return series
