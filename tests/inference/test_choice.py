@@ -35,6 +35,16 @@ def test_the_fewest_likeliest(top_p, kept):
     np.testing.assert_allclose(found, expected / expected.sum(), atol=0.03)
 
 
+def test_small_errors_hardly_change_a_draw():
+    """Private logits differ in their last bits; drawn in the order of the logits, nearly all would change."""
+    logits, errors = np.zeros(300), GENERATOR.normal(scale=1e-3, size=(500, 300))
+    found = [
+        [Choice(temperature=1.0).next(given, (), np.random.default_rng(seed)) for given in (logits, logits + error)]
+        for seed, error in enumerate(errors)
+    ]
+    assert sum(one != other for one, other in found) <= 5
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -52,8 +52,10 @@ class Choice:
         logits[seen] = np.where(penalised > 0, penalised / self.repetition_penalty, penalised * self.repetition_penalty)
         if self.temperature == 0:
             return int(np.argmax(logits))
-        probabilities = np.exp((logits - logits.max()) / self.temperature)
-        order = np.argsort(-probabilities, kind="stable")
-        upto = np.cumsum(probabilities[order]) / probabilities.sum()
-        kept = order[: int(np.searchsorted(upto, self.top_p)) + 1]
-        return int(generator.choice(kept, p=probabilities[kept] / probabilities[kept].sum()))
+        scaled = (logits - logits.max()) / self.temperature
+        order = np.argsort(-scaled, kind="stable")
+        upto = np.cumsum(np.exp(scaled[order]))
+        kept = order[: int(np.searchsorted(upto / upto[-1], self.top_p)) + 1]
+        # The largest of scaled + Gumbel noise has the distribution softmax(scaled). Noise by token, so that the last
+        # bits of private logits change what a seed draws only where two sums are that near.
+        return int(kept[np.argmax((scaled + generator.gumbel(size=len(scaled)))[kept])])
