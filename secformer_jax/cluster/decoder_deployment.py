@@ -24,7 +24,7 @@ from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.tokens import ChatFormat
 from secformer_jax.mpc.runtime.shares import RING_BITS
 
-KIND, FORMAT = "decoder", 2
+KIND, FORMAT = "decoder", 3
 MOST_PREFIX = 1024
 GENERATION = "generation"
 """What such a model answers with, beside the heads of encoders."""
@@ -107,7 +107,8 @@ class DecoderDeployment:
             if not isinstance(series, dict):
                 raise UserError("a description whose series have no names")
             ranges, chat = Calibration.from_json(values["calibration"]), ChatFormat(**values["chat"])
-            if not all(isinstance(piece, str) for piece in dataclasses.astuple(chat)):
+            *pieces, trims = dataclasses.astuple(chat)
+            if not all(isinstance(piece, str) for piece in pieces) or type(trims) is not bool:
                 raise UserError("a description whose chat format is no text")
             return cls(config, ranges, series, chat, prefix, capacity, *bits, nonce)
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

@@ -77,12 +77,26 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a file, and a model folder was expected: pass the folder that holds config.json")
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is no model folder: config.json is missing, and a Hugging Face folder was expected")
+    return _read_object(path / "config.json")
+
+
+def read_generation(path: Path) -> dict[str, Any]:
+    """A folder's generation_config.json; nothing where there is none.
+
+    Raises:
+        UserError: a damaged one.
+    """
+    file = path / "generation_config.json"
+    return _read_object(file) if file.is_file() else {}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path / 'config.json'} is not JSON ({error}): fetch it again") from None
+        raise UserError(f"{file} is not JSON ({error}): fetch it again") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path / 'config.json'} is not a JSON object: fetch it again")
+        raise UserError(f"{file} is not a JSON object: fetch it again")
     return values
 
 
@@ -90,7 +104,7 @@ def _download(name: str, weights: Sequence[str]) -> Path:
     import huggingface_hub
 
     try:
-        patterns = ["config.json", *weights, *TOKENIZER_FILES, *SENTENCE_FILES]
+        patterns = ["config.json", "generation_config.json", *weights, *TOKENIZER_FILES, *SENTENCE_FILES]
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises its own, httpx's or requests' errors, and OSError
         reason = str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import decoders as cases
 import ml_dtypes
@@ -137,9 +139,30 @@ def test_a_chat_template_as_pieces(tmp_path):
         found.text(["a", "b"])
 
 
+def test_a_template_that_trims(tmp_path):
+    """As Llama 3's does."""
+    trimming = CHATML.replace("message['content'] +", "message['content'] | trim +")
+    whole, found = read_format(with_template(tmp_path, CHATML)), read_format(with_template(tmp_path, trimming))
+    assert found == dataclasses.replace(whole, trims=True)
+    assert found.text([" a ", "b\n", "c"]) == whole.text(["a", "b", "c"])
+
+
+def test_what_ends_an_answer(folder, tmp_path):
+    """generation_config.json's word counts; a token that is none is refused."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
+    assert load(tmp_path).config.eos_token_ids == (2,)
+    for given, expected in (({"eos_token_id": [3, 4]}, (3, 4)), ({"temperature": 0.6}, (2,))):
+        (tmp_path / "generation_config.json").write_text(json.dumps(given))
+        assert load(tmp_path).config.eos_token_ids == expected
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": -1}')
+    with pytest.raises(UserError, match="eos_token_id is"):
+        load(tmp_path)
+
+
 TEMPLATES = {
     "no fixed pieces": "{% for m in messages %}{{ loop.index }}{{ m['content'] }}{% endfor %}",
-    "what is said is changed": "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }}{% endfor %}",
+    "what is said is changed": "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | upper }}{% endfor %}",
 }
 
 

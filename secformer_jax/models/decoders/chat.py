@@ -43,13 +43,13 @@ def read_format(folder: Path, system: str | None = None) -> ChatFormat:
     end = rendered(MARKS[:2], goes_on=False).partition(MARKS[1])[2]
     between = rendered(MARKS).partition(MARKS[1])[2].partition(MARKS[2])[0]
     user = between.removeprefix(end)
-    found = ChatFormat(begin.removesuffix(user), user, assistant, end)
-    if any(rendered(turns) != found.prefix + found.text(turns) for turns in CHECKED):
-        raise UserError(
-            f"the chat template of {folder} does more than to put fixed pieces between what is said: it is not "
-            "supported"
-        )
-    return found
+    for trims in (False, True):
+        found = ChatFormat(begin.removesuffix(user), user, assistant, end, trims)
+        if all(rendered(turns) == found.prefix + found.text(turns) for turns in CHECKED):
+            return found
+    raise UserError(
+        f"the chat template of {folder} does more than to put fixed pieces between what is said: it is not supported"
+    )
 
 
 def read_tokens(folder: Path, system: str | None = None) -> ChatTokens:

@@ -15,9 +15,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from secformer_jax.errors import UserError
 from secformer_jax.models.decoders import decoder_family, read_config
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
-from secformer_jax.models.decoders.family import DecoderFamily, Source
+from secformer_jax.models.decoders.family import DecoderFamily, Source, token_ids
 from secformer_jax.models.decoders.model import parameter_shapes
-from secformer_jax.models.folders import read_json, resolve
+from secformer_jax.models.folders import read_generation, read_json, resolve
 from secformer_jax.models.tensors import Tensors, checked, fingerprint, read_tensors
 
 
@@ -49,6 +49,9 @@ def load(path_or_name: str | os.PathLike[str]) -> DecoderCheckpoint:
         raise UserError(
             f"config.json: architectures is {named!r}, and {family.class_name} generates text: use such a model"
         )
+    # As in transformers, generation_config.json says what ends an answer, where it says anything.
+    ends = token_ids(read_generation(path).get("eos_token_id"))
+    config = dataclasses.replace(config, eos_token_ids=ends or config.eos_token_ids)
     file, tensors = read_tensors(path)
     return DecoderCheckpoint(config, to_params(tensors, config, family, file), path)
 

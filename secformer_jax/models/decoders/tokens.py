@@ -18,12 +18,14 @@ class ChatFormat:
     Attributes:
         prefix: what stands before the first question whatever it is: the system's prompt.
         user, assistant, end: as above.
+        trims: whether white space around what is said is left out.
     """
 
     prefix: str
     user: str
     assistant: str
     end: str
+    trims: bool = False
 
     def text(self, turns: Sequence[str]) -> str:
         """A conversation without its prefix, up to where the model goes on.
@@ -33,8 +35,8 @@ class ChatFormat:
         """
         if len(turns) % 2 == 0:
             raise UserError("a conversation ends with a question: leave out the last answer")
-        after = (self.assistant, self.end)
-        return "".join((self.user if i % 2 == 0 else "") + turn + after[i % 2] for i, turn in enumerate(turns))
+        after, said = (self.assistant, self.end), [turn.strip() if self.trims else turn for turn in turns]
+        return "".join((self.user if i % 2 == 0 else "") + turn + after[i % 2] for i, turn in enumerate(said))
 
 
 CHECKED = (["What is it?"], ["A", " b ", "c\nd"], ["1", "2", "3", "4", "5"])
