@@ -4,10 +4,14 @@ import asyncio
 
 import pytest
 
+from secformer_jax.cluster.clients.material import ForgottenError
 from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.party.arrival import Arrived
+from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
-from secformer_jax.cluster.party.node import Node
+from secformer_jax.cluster.party.node import Node, RefusedError
 from secformer_jax.cluster.party.process import WorkerError
+from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.cluster.wire.message import Message
 
 FIELDS = {"rows": 1, "length": 16, "lane": 0, "piece": "1" * 32}
@@ -67,6 +71,49 @@ def test_a_new_session_gets_nothing_of_an_earlier_one(node, command, goes):
         else:
             assert not goes and len(first.got) == (3 if command == "prepare" else 1)
         assert not second.got and (0 in node._pieces) == (not goes and command == "prepare")
+
+    asyncio.run(run())
+
+
+def test_a_conversation_that_the_dealer_has_forgotten_is_over_and_the_session_goes_on(node):
+    class Forgetful(Dealer):
+        async def masks(self, deployment, conversation):
+            return
+            yield
+
+        async def fetch(self, deployment, shape, piece):
+            raise ForgottenError("begin a new one")
+            yield
+
+    async def run():
+        node._material, node.worker = Forgetful(), Worker()
+        shape = RequestShape(1, 1, "1" * 32, 0, 1)
+        node.rooms.enter("alice", shape)
+        node.rooms.use(shape)
+        with pytest.raises(RefusedError, match="begin a new one"):
+            await node.commands["prepare"]({**FIELDS, **shape.fields()})
+        node.rooms.leave("1" * 32)
+        assert node.rooms.over() == ["1" * 32]
+
+    asyncio.run(run())
+
+
+def test_a_client_that_hangs_up_at_one_server_leaves_nothing_at_the_others(tmp_path):
+    """Its pass waits here, and another server has lost its share."""
+
+    async def run():
+        node = Node(LocalCluster(tmp_path).cluster, "S0", tmp_path, PartyMetrics(), None)
+        shape = RequestShape(1, 1, "1" * 32, 0, 1)
+        node.rooms.enter("alice", shape)
+        coordinator = Coordinator(node, tmp_path)
+        assert coordinator.waiting == 0
+        answer = asyncio.get_running_loop().create_future()
+        node.inputs["alice/1"] = Arrived("alice", shape, Message("infer"), answer)
+        node.notify("arrived", {"party": "S0", "request": "alice/1", "client": "alice", **shape.fields()})
+        node.notify("gone", {"request": "alice/1"})
+        with pytest.raises(RefusedError, match="the client is gone"):
+            await asyncio.wait_for(answer, 5)
+        assert not node.inputs and "1" * 32 not in node.rooms
 
     asyncio.run(run())
 

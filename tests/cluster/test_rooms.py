@@ -74,6 +74,21 @@ def test_idle_conversations_are_over():
         rooms.enter("alice", RequestShape(1, 1, name(0), 0, 1))
 
 
+def test_few_clients_keep_no_others_out():
+    """Where all places are taken, a client keeps the conversation that it has used last."""
+    rooms = Rooms()
+    for number in range(CONVERSATIONS):
+        shape = RequestShape(1, 1, name(number), 0, 1)
+        rooms.enter(f"client {min(number // 5, 3)}", shape)
+        rooms.use(shape)
+        rooms.leave(name(number))
+    assert rooms.over(crowded=60.0) == []
+    busy = RequestShape(1, 1, name(3), 1, 1)
+    rooms.enter("client 0", busy)
+    # Client 0 has the one under way, clients 1 and 2 their last one, and client 3 has no other.
+    assert rooms.over(crowded=0.0) == [name(number) for number in range(15) if number not in (3, 9, 14)]
+
+
 def test_names_are_of_one_client_and_one_session():
     names = {own_name(session, client, name(0)) for session in ("1", "2") for client in ("alice", "bob")}
     assert len(names) == 4 and all(len(each) == 32 and each.isalnum() for each in names)

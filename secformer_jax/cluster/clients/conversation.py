@@ -71,15 +71,13 @@ class ClusterConversation:
         """
         logits, cost = await self.extend(prompt, padded_prompt(len(prompt)))
         while True:
-            said = answer.add(logits)
-            if answer.finish is None and self._start == self._served.capacity:
+            said, full = answer.add(logits), self._start == self._served.capacity
+            if answer.finish is None and full:
                 said += answer.end()
             yield said, cost
-            if answer.finish is not None:
+            if full or not answer.goes_on:
                 break
             logits, cost = await self.extend(answer.ids[-1:])
-        for _ in range(min(answer.padding, self._served.capacity - self._start)):
-            yield "", (await self.extend(answer.ids[-1:]))[1]
 
 
 def tokens_of(folder: Path, served: DecoderDeployment) -> ChatTokens:

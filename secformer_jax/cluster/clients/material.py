@@ -20,6 +20,10 @@ DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH = "/v1/describe", "/v1/masks", "/v1/mat
 REVEAL_PATH = "/v1/reveal"
 
 
+class ForgottenError(UserError):
+    """The dealer has no masks of a conversation any more; it serves others."""
+
+
 class MaterialClient:
     """Asks the dealer for this party's shares of masks.
 
@@ -57,6 +61,7 @@ class MaterialClient:
             piece: a number that all parties give and that was never given before.
 
         Raises:
+            ForgottenError: the piece is a conversation's that the dealer has forgotten.
             UserError: the dealer refuses, or is not there.
         """
         asked = {"deployment": deployment.name, "piece": piece, **shape.fields()}
@@ -79,7 +84,8 @@ class MaterialClient:
         try:
             async with self._http.post(self._url + path, json=values, server_hostname=DEALER) as answer:
                 if answer.status != 200:
-                    raise UserError(f"the dealer refuses: {(await answer.text()).strip()[:200]}")
+                    refusal = ForgottenError if answer.status == 410 else UserError
+                    raise refusal(f"the dealer refuses: {(await answer.text()).strip()[:200]}")
                 while (message := await frames.read(answer.content)).kind != END:
                     yield message
         except (TimeoutError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError, MessageError) as error:

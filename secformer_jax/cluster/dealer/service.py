@@ -14,6 +14,7 @@ from aiohttp import web
 from secformer_jax.cluster import store
 from secformer_jax.cluster.clients.material import DESCRIBE_PATH, MASKS_PATH, MATERIAL_PATH, REVEAL_PATH
 from secformer_jax.cluster.config import OWNER, Cluster
+from secformer_jax.cluster.dealer.conversations import CacheMasks
 from secformer_jax.cluster.dealer.ledger import Ledger
 from secformer_jax.cluster.dealer.pieces import Delivered, Masked, Piece
 from secformer_jax.cluster.published import Published, read_description
@@ -130,9 +131,10 @@ class MaterialService:
             published.deployment.check(shape)
         except UserError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
-        if shape.conversation and shape.conversation not in published.conversations:
-            raise web.HTTPNotFound(text="the dealer has no masks of this conversation: begin a new one\n")
         if piece not in self._dealt:
+            # Where one party has got a piece, so do the others.
+            if shape.conversation and shape.conversation not in published.conversations:
+                raise web.HTTPGone(text="it has no masks of this conversation any more: begin a new one\n")
             self._forget_oldest()
             ready = self._ahead.pop((published.deployment.name, shape), None) or self._deal(published, shape)
             # In its place before anything is awaited: the parties ask at the same time.
@@ -187,13 +189,12 @@ class MaterialService:
         return await ready
 
     def _deal(self, published: Masked, shape: RequestShape) -> asyncio.Future[Piece]:
-        return asyncio.ensure_future(self._in_thread(self._make, published, shape))
+        cache = published.conversations[shape.conversation] if shape.conversation else None
+        return asyncio.ensure_future(self._in_thread(self._make, published, shape, cache))
 
-    def _make(self, published: Masked, shape: RequestShape) -> Piece:
+    def _make(self, published: Masked, shape: RequestShape, cache: CacheMasks | None) -> Piece:
         """Fresh material of one request, as shares; on the thread."""
-        masks = published.masks()
-        if shape.conversation:
-            masks = published.conversations[shape.conversation].beside(masks)
+        masks = published.masks() if cache is None else cache.beside(published.masks())
         if shape.size not in published.nodes:
             published.nodes[shape.size] = material_nodes(requirements(published.served, shape).material)
         parties = len(self._cluster.parties)

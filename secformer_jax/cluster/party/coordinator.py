@@ -49,6 +49,7 @@ class Coordinator:
         self._lost: asyncio.Future[str] | None = None
         self._ready, self._ended = asyncio.Event(), asyncio.Event()
         self._cheated: CheatedError | None = None
+        self._told: set[asyncio.Task] = set()
         self.state = "starting"
         node.notify = self._event
 
@@ -99,6 +100,8 @@ class Coordinator:
             self._ended.set()
         elif kind == "gone":
             self._turns.remove(fields["request"])
+            self._arriving.pop(fields["request"], None)
+            self._tell("fail", {"request": fields["request"], "text": "the client is gone"})
 
     def _break(self, text: str) -> None:
         if self._lost is not None and not self._lost.done():
@@ -153,7 +156,6 @@ class Coordinator:
         Raises:
             CheatedError: the dealer was caught.
         """
-        self._told: set[asyncio.Task] = set()
         context = tls.client_context(self._cluster.tls(self._node.name))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         connector = aiohttp.TCPConnector(ssl=context)

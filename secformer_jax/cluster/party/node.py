@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from secformer_jax.cluster.clients.material import MaterialClient
+from secformer_jax.cluster.clients.material import ForgottenError, MaterialClient
 from secformer_jax.cluster.config import Cluster
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.party.arrival import Admission, Arrived
@@ -169,10 +169,14 @@ class Node:
             self._begun.add(shape.conversation)
             async for message in self._material.masks(deployment, shape.conversation):
                 await worker.send(Message("masks", {**message.fields, **_addressed(fields)}, message.chunks).pack())
-        async for message in self._material.fetch(deployment, shape, fields["piece"]):
-            parts = Message("material", {**message.fields, **_addressed(fields)}, message.chunks).pack()
-            self.metrics.received.labels("dealer").inc(sum(memoryview(part).nbytes for part in parts))
-            await worker.send(parts)
+        try:
+            async for message in self._material.fetch(deployment, shape, fields["piece"]):
+                parts = Message("material", {**message.fields, **_addressed(fields)}, message.chunks).pack()
+                self.metrics.received.labels("dealer").inc(sum(memoryview(part).nbytes for part in parts))
+                await worker.send(parts)
+        except ForgottenError as error:
+            self.rooms.end_soon(shape.conversation)
+            raise RefusedError(str(error)) from None
         answer = await self._call(Message("prepare", _addressed(fields)), worker)
         self._pieces[fields["lane"]] = fields["piece"]
         return self._cost(answer) | {"audit": answer.fields["audit"]}

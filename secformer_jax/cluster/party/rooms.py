@@ -13,7 +13,9 @@ from secformer_jax.errors import UserError
 
 CLIENT_CONVERSATIONS, CONVERSATIONS = 6, 16
 """At a time: of one client, and of all, with those that are over and not forgotten yet. Each has a cache in memory."""
-IDLE_SECONDS = 600.0
+IDLE_SECONDS, CROWDED_SECONDS = 600.0, 60.0
+"""A conversation without a pass for so long is over; the latter, where all places are taken, for those of a client with
+others that are younger."""
 
 
 @dataclass
@@ -100,12 +102,17 @@ class Rooms:
         room.over = True
         return True
 
-    def over(self, seconds: float = IDLE_SECONDS) -> list[str]:
+    def over(self, seconds: float = IDLE_SECONDS, crowded: float = CROWDED_SECONDS) -> list[str]:
         """Those that are ended, or have had no pass for so long, which are over then."""
-        before = time.monotonic() - seconds
-        found = [name for name, room in self._rooms.items() if not room.busy and (room.over or room.since <= before)]
-        for name in found:
-            self._rooms[name].over = True
+        now, found = time.monotonic(), list[str]()
+        held = Counter(room.client for room in self._rooms.values())
+        full = len(self._rooms) >= CONVERSATIONS
+        for name, room in sorted(self._rooms.items(), key=lambda entry: entry[1].since):
+            most = crowded if full and held[room.client] > 1 else seconds
+            if not room.busy and (room.over or now - room.since >= most):
+                room.over = True
+                held[room.client] -= 1
+                found.append(name)
         return found
 
 

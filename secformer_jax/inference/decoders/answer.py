@@ -72,7 +72,7 @@ class Answer:
         self._generator = np.random.default_rng() if generator is None else generator
         self.ids: list[int] = []
         self.finish: str | None = None
-        self._said = 0
+        self._said = self._passes = 0
 
     @property
     def text(self) -> str:
@@ -85,17 +85,23 @@ class Answer:
         return [token for token in self.ids[-1:] if token not in self._last]
 
     @property
-    def padding(self) -> int:
-        """Passes that follow an answer which has ended, up to a multiple of the block."""
-        return -len(self.ids) % self._ending.block
+    def goes_on(self) -> bool:
+        """Whether another pass follows: the answer grows, or has ended within a block."""
+        return self.finish is None or self._passes % self._ending.block > 0
 
     def add(self, logits: np.ndarray) -> str:
         """Choose the next token; returns what can be shown more: whole characters, and nothing that may be a stop.
 
+        An answer that has ended takes no more, in the same time: the pass is there to hide where it ended.
+
         Args:
             logits: (vocab_size,), of the model for the next token.
         """
+        self._passes += 1
         token = self._choice.next(logits, (*self._prompt, *self.ids), self._generator)
+        if self.finish is not None:
+            self._cut()
+            return ""
         self.ids.append(token)
         text, stopped = self._cut()
         if token in self._last or stopped:

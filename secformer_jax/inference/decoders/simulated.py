@@ -143,15 +143,13 @@ class SimulatedText:
         """
         logits, result = self.extend(np.asarray(prompt), padded_prompt(len(prompt)))
         while True:
-            said = answer.add(logits)
-            if answer.finish is None and self._start == self._decoder.serving.capacity:
+            said, full = answer.add(logits), self._start == self._decoder.serving.capacity
+            if answer.finish is None and full:
                 said += answer.end()
             yield said, result
-            if answer.finish is not None:
+            if full or not answer.goes_on:
                 break
             logits, result = self.extend(np.asarray(answer.ids[-1:]))
-        for _ in range(min(answer.padding, self._decoder.serving.capacity - self._start)):
-            yield "", self.extend(np.asarray(answer.ids[-1:]))[1]
 
     def _first_state(self, masks: WeightMasks, shapes: dict[str, tuple[int, ...]]) -> State:
         leaves: list[Array | np.ndarray] = []
