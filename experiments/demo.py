@@ -100,26 +100,24 @@ def answered(
                     answer = private(request)
                 worst = max(worst, float(np.abs(answer.logits.reshape(-1) - plaintext).max()))
                 console.print(f"  {escape(title)}")
-                console.print(f"    {described(model, answer, plaintext)}")
+                for line in described(model, answer, plaintext):
+                    console.print(f"    {line}")
     return worst
 
 
-def described(model: Checkpoint, answer: Answer, plaintext: np.ndarray) -> str:
-    """One line: the private answer, the plaintext one, and the cost."""
+def described(model: Checkpoint, answer: Answer, plaintext: np.ndarray) -> tuple[str, str]:
+    """Two lines: the private answer beside plaintext's, and the cost."""
     total, values = answer.result.profile.total, answer.logits.reshape(-1)
     kind = "cosine" if model.head == "embedding" else "logits"
-    line = (
-        f"{kind} {_numbers(values)} private, {_numbers(plaintext)} plaintext, difference "
-        f"{np.abs(values - plaintext).max():.4f}; "
-        f"{answer.result.seconds:.1f} s, {total.send_bytes / 1e6:.0f} MB sent, {total.send_actions:,} sends"
-    )
+    found = f"{kind} {_numbers(values)}, plaintext {_numbers(plaintext)}, off by {np.abs(values - plaintext).max():.4f}"
     if model.head == "classification":
-        line = f"{model.config.id2label[int(values.argmax())]}: {line}"
-    return f"{line} (and {answer.compile_seconds:.1f} s to compile)" if answer.compile_seconds else line
+        found = f"{model.config.id2label[int(values.argmax())]}: {found}"
+    cost = f"{answer.result.seconds:.1f} s, {total.send_bytes / 1e6:.0f} MB sent, {total.send_actions:,} sends"
+    return found, f"{cost}, after {answer.compile_seconds:.1f} s of compiling" if answer.compile_seconds else cost
 
 
 def _numbers(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.4f}" for value in values)
+    return " ".join(f"{value:.4f}" for value in values)
 
 
 if __name__ == "__main__":

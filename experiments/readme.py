@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import compare
 import numpy as np
-from results import ROOT, Entry, markdown_rows, read
+from results import FOLDER, ROOT, Entry, markdown_rows, read
 
 from secformer_jax.functions import presets
 from secformer_jax.functions.presets import Approximations
@@ -203,7 +203,19 @@ def _same(what: str, known: Mapping[str, object], written: Mapping[str, object])
         raise SystemExit(f"experiments/readme.py: {what}: {wrong}: add a line, or take it out")
 
 
+def demo() -> list[str]:
+    """What `make demo` says of preset fast, from a run that was kept."""
+    path = FOLDER / "demo.txt"
+    if not path.is_file():
+        raise SystemExit("no results/demo.txt: run python experiments/demo.py > results/demo.txt first")
+    _, found, rest = path.read_text(encoding="utf-8").partition("preset fast\n")
+    if not found:
+        raise SystemExit("results/demo.txt has no part of preset fast: make it again")
+    return ["", "    preset fast", *(f"    {line}" for line in rest.partition("\n\n")[0].rstrip().split("\n")), ""]
+
+
 TABLES: Mapping[str, Callable[[], list[str]]] = {
+    "demo": demo,
     "speed": speed,
     "families": model_families,
     "heads": heads,
