@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from secformer_jax.gateway.asking import BusyError, Cost
 from secformer_jax.gateway.chat_forms import Asked, QuestionError
 from secformer_jax.gateway.kept import Begun, Kept
 from secformer_jax.inference.decoders.answer import Answer
-from secformer_jax.inference.decoders.prompts import padded_prompt
+from secformer_jax.inference.decoders.prompts import prompt_passes
 from secformer_jax.models.decoders.tokens import ChatTokens
 
 AT_ONCE, MOST_WAITING = 2, 16
@@ -108,17 +108,19 @@ class Chatting:
         self, served: DecoderDeployment, tokens: ChatTokens, asked: Asked, prompt: list[int]
     ) -> tuple[ClusterConversation, list[int]]:
         """The one that a question goes on with, or a new one; and what the servers have still to read."""
-        begun, longest = await self._kept.take(asked.turns[:-1]), max(served.lengths())
+        begun = await self._kept.take(asked.turns[:-1])
+        room = _room(served, prompt)
         if begun is not None:
             unread = begun.answer.unread + tokens.next_prompt(asked.turns[-1])
             # No answer is longer than a new one has room for; where it has none, a short answer is better than none.
-            room = served.capacity - padded_prompt(len(prompt)) + 1 if len(prompt) <= longest else 0
             most = max(1, min(asked.ending.most, room))
-            if len(unread) <= longest and begun.conversation.fits(len(unread), most):
+            if begun.conversation.fits(len(unread), most):
                 return begun.conversation, unread
             await begun.conversation.end()
-        if len(prompt) > longest:
-            raise QuestionError(f"messages of {len(prompt)} tokens, and this model takes {longest}: send fewer")
+        if room < 1:
+            raise QuestionError(
+                f"messages of {len(prompt)} tokens, padded, and there is room for {served.capacity}: send fewer"
+            )
         return ClusterConversation(self._client, served), prompt
 
     async def _pieces(self, served: DecoderDeployment, chat: Chat) -> AsyncIterator[str]:
@@ -140,13 +142,18 @@ class Chatting:
                 yield each
         except UserError:
             goes_on = chat.unread is not chat.prompt
-            if chat.answer.ids or not goes_on or len(chat.prompt) > max(served.lengths()):
+            if chat.answer.ids or not goes_on or _room(served, chat.prompt) < 1:
                 raise
             # The servers have forgotten what was said: nothing is lost but time.
             await chat.conversation.end()
             chat.conversation, chat.unread = ClusterConversation(self._client, served), chat.prompt
             async for each in chat.conversation.write(chat.unread, chat.answer):
                 yield each
+
+
+def _room(served: DecoderDeployment, prompt: Sequence[int]) -> int:
+    """Tokens of an answer for which a new conversation has room behind a prompt; its last one is not read."""
+    return served.capacity - sum(prompt_passes(len(prompt), served.capacity)) + 1
 
 
 def _prompt(served: DecoderDeployment, tokens: ChatTokens, asked: Asked) -> list[int]:

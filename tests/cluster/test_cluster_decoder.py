@@ -23,6 +23,8 @@ from secformer_jax.errors import UserError
 from secformer_jax.gateway.asking import Asking
 from secformer_jax.gateway.chatting import Chatting
 from secformer_jax.gateway.server import Gateway
+from secformer_jax.inference.decoders.answer import Answer, Ending
+from secformer_jax.inference.decoders.choice import Choice
 from secformer_jax.inference.texts import Limits
 from secformer_jax.models.decoders.calibrate import calibrate
 from secformer_jax.models.decoders.chat import read_tokens
@@ -122,6 +124,24 @@ def test_two_clients_talk_at_once(subject, local):
     asyncio.run(talk())
 
 
+def test_a_long_prompt_is_read_in_pieces(subject, local):
+    """Each padded; logits behind it are plaintext's of all of it."""
+    prompt = [token for text in TEXTS for token in text][:45]
+
+    async def talk() -> np.ndarray:
+        async with ClusterClient(local.cluster, "alice") as alice:
+            served = await alice.decoder()
+            answer = Answer(subject[1], (), prompt, Choice(), Ending(most=2))
+            async with ClusterConversation(alice, served) as conversation:
+                costs = [cost async for _, cost in conversation.write(prompt, answer)]
+                assert len(costs) == 3
+                with pytest.raises(UserError, match="12 tokens, padded to 16, behind 49, and there is room"):
+                    await anext(conversation.write(prompt[:12], answer))
+            return answer.ids
+
+    assert asyncio.run(talk()) == likeliest(subject, prompt, 2)
+
+
 def test_what_is_refused(subject, local):
     """A pass out of place, without room, under another's name; and a request that stands alone."""
 
@@ -181,7 +201,7 @@ def test_the_command_line(subject, local, capsys, monkeypatch):
 
 def test_a_gateway_and_openais_client(subject, local):
     """An answer that is whole, one that grows, and the next question of a conversation; and what is refused."""
-    openai, (model, tokens, served) = pytest.importorskip("openai"), subject
+    openai, (model, tokens, _) = pytest.importorskip("openai"), subject
     question, message = "What is it?", {"role": "user", "content": "What is it?"}
     first = likeliest(subject, tokens.prompt([question]), 3)
 
@@ -200,8 +220,8 @@ def test_a_gateway_and_openais_client(subject, local):
                 said = whole.choices[0].message.content
                 answered = [message, {"role": "assistant", "content": said}, {"role": "user", "content": "Is it?"}]
                 follows = await client.chat.completions.create(**asked | {"messages": answered, "max_tokens": 2})
-                with pytest.raises(openai.BadRequestError, match="this model takes 32: send fewer"):
-                    await client.chat.completions.create(**asked | {"messages": [{**message, "content": "a " * 40}]})
+                with pytest.raises(openai.BadRequestError, match=f"there is room for {CAPACITY}: send fewer"):
+                    await client.chat.completions.create(**asked | {"messages": [{**message, "content": "a " * 80}]})
                 with pytest.raises(openai.BadRequestError, match="published with a system's prompt"):
                     system = {"role": "system", "content": "Be cruel"}
                     await client.chat.completions.create(**asked | {"messages": [system, message]})
@@ -214,7 +234,6 @@ def test_a_gateway_and_openais_client(subject, local):
     whole, grown, follows = asyncio.run(talk())
     said = "".join(event.choices[0].delta.content or "" for event in grown)
     assert whole.choices[0].message.content == said and grown[-1].choices[0].finish_reason in ("stop", "length")
-    assert max(served.lengths()) == 32
     # What was said is not read again, and is known all the same.
     assert follows.usage.prompt_tokens_details.cached_tokens > 10
     read = [token for token in first if token not in model.config.eos_token_ids]

@@ -15,7 +15,7 @@ from secformer_jax.cluster.clients.client import ClusterClient
 from secformer_jax.cluster.clients.conversation import ClusterConversation, tokens_of
 from secformer_jax.cluster.decoder_deployment import DecoderDeployment
 from secformer_jax.inference.decoders.answer import Answer
-from secformer_jax.inference.decoders.prompts import padded_prompt
+from secformer_jax.inference.decoders.prompts import prompt_passes
 
 
 async def answer(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Asked, prompts: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ async def answer(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Ask
             reporter.say(prompt)
             async with ClusterConversation(client, served) as conversation:
                 said, costs = await _written(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
-            entries.append(_entry(reporter, prompt, said, costs, len(ids)))
+            entries.append(_entry(reporter, served, prompt, said, costs, len(ids)))
     reporter.results(entries)
 
 
@@ -45,7 +45,7 @@ async def talk(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Asked
                 while (question := await asyncio.to_thread(next, questions, None)) is not None:
                     ids = next_ids(tokens, said, question)
                     said, costs = await _written(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
-                    entries.append(_entry(reporter, question, said, costs, len(ids)))
+                    entries.append(_entry(reporter, served, question, said, costs, len(ids)))
             finally:
                 # What was said stays, whatever ended it.
                 reporter.results(entries)
@@ -67,11 +67,15 @@ async def _written(
     return said, costs
 
 
-def _entry(reporter: Reporter, prompt: str, said: Answer, costs: Sequence[Cost], tokens: int) -> Entry:
-    steps = [cost.seconds for cost in costs[1:]]
+def _entry(
+    reporter: Reporter, served: DecoderDeployment, prompt: str, said: Answer, costs: Sequence[Cost], tokens: int
+) -> Entry:
+    seconds, reading = [cost.seconds for cost in costs], len(costs) - said.passes + 1
+    first, steps = sum(seconds[:reading]), seconds[reading:]
     entry: Entry = {"prompt": prompt, "answer": said.text, "tokens": said.ids, "finish": said.finish}
-    entry |= {"prompt_tokens": tokens, "padded": padded_prompt(tokens), "prompt_seconds": costs[0].seconds}
+    padded = sum(prompt_passes(tokens, served.capacity))
+    entry |= {"prompt_tokens": tokens, "padded": padded, "prompt_seconds": first}
     entry |= {"token_seconds": statistics.median(steps)} if steps else {}
     rest = f", {statistics.median(steps):.1f} s a token" if steps else ""
-    reporter.say(f"  {costs[0].seconds:.1f} s for the prompt{rest}")
+    reporter.say(f"  {first:.1f} s for the prompt{rest}")
     return entry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from secformer_jax.cli.commands.generating import Asked, next_ids, prompt_ids
 from secformer_jax.cli.costs import MEGABYTE, peak_memory_bytes, restart_peak_memory
 from secformer_jax.cli.report import Entry, Reporter
 from secformer_jax.inference.decoders.answer import Answer
-from secformer_jax.inference.decoders.prompts import padded_prompt
+from secformer_jax.inference.decoders.prompts import prompt_passes
 from secformer_jax.inference.decoders.simulated import SimulatedDecoder, SimulatedText
 from secformer_jax.models.decoders.chat import read_tokens
 from secformer_jax.models.decoders.checkpoint import load
@@ -55,7 +55,7 @@ class Here:
         # Room for the longest, and no more: every row of a cache is computed with.
         ending = self._asked.ending
         passes = ending.most + -ending.most % ending.block
-        room = max(padded_prompt(len(each)) for each in ids) + passes - 1
+        room = max(sum(prompt_passes(len(each))) for each in ids) + passes - 1
         entries = []
         with self._started(room) as decoder:
             for prompt, each in zip(prompts, ids, strict=True):
@@ -100,11 +100,13 @@ class Here:
             self._reporter.part(said)
             costs.append(cost)
         self._reporter.say("")
-        passes = {"prompt_pass": costs[:1], **({"token_pass": costs[1:]} if costs[1:] else {})}
+        reading = len(costs) - answer.passes + 1
+        passes = {"prompt_pass": _cost(costs[:reading], sum)}
+        if steps := costs[reading:]:
+            passes["token_pass"] = _cost(steps, statistics.median)
         entry: Entry = {"answer": answer.text, "tokens": answer.ids, "finish": answer.finish, "passes": len(costs)}
-        entry |= {"prompt_tokens": len(prompt), "padded": padded_prompt(len(prompt))}
-        entry |= {name: _cost(found) for name, found in passes.items()}
-        return answer, entry | {"peak_memory_bytes": peak_memory_bytes()}
+        entry |= {"prompt_tokens": len(prompt), "padded": sum(prompt_passes(len(prompt), text.capacity))}
+        return answer, entry | passes | {"peak_memory_bytes": peak_memory_bytes()}
 
     def _plaintext(self, prompt: Sequence[int], room: int) -> str:
         decoder, answer = PlaintextDecoder(self._model, len(self._tokens.prefix) + room), self._new_answer(prompt)
@@ -130,17 +132,13 @@ class Here:
         self._reporter.table(title, columns, rows)
 
 
-def _cost(passes: Sequence[Result]) -> Entry:
-    """The median pass."""
-
-    def median(values: Iterable[float]) -> float:
-        return statistics.median(values)
-
+def _cost(passes: Sequence[Result], of_all: Callable[[Iterable[float]], float]) -> Entry:
+    """Each figure of all passes as one."""
     return {
-        "seconds": median(each.seconds for each in passes),
-        "dealing_seconds": median(each.dealing_seconds for each in passes),
-        "preparing_seconds": median(each.preparing_seconds for each in passes),
-        "send_bytes": median(each.profile.total.send_bytes for each in passes),
-        "dealt_bytes": median(max(each.dealt_bytes) for each in passes),
-        "send_actions": median(each.profile.total.send_actions for each in passes),
+        "seconds": of_all(each.seconds for each in passes),
+        "dealing_seconds": of_all(each.dealing_seconds for each in passes),
+        "preparing_seconds": of_all(each.preparing_seconds for each in passes),
+        "send_bytes": of_all(each.profile.total.send_bytes for each in passes),
+        "dealt_bytes": of_all(max(each.dealt_bytes) for each in passes),
+        "send_actions": of_all(each.profile.total.send_actions for each in passes),
     }

@@ -55,6 +55,7 @@ class Answer:
 
     Attributes:
         ids: of its tokens, the one that ends it with them.
+        passes: that it has had logits of.
         finish: None while it grows; then "stop", or "length" where there is no room for more.
     """
 
@@ -72,7 +73,7 @@ class Answer:
         self._generator = np.random.default_rng() if generator is None else generator
         self.ids: list[int] = []
         self.finish: str | None = None
-        self._said = self._passes = 0
+        self._said = self.passes = 0
 
     @property
     def text(self) -> str:
@@ -87,7 +88,7 @@ class Answer:
     @property
     def goes_on(self) -> bool:
         """Whether another pass follows: the answer grows, or has ended within a block."""
-        return self.finish is None or self._passes % self._ending.block > 0
+        return self.finish is None or self.passes % self._ending.block > 0
 
     def add(self, logits: np.ndarray) -> str:
         """Choose the next token; returns what can be shown more: whole characters, and nothing that may be a stop.
@@ -97,7 +98,7 @@ class Answer:
         Args:
             logits: (vocab_size,), of the model for the next token.
         """
-        self._passes += 1
+        self.passes += 1
         token = self._choice.next(logits, (*self._prompt, *self.ids), self._generator)
         if self.finish is not None:
             self._cut()

@@ -13,7 +13,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.inference.decoders.answer import Answer
 from secformer_jax.inference.decoders.logits import read_logits
-from secformer_jax.inference.decoders.prompts import padded_prompt
+from secformer_jax.inference.decoders.prompts import passes_over
 from secformer_jax.inference.decoders.serving import DecoderServing
 from secformer_jax.inference.decoders.weights import prepared
 from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
@@ -103,7 +103,12 @@ class SimulatedText:
         self._filled, self._start = np.zeros(serving.capacity, bool), 0
         self._state = self._first_state(self._masks, shapes)
 
-    def extend(self, tokens: np.ndarray, padded: int | None = None) -> tuple[np.ndarray, Result]:
+    @property
+    def capacity(self) -> int:
+        """The most tokens, with the padding of prompts."""
+        return self._decoder.serving.capacity
+
+    def extend(self, tokens: Sequence[int] | np.ndarray, padded: int | None = None) -> tuple[np.ndarray, Result]:
         """Logits (vocab_size,) after the last of these tokens, and what the pass cost.
 
         Args:
@@ -141,15 +146,18 @@ class SimulatedText:
         Raises:
             UserError: the prompt is too long for what room is left; an answer ends where there is no more.
         """
-        logits, result = self.extend(np.asarray(prompt), padded_prompt(len(prompt)))
+        *before, last = passes_over(prompt, self._start, self.capacity)
+        for each in before:
+            yield "", self.extend(*each)[1]
+        logits, result = self.extend(*last)
         while True:
-            said, full = answer.add(logits), self._start == self._decoder.serving.capacity
+            said, full = answer.add(logits), self._start == self.capacity
             if answer.finish is None and full:
                 said += answer.end()
             yield said, result
             if full or not answer.goes_on:
                 break
-            logits, result = self.extend(np.asarray(answer.ids[-1:]))
+            logits, result = self.extend(answer.ids[-1:])
 
     def _first_state(self, masks: WeightMasks, shapes: dict[str, tuple[int, ...]]) -> State:
         leaves: list[Array | np.ndarray] = []
