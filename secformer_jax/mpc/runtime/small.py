@@ -73,7 +73,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "squeeze": lambda x, dimensions: np.squeeze(x, axis=dimensions),
     "transpose": lambda x, permutation: np.transpose(x, permutation),
     "concatenate": lambda *x, dimension: np.concatenate(x, axis=dimension),
-    "reduce_sum": lambda x, axes: np.sum(x, axis=axes, dtype=x.dtype),
+    "reduce_sum": lambda x, axes, **_: np.sum(x, axis=axes, dtype=x.dtype),
     "convert_element_type": lambda x, new_dtype, **_: np.asarray(x).astype(new_dtype),
     "bitcast_convert_type": lambda x, new_dtype: np.ascontiguousarray(x).view(new_dtype),
     "rev": lambda x, dimensions: np.flip(x, dimensions),
