@@ -18,7 +18,7 @@ from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.inference.decoders.inputs import TokenInputs
-from secformer_jax.inference.decoders.prompts import PADDED
+from secformer_jax.inference.decoders.prompts import pass_lengths
 from secformer_jax.inference.reveal import EVERYTHING
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.tokens import ChatFormat
@@ -132,8 +132,8 @@ class DecoderDeployment:
         return TokenInputs(self.config.vocab_size, self.input_bits)
 
     def lengths(self) -> tuple[int, ...]:
-        """New tokens of a pass: one, or a padded prompt."""
-        return (1, *(length for length in PADDED if length < self.capacity))
+        """See `prompts.pass_lengths`."""
+        return pass_lengths(self.capacity)
 
     def next(self, shape: RequestShape) -> RequestShape | None:
         """What most likely comes after a pass: the next token, where there is room for it."""

@@ -54,6 +54,8 @@ async def _streamed(
 ) -> web.StreamResponse:
     # What fails before the first word is answered with a status, as a question that is not streamed.
     first = await anext(chat.pieces)
+    while not chat.answer.ids:
+        first = await anext(chat.pieces)
     response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
     await response.prepare(request)
 

@@ -119,7 +119,7 @@ class Chatting:
             await begun.conversation.end()
         if room < 1:
             raise QuestionError(
-                f"messages of {len(prompt)} tokens, padded, and there is room for {served.capacity}: send fewer"
+                f"messages of {len(prompt)} tokens, and there is room for {served.capacity}: send fewer"
             )
         return ClusterConversation(self._client, served), prompt
 
@@ -153,7 +153,7 @@ class Chatting:
 
 def _room(served: DecoderDeployment, prompt: Sequence[int]) -> int:
     """Tokens of an answer for which a new conversation has room behind a prompt; its last one is not read."""
-    return served.capacity - sum(prompt_passes(len(prompt), served.capacity)) + 1
+    return served.capacity - sum(prompt_passes(len(prompt), served.capacity, served.capacity)) + 1
 
 
 def _prompt(served: DecoderDeployment, tokens: ChatTokens, asked: Asked) -> list[int]:

@@ -10,7 +10,7 @@ from secformer_jax.cluster.clients.conversation import ClusterConversation
 from secformer_jax.inference.decoders.answer import Answer
 
 MOST, SECONDS = 2, 300.0
-"""That wait, and how long: the servers have room for few, and forget one that is idle for longer (`party.rooms`)."""
+"""That wait, and how long: the servers have room for few, and forget what is idle (`party.rooms`)."""
 
 
 @dataclass(eq=False)

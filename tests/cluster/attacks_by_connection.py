@@ -99,7 +99,18 @@ async def a_number_used_twice(mallory: Mallory) -> None:
     number = secrets.token_hex(16)
     await asyncio.gather(*(mallory.to_all(mallory.good(request=number)) for _ in range(6)))
     for _ in range(3):
-        await mallory.to_all(mallory.good(request=number))
+        assert await mallory.to_all(mallory.good(request=number)) == [400, 400]
+
+
+@attack
+async def a_number_given_again_after_hanging_up(mallory: Mallory) -> None:
+    """At one server, while the others wait with theirs: what is said of the first is not the second's."""
+    for pause in (0.05, 0.2, 0.5, 1.0, 1.5):
+        first, last = (b"".join(message.pack()) for message in mallory.good())
+        asking = [asyncio.create_task(mallory.post(party, body)) for party, body in (("S0", first), ("S1", last))]
+        await asyncio.sleep(pause)
+        asking[1].cancel()
+        await asyncio.gather(*(mallory.post("S1", last) for _ in range(3)), *asking, return_exceptions=True)
 
 
 @attack

@@ -4,24 +4,39 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import decoders
 import numpy as np
 import pytest
 from cluster_processes import Tiny
 
 from secformer_jax.cluster import certs, config
-from secformer_jax.cluster.clients.material import MaterialClient
+from secformer_jax.cluster.clients.material import ForgottenError, MaterialClient
 from secformer_jax.cluster.config import OWNER, Address
+from secformer_jax.cluster.dealer import conversations
 from secformer_jax.cluster.dealer.service import MaterialService
+from secformer_jax.cluster.decoder_deployment import DecoderDeployment
 from secformer_jax.cluster.loopback import free_ports
 from secformer_jax.cluster.request_shape import RequestShape
+from secformer_jax.cluster.requirements import describe_decoder
 from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.http import Server, application
 from secformer_jax.cluster.wire.message import Message, shares_of
 from secformer_jax.errors import UserError
+from secformer_jax.models.decoders.calibrate import calibrate
+from secformer_jax.models.decoders.chat import read_tokens
+from secformer_jax.models.decoders.checkpoint import load
 from secformer_jax.mpc.audit import commitment
 from secformer_jax.mpc.runtime.shares import Share, join
 
 SHAPE = RequestShape(1, 16)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory) -> DecoderDeployment:
+    folder = tmp_path_factory.mktemp("model")
+    decoders.reference("llama", folder, vocab_size=decoders.TOKENS, num_hidden_layers=1, max_position_embeddings=64)
+    model, tokens = load(folder), read_tokens(decoders.write_tokenizer(folder))
+    return describe_decoder(model, calibrate(model, tokens.prefix, [list(range(2, 18))]), tokens, 32)
 
 
 @pytest.fixture(scope="module")
@@ -180,5 +195,31 @@ def test_a_seed_is_revealed_when_all_have_asked_and_once(tiny, tmp_path):
         assert seeds[0] == seeds[1] and commitment(seeds[0]) == messages[0].fields["commitment"]
         with pytest.raises(UserError, match="too long ago"):
             await clients["S0"].reveal(number)
+
+    with_dealer(tmp_path, story)
+
+
+def test_the_dealer_forgets_conversations(decoder, tmp_path, monkeypatch):
+    """Those that others have begun since; a piece that one party has, the other one gets all the same."""
+    monkeypatch.setattr(conversations, "KEPT", 2)
+    first, *others = [f"{number:032x}" for number in range(3)]
+
+    async def story(clients: dict[str, MaterialClient]) -> None:
+        async def begin(name: str) -> None:
+            for party in ("S0", "S1"):
+                await all_of(clients[party].masks(decoder, name))
+
+        async def ask(party: str, piece: str, start: int) -> dict[str, Share]:
+            return await all_of(clients[party].fetch(decoder, RequestShape(1, 1, first, start, 1), piece))
+
+        await clients[OWNER].describe(decoder)
+        await begin(first)
+        assert await ask("S0", "a" * 32, 0)
+        for name in others:
+            await begin(name)
+        assert await ask("S1", "a" * 32, 0)
+        for party in ("S0", "S1"):
+            with pytest.raises(ForgottenError, match="no masks of this conversation any more: begin a new one"):
+                await ask(party, "b" * 32, 1)
 
     with_dealer(tmp_path, story)

@@ -74,7 +74,7 @@ def test_idle_conversations_are_over():
         rooms.enter("alice", RequestShape(1, 1, name(0), 0, 1))
 
 
-def test_few_clients_keep_no_others_out():
+def test_idle_conversations_of_few_clients_keep_no_others_out():
     """Where all places are taken, a client keeps the conversation that it has used last."""
     rooms = Rooms()
     for number in range(CONVERSATIONS):
@@ -85,6 +85,12 @@ def test_few_clients_keep_no_others_out():
     assert rooms.over(crowded=60.0) == []
     busy = RequestShape(1, 1, name(3), 1, 1)
     rooms.enter("client 0", busy)
+    # What its client has ended makes room, too.
+    rooms.end_soon(name(15))
+    assert rooms.over(crowded=0.0) == [name(15)]
+    rooms.end(name(15))
+    again = RequestShape(1, 1, name(16), 0, 1)
+    rooms.enter("client 3", again)
     # Client 0 has the one under way, clients 1 and 2 their last one, and client 3 has no other.
     assert rooms.over(crowded=0.0) == [name(number) for number in range(15) if number not in (3, 9, 14)]
 

@@ -7,33 +7,41 @@ from secformer_jax.inference.decoders.prompts import passes_over, prompt_passes
 
 
 @pytest.mark.parametrize(
-    ("tokens", "capacity", "rows"),
+    ("tokens", "start", "capacity", "rows"),
     [
-        (1, 1024, [16]),
-        (17, 1024, [32]),
-        (512, 1024, [512]),
-        (600, 1024, [512, 128]),
-        (600, 1025, [1024]),
-        (1100, 4096, [1024, 128]),
-        (20, 32, [16, 16]),
-        (3, 16, [1, 1, 1]),
+        (1, 0, 1024, [1]),
+        (9, 0, 1024, [16]),
+        (65, 0, 1024, [128]),
+        (129, 0, 1024, [128, 1]),
+        (300, 0, 1024, [256, 64]),
+        (500, 0, 1024, [512]),
+        (600, 0, 1024, [512, 128]),
+        (600, 0, 1025, [512, 128]),
+        (1100, 0, 4096, [1024, 128]),
+        # A pass is shorter than the conversation.
+        (20, 0, 32, [16, 16]),
+        # Where there is no room for padding there is none.
+        (97, 0, 114, [64, 32, 1]),
+        (97, 17, 114, [64, 32, 1]),
+        (9, 48, 64, [16]),
+        (9, 49, 64, [1] * 9),
+        (3, 0, 3, [1, 1, 1]),
     ],
 )
-def test_passes(tokens, capacity, rows):
-    assert prompt_passes(tokens, capacity) == rows
+def test_passes(tokens, start, capacity, rows):
+    assert prompt_passes(tokens, capacity - start, capacity) == rows
     prompt = list(range(tokens))
-    found = passes_over(prompt, 0, capacity)
+    found = passes_over(prompt, start, capacity)
     assert [each for _, each in found] == rows
     assert [token for piece, _ in found for token in piece] == prompt
-    assert all(0 < len(piece) <= each for piece, each in found)
+    assert all(0 < len(piece) <= each for piece, each in found) and start + sum(rows) <= capacity
 
 
-def test_no_room():
-    """Said before anything is computed."""
-    assert passes_over([1] * 9, 48, 64) == [([1] * 9, 16)]
-    with pytest.raises(UserError, match="a prompt of 9 tokens, padded to 16, behind 49, and there is room for 64"):
-        passes_over([1] * 9, 49, 64)
-    with pytest.raises(UserError, match="a prompt of 600 tokens, padded to 640, and there is room for 630"):
-        passes_over([1] * 600, 0, 630)
+def test_what_has_no_room():
+    """It is said before anything is computed."""
+    with pytest.raises(UserError, match="a prompt of 16 tokens behind 49, and there is room for 64"):
+        passes_over([1] * 16, 49, 64)
+    with pytest.raises(UserError, match="a prompt of 701 tokens, and there is room for 700"):
+        passes_over([1] * 701, 0, 700)
     with pytest.raises(UserError, match="without a token"):
         passes_over([], 0, 64)

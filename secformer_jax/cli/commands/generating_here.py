@@ -55,7 +55,7 @@ class Here:
         # Room for the longest, and no more: every row of a cache is computed with.
         ending = self._asked.ending
         passes = ending.most + -ending.most % ending.block
-        room = max(sum(prompt_passes(len(each))) for each in ids) + passes - 1
+        room = max(sum(prompt_passes(len(each))) for each in ids) + max(passes - 1, 1)
         entries = []
         with self._started(room) as decoder:
             for prompt, each in zip(prompts, ids, strict=True):
@@ -94,18 +94,19 @@ class Here:
         return self._asked.answer(self._tokens, self._model.config.eos_token_ids, prompt)
 
     def _answered(self, text: SimulatedText, prompt: Sequence[int]) -> tuple[Answer, Entry]:
-        answer, costs = self._new_answer(prompt), list[Result]()
+        answer, costs, used = self._new_answer(prompt), list[Result](), text.used
         self._reporter.part("  ")
         for said, cost in text.write(prompt, answer):
             self._reporter.part(said)
             costs.append(cost)
         self._reporter.say("")
-        reading = len(costs) - answer.passes + 1
+        steps = answer.passes - 1
+        reading = len(costs) - steps
         passes = {"prompt_pass": _cost(costs[:reading], sum)}
-        if steps := costs[reading:]:
-            passes["token_pass"] = _cost(steps, statistics.median)
+        if steps:
+            passes["token_pass"] = _cost(costs[reading:], statistics.median)
         entry: Entry = {"answer": answer.text, "tokens": answer.ids, "finish": answer.finish, "passes": len(costs)}
-        entry |= {"prompt_tokens": len(prompt), "padded": sum(prompt_passes(len(prompt), text.capacity))}
+        entry |= {"prompt_tokens": len(prompt), "padded": text.used - used - steps}
         return answer, entry | passes | {"peak_memory_bytes": peak_memory_bytes()}
 
     def _plaintext(self, prompt: Sequence[int], room: int) -> str:

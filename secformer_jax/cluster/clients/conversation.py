@@ -25,11 +25,14 @@ class ClusterConversation:
     Args:
         client: who asks.
         served: the decoder.
+
+    Attributes:
+        used: how many of the conversation's tokens are taken, with the padding of prompts.
     """
 
     def __init__(self, client: ClusterClient, served: DecoderDeployment) -> None:
         self._client, self._served, self._name = client, served, secrets.token_hex(16)
-        self._start = 0
+        self.used = 0
 
     async def __aenter__(self) -> ClusterConversation:
         return self
@@ -44,8 +47,8 @@ class ClusterConversation:
 
     def fits(self, prompt: int, most: int) -> bool:
         """Whether there is room for a prompt of so many tokens and an answer of so many; its last one is not read."""
-        rows = sum(prompt_passes(prompt, self._served.capacity))
-        return self._start + rows + most - 1 <= self._served.capacity
+        rows = prompt_passes(prompt, self._served.capacity - self.used, self._served.capacity)
+        return self.used + sum(rows) + most - 1 <= self._served.capacity
 
     async def extend(self, tokens: Sequence[int], padded: int | None = None) -> tuple[np.ndarray, Answer]:
         """Logits (vocab_size,) after the last of these tokens, and what the pass cost.
@@ -57,11 +60,11 @@ class ClusterConversation:
         Raises:
             UserError: there is no room for them, or a server refuses or died: the conversation is over then.
         """
-        shape = RequestShape(1, padded or len(tokens), self._name, self._start, len(tokens))
+        shape = RequestShape(1, padded or len(tokens), self._name, self.used, len(tokens))
         self._served.check(shape)
         rows = self._served.inputs.array(tokens, shape.length)
         found = await self._client.ask(self._served, shape, [rows])
-        self._start += shape.length
+        self.used += shape.length
         return read_logits(found.logits, self._served.logits_bits), found
 
     async def write(self, prompt: Sequence[int], answer: answers.Answer) -> AsyncIterator[tuple[str, Answer]]:
@@ -70,12 +73,12 @@ class ClusterConversation:
         Raises:
             UserError: as `extend`; an answer ends where there is no more room.
         """
-        *before, last = passes_over(prompt, self._start, self._served.capacity)
+        *before, last = passes_over(prompt, self.used, self._served.capacity)
         for each in before:
             yield "", (await self.extend(*each))[1]
         logits, cost = await self.extend(*last)
         while True:
-            said, full = answer.add(logits), self._start == self._served.capacity
+            said, full = answer.add(logits), self.used == self._served.capacity
             if answer.finish is None and full:
                 said += answer.end()
             yield said, cost

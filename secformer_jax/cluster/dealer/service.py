@@ -176,8 +176,8 @@ class MaterialService:
 
     def _deal_ahead(self, published: Masked, shape: RequestShape) -> None:
         """One piece for the next request of this size; only the sizes asked for last have one."""
-        key = published.deployment.name, shape
-        if key not in self._ahead:
+        key, conversation = (published.deployment.name, shape), shape.conversation
+        if key not in self._ahead and (not conversation or conversation in published.conversations):
             while len(self._ahead) >= self._pieces:
                 self._ahead.pop(next(iter(self._ahead))).cancel()
             self._ahead[key] = self._deal(published, shape)

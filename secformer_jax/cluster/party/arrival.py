@@ -8,7 +8,7 @@ import functools
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ HEADER_BYTES, QUESTION_BYTES, NONCE_LENGTH = 1 << 14, 1 << 12, 64
 HEADER_SECONDS = 10.0
 PAYLOAD_SECONDS, PAYLOAD_BYTES_A_SECOND = 10.0, 100_000
 CLIENT_REQUESTS, CLIENT_BYTES = 64, 128 << 20
+KEPT_NUMBERS = 1 << 16
 _NUMBER = re.compile(r"[0-9a-f]{32}")
 
 
@@ -145,6 +146,22 @@ class Quota:
             yield
         finally:
             self._bytes[client] -= size
+
+
+class Numbers:
+    """The last ones of requests: each serves once, so what the servers still say of one is never another's."""
+
+    def __init__(self) -> None:
+        self._taken = OrderedDict[str, None]()
+
+    def take(self, number: str) -> bool:
+        """Use one up; says whether it is new."""
+        if number in self._taken:
+            return False
+        self._taken[number] = None
+        if len(self._taken) > KEPT_NUMBERS:
+            self._taken.popitem(last=False)
+        return True
 
 
 async def read_question(reader: Reader) -> tuple[str, str, RequestShape]:

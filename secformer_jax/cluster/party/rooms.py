@@ -104,16 +104,15 @@ class Rooms:
 
     def over(self, seconds: float = IDLE_SECONDS, crowded: float = CROWDED_SECONDS) -> list[str]:
         """Those that are ended, or have had no pass for so long, which are over then."""
-        now, found = time.monotonic(), list[str]()
-        held = Counter(room.client for room in self._rooms.values())
-        full = len(self._rooms) >= CONVERSATIONS
-        for name, room in sorted(self._rooms.items(), key=lambda entry: entry[1].since):
-            most = crowded if full and held[room.client] > 1 else seconds
-            if not room.busy and (room.over or now - room.since >= most):
+        now = time.monotonic()
+        live = sorted((room for room in self._rooms.values() if not room.over), key=lambda room: room.since)
+        held = Counter(room.client for room in live)
+        for room in live:
+            most = crowded if len(live) >= CONVERSATIONS and held[room.client] > 1 else seconds
+            if not room.busy and now - room.since >= most:
                 room.over = True
                 held[room.client] -= 1
-                found.append(name)
-        return found
+        return [name for name, room in self._rooms.items() if room.over and not room.busy]
 
 
 def own_name(session: str, client: str, conversation: str) -> str:

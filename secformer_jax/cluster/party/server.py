@@ -63,6 +63,7 @@ class PartyServer:
         self._leader: web.WebSocketResponse | None = None
         self._draining = False
         self._quota, self._signer = arrival.Quota(), identity.Signer(cluster.tls(name))
+        self._numbers = arrival.Numbers()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._allowance = Allowance(folder / "answers.json", cluster.options.answers)
         self._publishing = Publishing(cluster, self.node, self.coordinator, self._material, self.metrics)
@@ -183,16 +184,16 @@ class PartyServer:
         return transcript.signed(self._signer, kind, {"party": self.name, **facts})
 
     def _arrive(self, client: str, number: str, shape: RequestShape, message: Message) -> arrival.Arrived:
-        if self.node.has(number):
-            raise UserError("a request of this number is under way: each has a number of its own")
+        if self.node.has(number) or not self._numbers.take(number):
+            raise UserError("a request of this number has been here: each has a number of its own")
         if shape.conversation:
             self.node.rooms.enter(client, shape)
+        arrived = arrival.Arrived(client, shape, message, asyncio.get_running_loop().create_future())
         try:
             self._allowance.take(client, shape.rows)
         except UserError:
             self.node.rooms.leave(shape.conversation)
             raise
-        arrived = arrival.Arrived(client, shape, message, asyncio.get_running_loop().create_future())
         self.node.inputs[number] = arrived
         fields = {"party": self.name, "request": number, "client": client, **shape.fields()}
         self.node.notify("arrived", fields)

@@ -57,5 +57,6 @@ class Choice:
         upto = np.cumsum(np.exp(scaled[order]))
         kept = order[: int(np.searchsorted(upto / upto[-1], self.top_p)) + 1]
         # The largest of scaled + Gumbel noise has the distribution softmax(scaled). Noise by token, so that the last
-        # bits of private logits change what a seed draws only where two sums are that near.
+        # bits of private logits change what a seed draws only where two sums are that near, or a token is at top_p's
+        # border.
         return int(kept[np.argmax((scaled + generator.gumbel(size=len(scaled)))[kept])])

@@ -93,20 +93,19 @@ class SimulatedDecoder:
 
 
 class SimulatedText:
-    """One request: `extend` takes its next tokens. No row of its cache, and so no mask of one, serves twice."""
+    """One request: `extend` takes its next tokens. No row of its cache, and so no mask of one, serves twice.
+
+    Attributes:
+        used: how many rows are taken, with the padding of prompts.
+    """
 
     def __init__(self, decoder: SimulatedDecoder) -> None:
         self._decoder, serving = decoder, decoder.serving
         parties = decoder.engine.config.world_size
         shapes = serving.cache_masks()
         self._masks = decoder.dealer.mask_more(shapes, parties)
-        self._filled, self._start = np.zeros(serving.capacity, bool), 0
+        self._filled, self.used = np.zeros(serving.capacity, bool), 0
         self._state = self._first_state(self._masks, shapes)
-
-    @property
-    def capacity(self) -> int:
-        """The most tokens, with the padding of prompts."""
-        return self._decoder.serving.capacity
 
     def extend(self, tokens: Sequence[int] | np.ndarray, padded: int | None = None) -> tuple[np.ndarray, Result]:
         """Logits (vocab_size,) after the last of these tokens, and what the pass cost.
@@ -120,15 +119,15 @@ class SimulatedText:
         """
         serving, decoder = self._decoder.serving, self._decoder
         new, real = padded or len(tokens), len(tokens)
-        if not 1 <= real <= new or self._start + new > serving.capacity:
+        if not 1 <= real <= new or self.used + new > serving.capacity:
             raise UserError(
-                f"{real} tokens padded to {new}, behind {self._start}, and there is room for {serving.capacity}: ask "
+                f"{real} tokens padded to {new}, behind {self.used}, and there is room for {serving.capacity}: ask "
                 "for fewer, or give the conversation more room"
             )
         material, program = decoder.compiled(new)
-        known = serving.known(self._filled, new, start=self._start, real=real)
+        known = serving.known(self._filled, new, start=self.used, real=real)
         # Before anything is opened: should the pass fail, its rows are used up.
-        start, self._start = self._start, self._start + new
+        start, self.used = self.used, self.used + new
         result = decoder.engine.run(
             program,
             decoder.dealer.deal(material, self._masks),
@@ -146,12 +145,12 @@ class SimulatedText:
         Raises:
             UserError: the prompt is too long for what room is left; an answer ends where there is no more.
         """
-        *before, last = passes_over(prompt, self._start, self.capacity)
+        *before, last = passes_over(prompt, self.used, self._decoder.serving.capacity)
         for each in before:
             yield "", self.extend(*each)[1]
         logits, result = self.extend(*last)
         while True:
-            said, full = answer.add(logits), self._start == self.capacity
+            said, full = answer.add(logits), self.used == self._decoder.serving.capacity
             if answer.finish is None and full:
                 said += answer.end()
             yield said, result

@@ -93,7 +93,10 @@ class DecoderArchitecture:
         if self.rotary is not None and self.head_dim % 2:
             raise UserError(f"config.json: head_dim is {self.head_dim}, and rotary positions take an even number")
         if not all(isinstance(token, int) and 0 <= token < self.vocab_size for token in self.eos_token_ids):
-            raise UserError(f"eos_token_id is {self.eos_token_ids}, and the vocabulary has {self.vocab_size} tokens")
+            raise UserError(
+                f"config.json or generation_config.json: eos_token_id is {self.eos_token_ids}, and the vocabulary has "
+                f"{self.vocab_size} tokens"
+            )
 
     @property
     def queries_per_key(self) -> int:
