@@ -80,7 +80,7 @@ def test_a_conversation_ends_where_there_is_no_room(folder, capsys, monkeypatch)
         ({"--temperature": -1}, "temperature is -1.0"),
         ({"--top-p": 0}, "top_p is 0.0"),
         ({"--config": "5pc"}, "5pc"),
-        ({"--prompt": "a b c" * 999}, "1,024 are the most"),
+        ({"--prompt": "a b c" * 999}, "and the model has 256 positions: ask for fewer"),
         ({"--max-tokens": 999}, "positions"),
         ({"--model": "minilm"}, "generate text"),
     ),
