@@ -137,9 +137,11 @@ def main(
     for name, one in (QUICK if quick else CASES).items():
         entries = {each: results.cells[key] for each in SIDES if (key := one.key(each)) in results.cells}
         if entries:
-            tables += [cost_table(one, entries, quantity) for quantity in QUANTITIES]
+            # What made these rows; the page names only the command that wrote it last.
+            title = f"{one.key('').rstrip(', ')} (--case {name})"
+            tables += [cost_table(title, entries, quantity) for quantity in QUANTITIES]
             whole = {each: entry for each, entry in entries.items() if "whole_seconds" in entry}
-            tables += [whole_table(one.key("").rstrip(", "), whole, whole.get("puma"))] if whole else []
+            tables += [whole_table(title, whole, whole.get("puma"))] if whole else []
             plot(one, entries, folder / f"efficiency_{name}.png")
             checks += required(name, entries, *base_ratio(results.cells, one.layers))
     tables += three_servers(results.cells)
@@ -225,7 +227,7 @@ def shown(quantity: str, value: float) -> str:
     return {"seconds": f"{value:.2f}", "send_bytes": f"{value / 1e6:,.1f}", "send_actions": f"{value:,.0f}"}[quantity]
 
 
-def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
+def cost_table(title: str, entries: dict[str, Entry], quantity: str) -> Any:
     """One quantity of all sides by part."""
     unit = {"seconds": "seconds", "send_bytes": "MB sent", "send_actions": "sends"}[quantity]
     columns = ("side", *COLUMNS, "encoder", "a layer", "total", "offline s", "offline MB", "peak GB", "error")
@@ -235,7 +237,7 @@ def cost_table(case: Case, entries: dict[str, Entry], quantity: str) -> Any:
         row += [shown(quantity, layer(e, quantity)), shown(quantity, e[quantity]), f"{e['offline_seconds']:.1f}"]
         row += [f"{e['offline_bytes'] / 1e6:,.0f}", f"{e['peak_memory_bytes'] / 1e9:.1f}"]
         rows.append([side, *row, _error(e)])
-    return table(f"{unit}: {case.key('').rstrip(', ')}", columns, rows)
+    return table(f"{unit}: {title}", columns, rows)
 
 
 def _error(entry: Entry) -> str:
