@@ -138,7 +138,7 @@ def main(
         entries = {each: results.cells[key] for each in SIDES if (key := one.key(each)) in results.cells}
         if entries:
             # What made these rows; the page names only the command that wrote it last.
-            title = f"{one.key('').rstrip(', ')} (--case {name})"
+            title = f"{one.key('').rstrip(', ')} ({'--quick' if quick else f'--case {name}'})"
             tables += [cost_table(title, entries, quantity) for quantity in QUANTITIES]
             whole = {each: entry for each, entry in entries.items() if "whole_seconds" in entry}
             tables += [whole_table(title, whole, whole.get("puma"))] if whole else []

@@ -137,6 +137,9 @@ class DecoderDeployment:
 
     def next(self, shape: RequestShape) -> RequestShape | None:
         """What most likely comes after a pass: the next token, where there is room for it."""
+        if shape.real == shape.length > 1:
+            # More of the prompt, as likely.
+            return None
         start = shape.start + shape.length
         return RequestShape(1, 1, shape.conversation, start, 1) if start < self.capacity else None
 

@@ -53,8 +53,9 @@ async def _streamed(
     request: web.Request, asked: Asked, chat: Chat, about: Entry, noted: Noted, headers: Mapping[str, str]
 ) -> web.StreamResponse:
     # What fails before the first word is answered with a status, as a question that is not streamed.
-    first = await anext(chat.pieces)
+    first = ""
     while not chat.answer.ids:
+        _still_there(request)
         first = await anext(chat.pieces)
     response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
     await response.prepare(request)

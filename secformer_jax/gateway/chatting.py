@@ -20,7 +20,6 @@ from secformer_jax.gateway.asking import BusyError, Cost
 from secformer_jax.gateway.chat_forms import Asked, QuestionError
 from secformer_jax.gateway.kept import Begun, Kept
 from secformer_jax.inference.decoders.answer import Answer
-from secformer_jax.inference.decoders.prompts import prompt_passes
 from secformer_jax.models.decoders.tokens import ChatTokens
 
 AT_ONCE, MOST_WAITING = 2, 16
@@ -153,7 +152,7 @@ class Chatting:
 
 def _room(served: DecoderDeployment, prompt: Sequence[int]) -> int:
     """Tokens of an answer for which a new conversation has room behind a prompt; its last one is not read."""
-    return served.capacity - sum(prompt_passes(len(prompt), served.capacity, served.capacity)) + 1
+    return served.capacity - len(prompt) + 1
 
 
 def _prompt(served: DecoderDeployment, tokens: ChatTokens, asked: Asked) -> list[int]:

@@ -6,6 +6,7 @@ import pytest
 
 from secformer_jax.cluster.clients.material import ForgottenError
 from secformer_jax.cluster.loopback import LocalCluster
+from secformer_jax.cluster.party import arrival
 from secformer_jax.cluster.party.arrival import Arrived
 from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
@@ -116,6 +117,12 @@ def test_a_client_that_hangs_up_at_one_server_leaves_nothing_at_the_others(tmp_p
         assert not node.inputs and "1" * 32 not in node.rooms
 
     asyncio.run(run())
+
+
+def test_numbers_serve_once(monkeypatch):
+    monkeypatch.setattr(arrival, "KEPT_NUMBERS", 2)
+    numbers = arrival.Numbers()
+    assert [numbers.take(number) for number in "aabcab"] == [True, False, True, True, True, True]
 
 
 def test_no_session(node):

@@ -89,9 +89,10 @@ def test_idle_conversations_of_few_clients_keep_no_others_out():
     rooms.end_soon(name(15))
     assert rooms.over(crowded=0.0) == [name(15)]
     rooms.end(name(15))
-    again = RequestShape(1, 1, name(16), 0, 1)
-    rooms.enter("client 3", again)
-    # Client 0 has the one under way, clients 1 and 2 their last one, and client 3 has no other.
+    # And nothing that is still computed.
+    rooms.enter("client 3", RequestShape(1, 1, name(16), 0, 1))
+    rooms.end_soon(name(16))
+    # Client 0 has the one under way, clients 1 and 2 their last one.
     assert rooms.over(crowded=0.0) == [name(number) for number in range(15) if number not in (3, 9, 14)]
 
 

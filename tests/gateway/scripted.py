@@ -1,5 +1,6 @@
 """A model that always says the same, in the place of a cluster."""
 
+import asyncio
 import contextlib
 import types
 
@@ -18,7 +19,7 @@ SAID = "It is what it is."
 class Scripted:
     """`asking.Asking` and `chatting.Chatting` of a model that always says the same."""
 
-    waiting, head = 0, "generation"
+    waiting, head, before = 0, "generation", 0
 
     def __init__(self, tokens) -> None:
         self.tokens, self.asked, self.left, self.looked = tokens, [], 0, 0
@@ -46,6 +47,15 @@ class Scripted:
             self.left += 1
 
     async def _pieces(self, answer):
+        # A long prompt has passes before the one that gives the first token.
+        for i in range(self.before):
+            if self.slow is not None and i == 1:
+                await self.slow.wait()
+            self.computed += 1
+            if i == self.fails_after:
+                raise UserError("S1 is gone")
+            yield ""
+            await asyncio.sleep(0.01)
         ids = [*self.tokens._tokenizer.encode(SAID, add_special_tokens=False).ids, 1]
         for i, token in enumerate(ids):
             if self.slow is not None and i == 1:

@@ -133,8 +133,10 @@ def test_mistakes_are_its_own_exceptions(scripted):
 
 
 @pytest.mark.parametrize("stream", (False, True))
-def test_a_cluster_that_dies_at_once(scripted, stream):
-    scripted.fails_after = 0
+@pytest.mark.parametrize(("before", "fails_after"), ((0, 0), (3, 2)))
+def test_a_cluster_that_dies_at_once(scripted, stream, before, fails_after):
+    """Or before the last pass of a long prompt."""
+    scripted.before, scripted.fails_after = before, fails_after
     with pytest.raises(openai.InternalServerError, match="S1 is gone"):
         asked(scripted, stream=stream)
     assert scripted.left == scripted.looked == 1
@@ -186,5 +188,24 @@ def test_a_client_that_leaves(scripted):
                 while scripted.left < count:
                     await asyncio.sleep(0.01)
                 assert scripted.computed <= before + 2
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+@pytest.mark.parametrize("stream", (False, True))
+def test_a_client_that_leaves_while_its_prompt_is_read(scripted, stream):
+    async def run():
+        scripted.before, scripted.slow = 50, asyncio.Event()
+        async with serving(scripted, "", scripted) as session:
+            body = {"messages": [{"role": "user", "content": "a"}], "stream": stream}
+            asking = asyncio.create_task(session.post("/v1/chat/completions", json=body))
+            await asyncio.sleep(0.2)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await asyncio.sleep(0.2)
+            scripted.slow.set()
+            while not scripted.left:
+                await asyncio.sleep(0.01)
+            assert scripted.computed <= 3
 
     asyncio.run(asyncio.wait_for(run(), 20))

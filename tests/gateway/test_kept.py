@@ -33,7 +33,6 @@ class Client:
             inputs=TokenInputs(cases.TOKENS, 20),
             check=lambda shape: None,
         )
-        self._said = 0
 
     async def decoder(self):
         return self._served
@@ -42,9 +41,9 @@ class Client:
         if self.fails or shape.conversation in self.forgotten:
             raise UserError("this conversation is not here any more")
         self.passes.append(shape)
-        self._said = 0 if shape.length > 1 else self._said + 1
+        token = int(np.argmax(arrays[0][shape.real - 1]))
         logits = np.zeros(cases.TOKENS, np.int64)
-        logits[ANSWER[self._said]] = 1 << scales.STREAM
+        logits[ANSWER[ANSWER.index(token) + 1 if token in ANSWER[:-1] else 0]] = 1 << scales.STREAM
         return types.SimpleNamespace(logits=logits, sent_bytes=(1, 1), seen=())
 
     async def end(self, conversation):
@@ -115,8 +114,8 @@ def test_what_was_said_otherwise_is_read_whole(tokens, tmp_path):
         chatting = Chatting(small, tmp_path)
         await say(chatting, "What is it?")
         assert (await say(chatting, "What is it?", said, "Is it? It is"))[1] == 0
-        first, *others = (name for name, _, _ in small.prompts())
-        assert len(others) == 2 and len(set(others) - {first}) == 1 and small.ended == [first]
+        first, second = (name for name, _, _ in small.prompts())
+        assert first != second and small.ended == [first]
 
     asyncio.run(run())
 

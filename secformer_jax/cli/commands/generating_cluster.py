@@ -26,7 +26,7 @@ async def answer(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Ask
             ids = prompt_ids(tokens, prompt)
             reporter.say(prompt)
             async with ClusterConversation(client, served) as conversation:
-                _, entry = await _answered(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
+                entry = await _answered(reporter, conversation, asked.answer(tokens, _last(served), ids), ids)
             entries.append({"prompt": prompt, **entry})
     reporter.results(entries)
 
@@ -42,8 +42,8 @@ async def talk(reporter: Reporter, asked_of: AskedOf, folder: Path, asked: Asked
             try:
                 while (question := await asyncio.to_thread(next, questions, None)) is not None:
                     ids = next_ids(tokens, said, question)
-                    new = asked.answer(tokens, _last(served), ids)
-                    said, entry = await _answered(reporter, conversation, new, ids)
+                    said = asked.answer(tokens, _last(served), ids)
+                    entry = await _answered(reporter, conversation, said, ids)
                     entries.append({"prompt": question, **entry})
             finally:
                 # What was said stays, whatever ended it.
@@ -54,9 +54,7 @@ def _last(served: DecoderDeployment) -> tuple[int, ...]:
     return served.config.eos_token_ids
 
 
-async def _answered(
-    reporter: Reporter, conversation: ClusterConversation, said: Answer, ids: Sequence[int]
-) -> tuple[Answer, Entry]:
+async def _answered(reporter: Reporter, conversation: ClusterConversation, said: Answer, ids: Sequence[int]) -> Entry:
     seconds, used = list[float](), conversation.used
     reporter.part("  ")
     async for piece, cost in conversation.write(ids, said):
@@ -72,4 +70,4 @@ async def _answered(
         entry["token_seconds"] = statistics.median(seconds[-steps:])
         rest = f", {entry['token_seconds']:.1f} s a token"
     reporter.say(f"  {reading:.1f} s for the prompt{rest}")
-    return said, entry
+    return entry

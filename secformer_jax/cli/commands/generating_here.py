@@ -52,7 +52,7 @@ class Here:
     def answer(self, prompts: Sequence[str]) -> None:
         """Answer each prompt by itself, and report."""
         ids = [prompt_ids(self._tokens, prompt) for prompt in prompts]
-        # Room for the longest, and no more: every row of a cache is computed with.
+        # Room for the longest, and no more: every row of a cache is computed with. A pass is shorter than the room.
         ending = self._asked.ending
         passes = ending.most + -ending.most % ending.block
         room = max(sum(prompt_passes(len(each))) for each in ids) + max(passes - 1, 1)

@@ -15,7 +15,7 @@ from secformer_jax.cluster.request_shape import RequestShape
 from secformer_jax.errors import UserError
 from secformer_jax.inference.decoders import answer as answers
 from secformer_jax.inference.decoders.logits import read_logits
-from secformer_jax.inference.decoders.prompts import passes_over, prompt_passes
+from secformer_jax.inference.decoders.prompts import passes_over
 from secformer_jax.models.decoders.tokens import ChatTokens
 
 
@@ -47,8 +47,7 @@ class ClusterConversation:
 
     def fits(self, prompt: int, most: int) -> bool:
         """Whether there is room for a prompt of so many tokens and an answer of so many; its last one is not read."""
-        rows = prompt_passes(prompt, self._served.capacity - self.used, self._served.capacity)
-        return self.used + sum(rows) + most - 1 <= self._served.capacity
+        return self.used + prompt + most - 1 <= self._served.capacity
 
     async def extend(self, tokens: Sequence[int], padded: int | None = None) -> tuple[np.ndarray, Answer]:
         """Logits (vocab_size,) after the last of these tokens, and what the pass cost.
@@ -73,7 +72,7 @@ class ClusterConversation:
         Raises:
             UserError: as `extend`; an answer ends where there is no more room.
         """
-        *before, last = passes_over(prompt, self.used, self._served.capacity)
+        *before, last = passes_over(prompt, self.used, self._served.capacity, answer.most)
         for each in before:
             yield "", (await self.extend(*each))[1]
         logits, cost = await self.extend(*last)

@@ -149,7 +149,7 @@ class Quota:
 
 
 class Numbers:
-    """The last ones of requests: each serves once, so what the servers still say of one is never another's."""
+    """Of the requests that were here last: none serves twice, so a late word of one (`gone`, `fail`) meets no other."""
 
     def __init__(self) -> None:
         self._taken = OrderedDict[str, None]()

@@ -105,10 +105,11 @@ class Rooms:
     def over(self, seconds: float = IDLE_SECONDS, crowded: float = CROWDED_SECONDS) -> list[str]:
         """Those that are ended, or have had no pass for so long, which are over then."""
         now = time.monotonic()
+        full = sum(room.busy or not room.over for room in self._rooms.values()) >= CONVERSATIONS
         live = sorted((room for room in self._rooms.values() if not room.over), key=lambda room: room.since)
         held = Counter(room.client for room in live)
         for room in live:
-            most = crowded if len(live) >= CONVERSATIONS and held[room.client] > 1 else seconds
+            most = crowded if full and held[room.client] > 1 else seconds
             if not room.busy and now - room.since >= most:
                 room.over = True
                 held[room.client] -= 1

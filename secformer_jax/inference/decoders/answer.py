@@ -55,7 +55,8 @@ class Answer:
 
     Attributes:
         ids: of its tokens, the one that ends it with them.
-        passes: that it has had logits of.
+        most: the most tokens that it may have.
+        passes: how many passes have given it logits.
         finish: None while it grows; then "stop", or "length" where there is no room for more.
     """
 
@@ -69,7 +70,7 @@ class Answer:
         generator: np.random.Generator | None = None,
     ) -> None:
         self._tokens, self._last, self._prompt = tokens, frozenset(last), tuple(prompt)
-        self._choice, self._ending = choice, ending
+        self._choice, self._ending, self.most = choice, ending, ending.most
         self._generator = np.random.default_rng() if generator is None else generator
         self.ids: list[int] = []
         self.finish: str | None = None
@@ -107,7 +108,7 @@ class Answer:
         text, stopped = self._cut()
         if token in self._last or stopped:
             self.finish = "stop"
-        elif len(self.ids) == self._ending.most:
+        elif len(self.ids) == self.most:
             self.finish = "length"
         upto = len(text) if self.finish else self._sure(text)
         said, self._said = self._said, max(self._said, upto)

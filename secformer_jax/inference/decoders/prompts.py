@@ -10,7 +10,7 @@ from secformer_jax.errors import UserError
 
 PADDED = (16, 32, 64, 128, 256, 512, 1024)
 PADDING = 64
-"""Rows without a token that cost less than another pass; of a long one a quarter."""
+"""A pass may have so many rows without a token, or a quarter of its rows."""
 
 
 def pass_lengths(capacity: float) -> tuple[int, ...]:
@@ -19,24 +19,31 @@ def pass_lengths(capacity: float) -> tuple[int, ...]:
 
 
 def prompt_passes(tokens: int, room: float = math.inf, capacity: float = math.inf) -> list[int]:
-    """Rows of the passes that read so many tokens: few, with little padding, and none where there is no room for it.
+    """Rows of the few passes that read so many tokens: as they are, or padded a little where there is room for it.
 
     Args:
         tokens: of the prompt.
-        room: what is left of the conversation's tokens.
-        capacity: all of them.
+        room: for all rows.
+        capacity: of the conversation.
     """
     lengths, rows = pass_lengths(capacity), list[int]()
     while tokens > 0:
-        padded = next((length for length in lengths if tokens <= length <= room), math.inf)
-        few = padded - tokens <= max(PADDING, padded / 4) < math.inf
-        rows.append(int(padded) if few else max(length for length in lengths if length <= tokens))
-        tokens, room = tokens - rows[-1], room - rows[-1]
+        each = min((length for length in lengths if tokens <= length <= room), default=0)
+        if not each or each - tokens > max(PADDING, each / 4):
+            each = max(length for length in lengths if length <= tokens)
+        rows.append(each)
+        tokens, room = tokens - each, room - each
     return rows
 
 
-def passes_over(prompt: Sequence[int], start: int, capacity: int) -> list[tuple[Sequence[int], int]]:
-    """What each pass reads of a prompt that stands behind so many tokens, and its rows.
+def passes_over(prompt: Sequence[int], start: int, capacity: int, most: int) -> list[tuple[Sequence[int], int]]:
+    """What each pass reads of a prompt, and its rows.
+
+    Args:
+        prompt: ids.
+        start: how many tokens of the conversation are taken.
+        capacity: all of them.
+        most: tokens of the answer, which have their room before padding has; its last one is not read.
 
     Raises:
         UserError: a prompt without a token, or no room for it.
@@ -49,6 +56,6 @@ def passes_over(prompt: Sequence[int], start: int, capacity: int) -> list[tuple[
             f"a prompt of {len(prompt):,} tokens{behind}, and there is room for {capacity:,}: ask in fewer words, or "
             "give the conversation more room"
         )
-    rows = prompt_passes(len(prompt), capacity - start, capacity)
+    rows = prompt_passes(len(prompt), max(len(prompt), capacity - start - most + 1), capacity)
     begins = itertools.accumulate(rows, initial=0)
     return [(prompt[begin : begin + each], each) for begin, each in zip(begins, rows, strict=False)]

@@ -145,7 +145,7 @@ class SimulatedText:
         Raises:
             UserError: the prompt is too long for what room is left; an answer ends where there is no more.
         """
-        *before, last = passes_over(prompt, self.used, self._decoder.serving.capacity)
+        *before, last = passes_over(prompt, self.used, self._decoder.serving.capacity, answer.most)
         for each in before:
             yield "", self.extend(*each)[1]
         logits, result = self.extend(*last)
