@@ -13,8 +13,8 @@ from secformer_jax.mpc.runtime.shares import pack
 class Cheating(MaterialService):
     """Deals as it should, and then changes what the second party gets."""
 
-    def _make(self, published, shape) -> Piece:
-        piece = super()._make(published, shape)
+    def _make(self, published, shape, cache) -> Piece:
+        piece = super()._make(published, shape, cache)
         for i, share in enumerate(piece.shares[1]):
             if share.bits > 30 and not isinstance(share.components[0], bytes):
                 ring = share.rings()[0].copy()
