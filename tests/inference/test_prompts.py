@@ -20,7 +20,9 @@ from secformer_jax.inference.decoders.prompts import passes_over, prompt_passes
         (1100, 0, 4096, 1, [1024, 128]),
         # A pass is shorter than the conversation.
         (20, 0, 32, 1, [16, 16]),
-        # Where there is no room for padding there is none; an answer comes first.
+        # Where there is no room for padding there is none; an answer comes first, but for a quarter.
+        (40, 0, 256, 256, [64]),
+        (50, 0, 64, 64, [32, 16, 1, 1]),
         (193, 0, 256, 64, [128, 64, 1]),
         (193, 0, 256, 65, [128, 64, 1]),
         (193, 0, 256, 1, [128, 128]),

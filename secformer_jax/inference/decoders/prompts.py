@@ -43,7 +43,7 @@ def passes_over(prompt: Sequence[int], start: int, capacity: int, most: int) -> 
         prompt: ids.
         start: how many tokens of the conversation are taken.
         capacity: all of them.
-        most: tokens of the answer, which have their room before padding has; its last one is not read.
+        most: tokens of the answer; its last one is not read.
 
     Raises:
         UserError: a prompt without a token, or no room for it.
@@ -56,6 +56,8 @@ def passes_over(prompt: Sequence[int], start: int, capacity: int, most: int) -> 
             f"a prompt of {len(prompt):,} tokens{behind}, and there is room for {capacity:,}: ask in fewer words, or "
             "give the conversation more room"
         )
-    rows = prompt_passes(len(prompt), max(len(prompt), capacity - start - most + 1), capacity)
+    # Padding takes what the longest answer leaves, or a quarter: passes of one token are slow.
+    left = capacity - start - len(prompt)
+    rows = prompt_passes(len(prompt), len(prompt) + max(left - most + 1, left // 4), capacity)
     begins = itertools.accumulate(rows, initial=0)
     return [(prompt[begin : begin + each], each) for begin, each in zip(begins, rows, strict=False)]
