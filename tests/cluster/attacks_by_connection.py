@@ -111,8 +111,8 @@ async def a_number_given_again_after_hanging_up(mallory: Mallory) -> None:
         await asyncio.sleep(pause)
         asking[1].cancel()
         again = await asyncio.gather(*(mallory.post("S1", last) for _ in range(3)), asking[0])
-        # It was there by then.
-        assert pause < 0.5 or again[:3] == [400] * 3
+        # One of them is new at most, where the first had not arrived.
+        assert again[:3].count(400) >= (3 if pause >= 1 else 2)
 
 
 @attack
