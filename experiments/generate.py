@@ -263,10 +263,10 @@ def report(cells: dict[str, Entry]) -> tuple[list[Table], list[Check]]:
     shown, checks = [], list[Check]()
     if answers:
         rows = [
-            (one["prompt"], f"{one['equal']} of {one['tokens']}", f"{one['error_99']:.4f}", one["answer"])
+            (one["prompt"], one["answer"], f"{one['equal']} of {one['tokens']}", f"{one['error_99']:.4f}")
             for one in answers
         ]
-        shown.append(table("Answers, greedy", ("prompt", "plaintext's token", "error, 99%", "answer"), rows))
+        shown.append(table("Answers, greedy", ("prompt", "answer", "plaintext's token", "error, 99%"), rows, 2))
     costs = {
         side: {kind: medians(found, kind) for kind in KINDS if any(kind in cell for cell in found)}
         for side, found in sides.items()

@@ -184,9 +184,12 @@ def markdown(shown: Table) -> str:
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
-    """A table's lines; columns after the first `words` are figures."""
+    """A table's lines; columns after the first `words` are figures. A cell of several lines becomes one."""
     rules = ["---" if i < words else "---:" for i in range(len(header))]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rules, *rows)]
+    return [
+        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |"
+        for row in (header, rules, *rows)
+    ]
 
 
 def read(name: str) -> Entry:
