@@ -40,6 +40,10 @@ def peaks() -> list[str]:
 TABLES = {
     "cluster.md": {"cluster": tables_of("cluster", "Requests", "Megabytes after", "Killed")},
     "dealer.md": {"dealer": tables_of("dealer", "minilm")},
+    "guide/generation.md": {
+        "costs": tables_of("generate", "A prompt", "A token", "2 guesses"),
+        "perplexity": tables_of("perplexity", "Perplexity"),
+    },
     "performance.md": {"memory": peaks},
     "security.md": {"price": tables_of("price", "MiniLM", "BERT-base")},
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import compare
 import numpy as np
+from excerpts import tables_of
 from results import FOLDER, ROOT, Entry, markdown_rows, read
 
 from secformer_jax.functions import presets
@@ -217,6 +218,7 @@ def demo() -> list[str]:
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "demo": demo,
     "speed": speed,
+    "generation": tables_of("generate", "A token"),
     "families": model_families,
     "heads": heads,
     "presets": model_presets,

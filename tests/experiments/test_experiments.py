@@ -178,3 +178,11 @@ def test_perplexity(model, folder):
     _, found = run("perplexity", folder, "--model", str(model), "--windows", "2")
     assert {cell["tokens"] for cell in found["cells"].values()} == {14, 7}
     assert all(cell["error_99"] < 0.05 for cell in found["cells"].values()) and len(found["notes"]["checks"]) == 7
+
+
+def test_cluster_chat(model, folder):
+    out, found = run("cluster_chat", folder, "--model", str(model), "--tokens", "3")
+    (cell,) = found["cells"].values()
+    assert [cell["cases"][name]["tokens"] for name in ("first", "alone", "two at once")] == [3, 3, 6]
+    assert all(case["equal"] and case["send_bytes"] > 0 < case["token_seconds"] for case in cell["cases"].values())
+    assert len(cell["ends"]) == 2 and "dealer" in cell["peak_megabytes"] and "Conversations: " in out

@@ -38,6 +38,11 @@ def test_pages_are_up_to_date(pages):
     pages.main(check=True)
 
 
+def test_a_cell_of_several_lines_is_one_line(pages):
+    _, _, row = module("results").markdown_rows(("prompt", "answer"), [("a | b", "1. c\n\n2. d")])
+    assert row == "| a \\| b | 1. c 2. d |"
+
+
 def test_another_figure_is_found_in_one_line_and_put_right(pages, readme, text, tmp_path):
     own = tmp_path / "README.md"
     found = pages.bodies("README.md", text, readme.TABLES)
