@@ -42,6 +42,7 @@ TABLES = {
     "dealer.md": {"dealer": tables_of("dealer", "minilm")},
     "guide/generation.md": {
         "costs": tables_of("generate", "A prompt", "A token", "2 guesses"),
+        "cluster": tables_of("cluster_chat", "Conversations", "Memory"),
         "perplexity": tables_of("perplexity", "Perplexity"),
     },
     "performance.md": {"memory": peaks},

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from secformer_jax.errors import UserError
-from secformer_jax.models.decoders.calibrate import SIDE_BY_SIDE, conversations
+from secformer_jax.models.decoders.calibrate import SIDE_BY_SIDE, calibrate, conversations
 from secformer_jax.models.decoders.chat import read_tokens
 from secformer_jax.models.decoders.checkpoint import load
 from secformer_jax.models.decoders.plaintext import PlaintextDecoder
 
 MOST = 4
+PREFIX, PLACES, RARE = [1, 2, 3], 32, 7
 QUESTIONS = ["Hello?", "What is it?", "A", "So, then: what is it, and where?"]
 
 
@@ -56,3 +57,38 @@ def test_a_conversation_longer_than_the_model_reads(model):
     tokens = read_tokens(model.path)
     with pytest.raises(UserError, match="257 tokens, and there is room for 256"):
         conversations(model, tokens, [["Hello?"], ["what " * 300]], MOST)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_first_layer_holds_for_every_token(family, tmp_path):
+    """One that no text has, with an embedding three times as long: at every place behind the prefix."""
+    size = {"llama": "max_position_embeddings", "gpt2": "n_positions"}[family]
+    cases.reference(family, tmp_path, vocab_size=cases.TOKENS, **{size: PLACES})
+    found = load(cases.write_tokenizer(tmp_path))
+    table = np.array(found.params["embeddings"]["embedding"])
+    table[RARE] *= 3
+    model = dataclasses.replace(found, params={**found.params, "embeddings": {"embedding": table}})
+    ranges, squares = calibrate(model, PREFIX, [[8, 9, 10]]), []
+    for behind in range(PLACES - len(PREFIX)):
+        _, kept = PlaintextDecoder(model, PLACES).extend(np.asarray([*PREFIX, *[8] * behind, RARE]))
+        x = np.asarray(kept["layer.0.attention_norm"], np.float64)[0, -1]
+        x = x - x.mean() if family == "gpt2" else x
+        squares.append(np.mean(x * x))
+        holds(ranges.range("layer.0.attention_norm", "mean_square"), squares[-1])
+        holds(ranges.range("layer.0.attention_norm", "value"), x)
+        for name in ("query", "key", "value") if family == "llama" else ():
+            holds(ranges.range(f"layer.0.{name}", "output"), np.asarray(kept[f"layer.0.{name}"])[:, :, -1])
+    assert ranges.range("layer.0.attention_norm", "mean_square").high < 1.01 * max(squares)
+
+
+def holds(found, values) -> None:
+    slack = 1e-5 * max(abs(found.low), abs(found.high))
+    assert found.low - slack <= np.min(values) and np.max(values) <= found.high + slack
+
+
+def test_weights_that_are_no_numbers(model):
+    table = np.array(model.params["embeddings"]["embedding"])
+    table[RARE] = np.nan
+    broken = dataclasses.replace(model, params={**model.params, "embeddings": {"embedding": table}})
+    with pytest.raises(UserError, match="not a finite number"):
+        calibrate(broken, PREFIX, [[8, 9, 10]])

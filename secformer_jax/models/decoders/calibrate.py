@@ -14,6 +14,7 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration, Range
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
+from secformer_jax.models.decoders.every_token import first_layer, span, union
 from secformer_jax.models.decoders.model import Kept
 from secformer_jax.models.decoders.plaintext import PlaintextDecoder, PlaintextDecoders
 from secformer_jax.models.decoders.tokens import ChatTokens
@@ -101,7 +102,7 @@ def _read_together(decoders: PlaintextDecoders, readings: Sequence[Reading]) -> 
 
 
 def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[Sequence[int]]) -> Calibration:
-    """The ranges of what comes after the prefix.
+    """The ranges of what comes after the prefix; the first layer's hold for every token there is (`first_layer`).
 
     Quantities: norms "mean_square" (LayerNorm's without the mean) and "value"; "output" of query and key (turned, the
     query divided by the root of the head's width), value, activation (what goes into it), up, their product, and of the
@@ -126,19 +127,15 @@ def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[S
         logits, kept = PlaintextDecoder(model, longest).extend(padded)
         ranges = _measured(model.config, {**kept, "head": jnp.asarray(logits[None])}, slice(len(prefix), len(tokens)))
         old = found or Calibration("", FAMILY)
-        places = {
-            place: {
-                quantity: new.union(old.places[place][quantity]) if place in old.places else new
-                for quantity, new in quantities.items()
-            }
-            for place, quantities in ranges.items()
-        }
         found = dataclasses.replace(
-            old, sentences=old.sentences + 1, max_length=max(old.max_length, len(tokens)), places=places
+            old,
+            sentences=old.sentences + 1,
+            max_length=max(old.max_length, len(tokens)),
+            places=union(old.places, ranges),
         )
     if found is None:
         raise UserError("no text to measure ranges on: give at least one")
-    return found
+    return dataclasses.replace(found, places=union(found.places, first_layer(model, len(prefix))))
 
 
 def _measured(config: DecoderArchitecture, kept: Kept, own: slice) -> dict[str, dict[str, Range]]:
@@ -147,14 +144,14 @@ def _measured(config: DecoderArchitecture, kept: Kept, own: slice) -> dict[str, 
     for place, value in kept.items():
         name, values = place.rpartition(".")[2], np.asarray(value, np.float64)
         if name in OUTPUTS or name == "head":
-            places[place] = {"output": _span(values[..., own, :])}
+            places[place] = {"output": span(values[..., own, :])}
         elif name == "softmax":
-            places[place] = {"centred_score": _span(_centred(values)[..., own, :])}
+            places[place] = {"centred_score": span(_centred(values)[..., own, :])}
         elif name.endswith("norm"):
             after = values[..., own, :]
             if not config.rms_norm:
                 after = after - after.mean(axis=-1, keepdims=True)
-            places[place] = {"mean_square": _span(np.mean(after * after, axis=-1)), "value": _span(after)}
+            places[place] = {"mean_square": span(np.mean(after * after, axis=-1)), "value": span(after)}
     return places
 
 
@@ -163,10 +160,3 @@ def _centred(scores: np.ndarray) -> np.ndarray:
     visible = np.tri(scores.shape[-2], dtype=bool)
     mean = np.mean(scores, axis=-1, where=visible, keepdims=True)
     return np.where(visible, scores - mean, 0.0)
-
-
-def _span(values: np.ndarray) -> Range:
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise UserError("calibration met a value that is not a finite number: check the model's weights")
-    return Range(low, high)

@@ -16,10 +16,13 @@ from secformer_jax.models.ranges import keep, kept_for
 ANSWER_TOKENS = 24
 """Of each answer that ranges are measured on."""
 
+MEASURED = 2
+"""Raised when ranges are measured otherwise: those that were kept before are not taken."""
+
 
 def family(prefix: Sequence[int]) -> str:
     """Of functions behind a prefix, which says what values follow it: the name of their ranges in a file."""
-    return f"{FAMILY} {hashlib.sha256(repr(tuple(prefix)).encode()).hexdigest()[:16]}"
+    return f"{FAMILY} {hashlib.sha256(repr((MEASURED, *prefix)).encode()).hexdigest()[:16]}"
 
 
 def ensure_calibration(
