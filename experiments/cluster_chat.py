@@ -109,7 +109,8 @@ async def asked(local: LocalCluster, subject: Subject, clients: Sequence[str], t
     steps = [cost for costs, _ in found for cost in costs[1:]]
     return {
         "tokens": tokens * len(clients),
-        "equal": sum(equal for _, equal in found),
+        # Plaintext is read afterwards: it would share the cores with what is timed.
+        "equal": sum(equal(subject, client, ids) for client, (_, ids) in zip(clients, found, strict=True)),
         "prompt_seconds": statistics.median(costs[0].seconds for costs, _ in found),
         "token_seconds": statistics.median(cost.seconds for cost in steps),
         "send_bytes": statistics.median(cost.party["send_bytes"] for cost in steps),
@@ -117,25 +118,27 @@ async def asked(local: LocalCluster, subject: Subject, clients: Sequence[str], t
     }
 
 
-async def answered(local: LocalCluster, subject: Subject, name: str, tokens: int) -> tuple[list[Answer], int]:
-    """What each pass of an answer cost, and how many of its tokens are plaintext's."""
-    prompt, prefix = subject.tokens.prompt([QUESTIONS[name]]), subject.tokens.prefix
-    plain = PlaintextDecoder(subject.model, len(prefix) + subject.room)
-    truth, _ = plain.extend(np.asarray([*prefix, *prompt]))
-    costs, equal = list[Answer](), 0
+async def answered(local: LocalCluster, subject: Subject, name: str, tokens: int) -> tuple[list[Answer], list[int]]:
+    """What each pass of an answer cost, and the answer's ids."""
+    costs, ids = list[Answer](), list[int]()
     async with (
         ClusterClient(local.cluster, name) as client,
         ClusterConversation(client, await client.decoder()) as conversation,
     ):
-        logits, cost = await conversation.extend(prompt, subject.padded)
+        logits, cost = await conversation.extend(subject.tokens.prompt([QUESTIONS[name]]), subject.padded)
         while True:
             costs.append(cost)
-            token = int(np.argmax(logits))
-            equal += token == int(np.argmax(truth[-1]))
-            if len(costs) == tokens:
-                return costs, equal
-            logits, cost = await conversation.extend([token])
-            truth, _ = plain.extend(np.asarray([token]))
+            ids.append(int(np.argmax(logits)))
+            if len(ids) == tokens:
+                return costs, ids
+            logits, cost = await conversation.extend(ids[-1:])
+
+
+def equal(subject: Subject, name: str, ids: Sequence[int]) -> int:
+    """How many tokens of an answer are the likeliest in plaintext, given those before them."""
+    before = [*subject.tokens.prefix, *subject.tokens.prompt([QUESTIONS[name]])]
+    logits, _ = PlaintextDecoder(subject.model, len(before) + len(ids)).extend(np.asarray([*before, *ids[:-1]]))
+    return int(np.sum(np.argmax(logits[-len(ids) :], axis=1) == np.asarray(ids)))
 
 
 async def ended(local: LocalCluster) -> list[str]:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from secformer_jax.errors import UserError
+from secformer_jax.models.decoders import every_token
 from secformer_jax.models.decoders.calibrate import SIDE_BY_SIDE, calibrate, conversations
 from secformer_jax.models.decoders.chat import read_tokens
 from secformer_jax.models.decoders.checkpoint import load
 from secformer_jax.models.decoders.plaintext import PlaintextDecoder
 
 MOST = 4
-PREFIX, PLACES, RARE = [1, 2, 3], 32, 7
+PREFIX, PLACES, RARE, UNTRAINED = [1, 2, 3], 32, 207, 211
 QUESTIONS = ["Hello?", "What is it?", "A", "So, then: what is it, and where?"]
 
 
@@ -60,25 +61,32 @@ def test_a_conversation_longer_than_the_model_reads(model):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_first_layer_holds_for_every_token(family, tmp_path):
+def test_the_first_layer_holds_for_every_token(family, tmp_path, monkeypatch):
     """One that no text has, with an embedding three times as long: at every place behind the prefix."""
+    monkeypatch.setattr(every_token, "ROWS", 100)
     size = {"llama": "max_position_embeddings", "gpt2": "n_positions"}[family]
     cases.reference(family, tmp_path, vocab_size=cases.TOKENS, **{size: PLACES})
     found = load(cases.write_tokenizer(tmp_path))
     table = np.array(found.params["embeddings"]["embedding"])
     table[RARE] *= 3
+    table[UNTRAINED] = 0
     model = dataclasses.replace(found, params={**found.params, "embeddings": {"embedding": table}})
-    ranges, squares = calibrate(model, PREFIX, [[8, 9, 10]]), []
-    for behind in range(PLACES - len(PREFIX)):
-        _, kept = PlaintextDecoder(model, PLACES).extend(np.asarray([*PREFIX, *[8] * behind, RARE]))
-        x = np.asarray(kept["layer.0.attention_norm"], np.float64)[0, -1]
-        x = x - x.mean() if family == "gpt2" else x
-        squares.append(np.mean(x * x))
-        holds(ranges.range("layer.0.attention_norm", "mean_square"), squares[-1])
-        holds(ranges.range("layer.0.attention_norm", "value"), x)
-        for name in ("query", "key", "value") if family == "llama" else ():
-            holds(ranges.range(f"layer.0.{name}", "output"), np.asarray(kept[f"layer.0.{name}"])[:, :, -1])
-    assert ranges.range("layer.0.attention_norm", "mean_square").high < 1.01 * max(squares)
+    ranges = calibrate(model, PREFIX, [[8, 9, 10]])
+    behind = PLACES - len(PREFIX)
+    _, kept = PlaintextDecoder(model, PLACES).extend(np.asarray([*PREFIX, *[RARE] * behind]))
+    x = np.asarray(kept["layer.0.attention_norm"], np.float64)[0, len(PREFIX) :]
+    x = x - x.mean(axis=1, keepdims=True) if family == "gpt2" else x
+    squares = np.mean(x * x, axis=1)
+    holds(ranges.range("layer.0.attention_norm", "mean_square"), squares)
+    holds(ranges.range("layer.0.attention_norm", "value"), x)
+    places = slice(None) if family == "llama" else RARE % behind
+    for name in ("query", "key", "value"):
+        holds(
+            ranges.range(f"layer.0.{name}", "output"),
+            np.asarray(kept[f"layer.0.{name}"])[0, :, len(PREFIX) :][:, places],
+        )
+    norm = ranges.range("layer.0.attention_norm", "mean_square")
+    assert norm.high < 1.01 * squares.max() and norm.low > 0.01 * squares.min()
 
 
 def holds(found, values) -> None:

@@ -102,7 +102,7 @@ def _read_together(decoders: PlaintextDecoders, readings: Sequence[Reading]) -> 
 
 
 def calibrate(model: DecoderCheckpoint, prefix: Sequence[int], texts: Iterable[Sequence[int]]) -> Calibration:
-    """The ranges of what comes after the prefix; the first layer's hold for every token there is (`first_layer`).
+    """The ranges of what comes after the prefix; of what the first attention reads, for every token (`first_layer`).
 
     Quantities: norms "mean_square" (LayerNorm's without the mean) and "value"; "output" of query and key (turned, the
     query divided by the root of the head's width), value, activation (what goes into it), up, their product, and of the

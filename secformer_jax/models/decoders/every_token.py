@@ -16,6 +16,9 @@ from secformer_jax.models.decoders.plaintext import exact_functions
 ROWS = 4096
 """Tokens that are looked at together: what products of them take bounds it."""
 
+UNTRAINED = 1 / 64
+"""Of the median mean square: an embedding below it is one that training has left alone (reserved, or padding)."""
+
 Places = Mapping[str, Mapping[str, Range]]
 
 
@@ -23,23 +26,27 @@ def first_layer(model: DecoderCheckpoint, prefix: int) -> Places:
     """Ranges of the first layer's norm, queries, keys and values over the whole vocabulary, named as `calibrate` does.
 
     The norm's hold for every token at every position that a text may have. Queries, keys and values are taken of each
-    token at one position; where they are turned, at any angle: each number reaches the length of its pair.
+    token at one position; where they are turned, at any angle: each number reaches the length of its pair. Tokens
+    without a trained embedding are left out: a range down to their zeros would spoil that of all others.
 
     Args:
         model: the checkpoint.
         prefix: how many positions are taken by what stands before every text.
     """
     config = model.config
-    table = model.params["embeddings"]["embedding"]
+    table = np.asarray(model.params["embeddings"]["embedding"])
+    squares = np.einsum("ij,ij->i", table, table)
+    # Numbers that are not finite are kept, for `span` to find.
+    trained = np.flatnonzero(~(squares < UNTRAINED * np.nanmedian(squares)))
     positions = np.zeros((1, config.hidden_size))
     if config.rotary is None:
         positions = np.asarray(model.params["positions"]["embedding"], np.float64)[prefix:]
     found: Places = {}
-    for start in range(0, len(table), ROWS):
-        rows = np.asarray(table[start : start + ROWS], np.float64)
+    for start in range(0, len(trained), ROWS):
+        tokens = trained[start : start + ROWS]
+        rows = table[tokens].astype(np.float64)
         found = union(found, {"layer.0.attention_norm": _before_norm(rows, positions, centred=not config.rms_norm)})
-        at = positions[np.arange(start, start + len(rows)) % len(positions)]
-        found = union(found, _after_norm(model, rows + at))
+        found = union(found, _after_norm(model, rows + positions[tokens % len(positions)]))
     return found
 
 

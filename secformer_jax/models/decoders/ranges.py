@@ -22,7 +22,7 @@ MEASURED = 2
 
 def family(prefix: Sequence[int]) -> str:
     """Of functions behind a prefix, which says what values follow it: the name of their ranges in a file."""
-    return f"{FAMILY} {hashlib.sha256(repr((MEASURED, *prefix)).encode()).hexdigest()[:16]}"
+    return f"{FAMILY} {hashlib.sha256(repr((MEASURED, tuple(prefix))).encode()).hexdigest()[:16]}"
 
 
 def ensure_calibration(
