@@ -89,6 +89,13 @@ SECTIONS = (
     ),
     Section("compare", "Every preset on a small model", "Bytes, messages and errors."),
     Section("cluster", "A cluster of real processes", "Mutual TLS, a dealer, several clients; memory; faults."),
+    Section(
+        "generate",
+        "Text, token by token",
+        "SmolLM2-135M-Instruct and GPT-2's shape, with a cache in shares; and Puma's way.",
+    ),
+    Section("perplexity", "A language model on a text that it did not write", "Beside plaintext, token by token."),
+    Section("cluster_chat", "Conversations on a cluster", "Real processes over mutual TLS; two clients at once."),
     Section("dealer", "The dealer", "What is dealt ahead, and how fast."),
     Section("price", "The price of security", "A request with and without the proof, the audit and fresh shares."),
     Section("kills", "Random kills", "SIGKILL to every role under load of two clients."),
