@@ -86,7 +86,10 @@ def _before_norm(rows: np.ndarray, positions: np.ndarray, *, centred: bool) -> d
 
 def _after_norm(model: DecoderCheckpoint, x: np.ndarray) -> Places:
     config, layer = model.config, model.params["layers"]["0"]
-    affine = [jnp.asarray(layer["attention_norm"][name]) for name in ("scale", "bias")[: 1 + (not config.rms_norm)]]
+    # No bias for RMSNorm.
+    affine = [
+        jnp.asarray(layer["attention_norm"][name]) for name in ("scale", "bias") if name in layer["attention_norm"]
+    ]
     normed = np.asarray(exact_functions(config).norm(jnp.asarray(x, jnp.float32), *affine), np.float64)
     found: dict[str, dict[str, Range]] = {}
     for name in ("query", "key", "value"):
