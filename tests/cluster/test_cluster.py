@@ -18,7 +18,7 @@ from cluster_processes import TOLERANCE, Tiny, ask, status, until_logged, until_
 from tls_cases import CLIENT_CASES
 
 from secformer_jax.cluster import store
-from secformer_jax.cluster.clients import owner
+from secformer_jax.cluster.clients import channel, owner
 from secformer_jax.cluster.clients.client import ClusterClient
 from secformer_jax.cluster.clients.material import MATERIAL_PATH, MaterialClient
 from secformer_jax.cluster.deployment import Deployment
@@ -248,6 +248,27 @@ def test_who_dies_is_named_and_the_next_request_is_right(fast, served, victim):
             served.start("S0")
     until_ready(served)
     text = fast.text(50)
+    assert fast.error(text, ask(served, "bob", text)[0]) < TOLERANCE
+
+
+def test_who_falls_silent_between_requests_is_named(fast, served, monkeypatch):
+    """Its connections stay open: nothing tells the client but the time."""
+    until_ready(served)
+    monkeypatch.setattr(channel, "QUESTION_SECONDS", 2.0)
+
+    async def ask_twice() -> None:
+        async with ClusterClient(served.cluster, "alice") as asking:
+            await asking.infer(fast.text(0))
+            os.kill(served.processes["S1"].pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(UserError, match=r"^S1 at .* has gone away"):
+                    await asyncio.wait_for(asking.infer(fast.text(0)), 15)
+            finally:
+                os.kill(served.processes["S1"].pid, signal.SIGCONT)
+
+    asyncio.run(ask_twice())
+    until_ready(served)
+    text = fast.text(51)
     assert fast.error(text, ask(served, "bob", text)[0]) < TOLERANCE
 
 

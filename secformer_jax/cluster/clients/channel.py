@@ -18,6 +18,9 @@ T = TypeVar("T")
 CONNECT_SECONDS, PATIENCE_SECONDS = 10, 60.0
 _RETRY_SECONDS = 0.5
 
+QUESTION_SECONDS = 20.0
+"""The most that a question takes which needs no computing: who is cut off behind an open connection says nothing."""
+
 
 class Servers:
     """A role's connections to the cluster; to be entered with `async with`.
@@ -32,9 +35,7 @@ class Servers:
         self._context = tls.client_context(cluster.tls(role))
 
     async def __aenter__(self) -> Servers:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-        connector = aiohttp.TCPConnector(ssl=self._context, limit=0)
-        self._http = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._context, limit=0))
         return self
 
     async def __aexit__(self, *exception) -> None:
@@ -64,20 +65,29 @@ class Servers:
         Raises:
             UserError: the party refuses, is not there, or is somebody else.
         """
-        return await self._request("POST", party, path, data=data, json=json)
+        return await self._request("POST", party, path, None, data=data, json=json)
+
+    async def question(self, party: str, path: str, json: Any) -> bytes:
+        """As `post`, of what a party answers at once.
+
+        Raises:
+            UserError: as for `post`; or no answer within `QUESTION_SECONDS`.
+        """
+        return await self._request("POST", party, path, QUESTION_SECONDS, json=json)
 
     async def status(self, party: str) -> bytes:
         """What a party says of itself, JSON.
 
         Raises:
-            UserError: as for `post`.
+            UserError: as for `question`.
         """
-        return await self._request("GET", party, STATUS_PATH)
+        return await self._request("GET", party, STATUS_PATH, QUESTION_SECONDS)
 
-    async def _request(self, method: str, party: str, path: str, **body: Any) -> bytes:
+    async def _request(self, method: str, party: str, path: str, seconds: float | None, **body: Any) -> bytes:
         address = self.cluster.control[party]
+        options = {"server_hostname": party, "timeout": _timeout(seconds), **body}
         try:
-            async with self._http.request(method, f"https://{address}{path}", server_hostname=party, **body) as answer:
+            async with self._http.request(method, f"https://{address}{path}", **options) as answer:
                 if answer.status != 200:
                     text = " ".join((await answer.text()).split())[:300]
                     raise UserError(f"{party} at {address}: {text}")
@@ -89,6 +99,10 @@ class Servers:
             raise UserError(
                 f"{party} at {address} can't be reached or has gone away ({reason}): is it running?"
             ) from error
+
+
+def _timeout(seconds: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], seconds: float = PATIENCE_SECONDS) -> T:

@@ -193,7 +193,7 @@ class ClusterClient:
         """Have a conversation's cache forgotten; one that the servers no longer know is no error."""
 
         async def end(party: str) -> bytes:
-            return await self._servers.post(party, CLOSE_PATH, json={"conversation": conversation})
+            return await self._servers.question(party, CLOSE_PATH, {"conversation": conversation})
 
         await self._servers.each(end)
 
@@ -206,7 +206,7 @@ class ClusterClient:
         asked = {"nonce": secrets.token_hex(16), **shape.fields()}
 
         async def ask(party: str) -> bytes:
-            return await self._servers.post(party, STATEMENT_PATH, json={**asked, "deployment": name})
+            return await self._servers.question(party, STATEMENT_PATH, {**asked, "deployment": name})
 
         found, known = await self._servers.each(ask), {**asked, "client": self._role, "model": name}
         try:
