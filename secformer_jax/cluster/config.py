@@ -187,7 +187,7 @@ def load(path_or_name: str | Path, *, tls: Path | None = None, insecure_trusted_
         insecure_trusted_first_party: allow SEMI2K whose rank 0 knows all randomness.
 
     Raises:
-        UserError: not SPU's layout, a bad address or name, or SEMI2K without a dealer.
+        UserError: not SPU's layout, a bad address or name, too few parties for secrets, or SEMI2K without a dealer.
     """
     found = layout.read(path_or_name)
     path = found.path.resolve()
@@ -198,6 +198,7 @@ def load(path_or_name: str | Path, *, tls: Path | None = None, insecure_trusted_
         raise UserError(
             f"{path}: {len(found.nodes)} node_ids and {len(found.links)} spu_internal_addrs: one for each is expected"
         )
+    _check_protocol(path, found)
     control = {name: _address(text, f"node {name}", path) for name, text in found.nodes.items()}
     links = {name: _address(text, f"link of {name}", path) for name, text in zip(found.nodes, found.links, strict=True)}
     clients = name_list(path, "clients", extra.get("clients", ["client"]))
@@ -256,6 +257,14 @@ def _check_ports(cluster: Cluster) -> None:
     for address in addresses:
         if addresses.count(address) > 1:
             raise UserError(f"{cluster.path}: {address} is given to two listeners: give each a port of its own")
+
+
+def _check_protocol(path: Path, found: layout.Layout) -> None:
+    """One party alone would get texts and weights as they are; who shares them asks this file how many there are."""
+    protocol = found.runtime.get("protocol")
+    layout.check_parties(str(path), protocol, len(found.nodes))
+    if len(found.nodes) < 2:
+        raise UserError(f"{path}: {protocol} is an emulation by one party, which sees everything: set another protocol")
 
 
 def _check_beaver(cluster: Cluster, insecure: bool) -> None:

@@ -29,6 +29,7 @@ from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.http import Server, application
 from secformer_jax.cluster.wire.paths import HEALTH_PATH, STATUS_PATH
 from secformer_jax.mpc.runtime import config as spu_config
+from secformer_jax.mpc.runtime import layout
 from secformer_jax.mpc.runtime.layout import CONFIG_DIR
 
 SCHEMA = json.loads((CONFIG_DIR / "schema" / "cluster.json").read_text())
@@ -110,7 +111,7 @@ def test_the_schema_knows_every_key_and_every_file_that_comes_along(made):
     assert set(SCHEMA["$defs"]["secformer"]["properties"]) == set(config.KEYS) >= set(OPTIONS)
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     runtime = SCHEMA["$defs"]["device"]["properties"]["runtime_config"]["properties"]
-    assert set(runtime["protocol"]["enum"]) == set(spu_config.PARTIES)
+    assert set(runtime["protocol"]["enum"]) == set(layout.PARTIES)
     assert set(runtime["field"]["enum"]) == set(spu_config.FIELDS)
     bits = range(runtime["fxp_fraction_bits"]["minimum"], runtime["fxp_fraction_bits"]["maximum"] + 1)
     assert bits == spu_config.FRACTION_BITS

@@ -122,6 +122,25 @@ def test_mistakes(tmp_path, change, said):
     assert said in str(refused.value) and "mine" in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        ("REF2K", "one party, which sees everything"),
+        ("SEMI2K", "2 parties and the file lists 1"),
+        ("MOD1", "unknown protocol"),
+    ],
+)
+@pytest.mark.parametrize("insecure", [False, True])
+def test_one_party_alone_is_refused(tmp_path, protocol, said, insecure):
+    """Whoever shares a text among "all" parties would send it to S0 as it is."""
+    document = copy.deepcopy(GOOD)
+    device = document["devices"]["SPU"]["config"]
+    device["node_ids"], device["spu_internal_addrs"] = device["node_ids"][:1], device["spu_internal_addrs"][:1]
+    device["runtime_config"]["protocol"] = protocol
+    with pytest.raises(UserError, match=said):
+        load(tmp_path, document, insecure_trusted_first_party=insecure)
+
+
 def test_addresses(tmp_path):
     document = copy.deepcopy(GOOD)
     document["nodes"]["S0"] = "[::1]:80"

@@ -9,7 +9,7 @@ from secformer_jax.errors import UserError
 
 pytest.importorskip("spu")
 
-from secformer_jax.mpc.runtime import config
+from secformer_jax.mpc.runtime import config, layout
 
 SHIPPED = {"1pc_ref2k": "REF2K", "2pc_semi2k": "SEMI2K", "2pc_cheetah": "CHEETAH", "3pc_aby3": "ABY3"}
 SHIPPED["2pc_semi2k_dealer"] = "SEMI2K"
@@ -45,7 +45,7 @@ def test_shipped_configs():
     for name, protocol in SHIPPED.items():
         loaded = config.load(name)
         assert (loaded.name, loaded.protocol) == (name, protocol)
-        assert loaded.world_size == config.PARTIES[protocol] == int(name[0])
+        assert loaded.world_size == layout.PARTIES[protocol] == int(name[0])
         assert loaded.fraction_bits == 18
         runtime = loaded.runtime_config()
         assert runtime.protocol.name == protocol and runtime.field.name == "FM64"

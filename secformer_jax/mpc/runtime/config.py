@@ -14,8 +14,6 @@ from secformer_jax.mpc.runtime.layout import CONFIG_DIR as CONFIG_DIR
 from secformer_jax.mpc.runtime.layout import EMULATION as EMULATION
 from secformer_jax.mpc.runtime.layout import names as names
 
-# Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer.
-PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
 # Elements are int64 outside SPU, whatever their own ring is.
 FIELDS = ("FM64",)
 FRACTION_BITS = range(8, 27)
@@ -88,16 +86,10 @@ def load(path_or_name: str | Path) -> MpcConfig:
 
 
 def _checked(config: MpcConfig) -> MpcConfig:
-    protocol, field = config.runtime.get("protocol"), config.runtime.setdefault("field", "FM64")
-    if not isinstance(protocol, str) or protocol not in PARTIES:
-        raise UserError(f"config {config.name}: unknown protocol {protocol!r}, expected one of {', '.join(PARTIES)}")
+    layout.check_parties(config.name, config.runtime.get("protocol"), config.world_size)
+    field = config.runtime.setdefault("field", "FM64")
     if field not in FIELDS:
         raise UserError(f"config {config.name}: field {field!r} is not supported, expected {', '.join(FIELDS)}")
-    if config.world_size != PARTIES[protocol]:
-        raise UserError(
-            f"config {config.name}: {protocol} runs with {PARTIES[protocol]} parties and the file lists "
-            f"{config.world_size}: mend node_ids and spu_internal_addrs"
-        )
     fraction_bits = config.runtime.setdefault("fxp_fraction_bits", 18)
     if type(fraction_bits) is not int or fraction_bits not in FRACTION_BITS:
         raise UserError(

@@ -13,6 +13,9 @@ from secformer_jax.errors import UserError
 EMULATION = "1pc_ref2k"
 """The configuration of one party on SPU's plain ring: the same arithmetic, and no masks."""
 
+PARTIES = {"REF2K": 1, "SEMI2K": 2, "ABY3": 3, "CHEETAH": 2}
+"""Computing parties by protocol. SEMI2K runs with more as well, but the setting here is two servers and a dealer."""
+
 _PACKAGE = Path(__file__).resolve().parents[2]
 _INSTALLED = _PACKAGE / "spu_configs"
 CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.with_name("spu_configs")
@@ -72,3 +75,18 @@ def read(path_or_name: str | Path) -> Layout:
         raise UserError(
             f"config {path} is not in SPU's layout ({error!r}): expected nodes, devices.SPU.config.runtime_config"
         ) from None
+
+
+def check_parties(name: str, protocol: Any, count: int) -> None:
+    """Refuse a protocol that is unknown, and one that does not run with so many parties.
+
+    Raises:
+        UserError: either.
+    """
+    if not isinstance(protocol, str) or protocol not in PARTIES:
+        raise UserError(f"config {name}: unknown protocol {protocol!r}, expected one of {', '.join(PARTIES)}")
+    if count != PARTIES[protocol]:
+        raise UserError(
+            f"config {name}: {protocol} runs with {PARTIES[protocol]} parties and the file lists {count}: mend node_ids "
+            "and spu_internal_addrs"
+        )
