@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import secformer_jax
+from secformer_jax.cli.printable import printable
 from secformer_jax.errors import UserError
 
 INTERRUPTED = 130
@@ -114,7 +115,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _mistake(message: str) -> int:
-    print("secformer:", " ".join(message.split()), file=sys.stderr)
+    print("secformer:", printable(" ".join(message.split())), file=sys.stderr)
     return 2
 
 

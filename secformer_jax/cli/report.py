@@ -24,6 +24,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from secformer_jax.cli.printable import printable
+
 PACKAGES = ("secformer_jax", "spu", "jax", "jaxlib", "flax", "transformers", "numpy")
 Entry = dict[str, Any]
 
@@ -45,13 +47,12 @@ class Reporter:
     def say(self, text: str) -> None:
         """A line for people; nothing under --json."""
         if not self.as_json:
-            self._out.print(Text(text), soft_wrap=True)
+            self._out.print(Text(printable(text)), soft_wrap=True)
 
     def part(self, text: str) -> None:
-        """Part of a line that is not ours, for people; what would move a terminal's cursor is left out."""
+        """Part of a line, for people."""
         if not self.as_json:
-            kept = "".join(character for character in text if character.isprintable() or character in "\n\t")
-            self._out.print(Text(kept), end="", soft_wrap=True)
+            self._out.print(Text(printable(text)), end="", soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table for people, its first column on the left and the others on the right; nothing under --json."""
@@ -60,9 +61,9 @@ class Reporter:
         self.say(title)
         table = Table(box=box.SIMPLE_HEAD)
         for i, column in enumerate(columns):
-            table.add_column(Text(column), justify="right" if i else "left", overflow="fold")
+            table.add_column(Text(printable(column)), justify="right" if i else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self._out.print(table)
 
     def results(self, entries: Sequence[Entry]) -> None:

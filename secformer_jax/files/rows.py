@@ -17,7 +17,7 @@ from secformer_jax.errors import UserError
 TEXT, PAIR = "text", "text_pair"
 """Columns where none is named."""
 _BATCH = 256
-_UNDECODED = re.compile("[\udc80-\udcff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,8 @@ def pyarrow_parquet() -> Any:
 
 
 def _decoded(values: dict[str, Any]) -> Mapping[str, Any] | str:
-    """Bytes that are no UTF-8 have become lone surrogates."""
-    texts = (value for value in values.values() if isinstance(value, str))
-    return "not UTF-8" if any(_UNDECODED.search(text) for text in texts) else values
+    """Bytes that are no UTF-8 have become lone surrogates; JSON's escapes have them too, where a pair was cut."""
+    return "not UTF-8" if _SURROGATE.search(json.dumps(values, ensure_ascii=False)) else values
 
 
 FORMATS: Mapping[str, Callable[[Path], Iterator[Found]]] = {

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -100,7 +101,7 @@ class Gateway:
 
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         # A page from elsewhere whose name was made to lead here, or that posts here, is no user of this machine's.
-        host = request.host.rpartition(":")[0] if request.host.count(":") == 1 else request.host
+        host = re.sub(r":\d+$", "", request.host)
         if host not in self._hosts:
             return _error(403, f"called as {host!r}: this gateway is {', '.join(sorted(self._hosts))}")
         origin = request.headers.get("Origin")

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from secformer_jax.cli import app as cli
 from secformer_jax.cli.commands import compare as compare_command
+from secformer_jax.cli.report import Reporter
 from secformer_jax.evaluation import tasks
 from secformer_jax.functions import calibration
 from secformer_jax.models import checkpoint
@@ -287,6 +288,15 @@ def test_a_task_that_does_not_fit_the_model(models, mistake, tmp_path):
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nthe film was good\t1\n")
     arguments = "evaluate", "--data-dir", tmp_path, "--task", "SST-2", "--model"
     assert "no classification head" in mistake(*arguments, models / "encoder")
+
+
+def test_what_others_wrote_does_not_move_the_cursor(capsys):
+    assert cli.run(["compare", "--\x1b]52;c;YQ\x07\x1b[2J"]) == 2
+    reporter = Reporter(False)
+    reporter.say("label \x1b[2J\x9b2J")
+    reporter.table("\x1b[1A", ["\x1b[1A"], [["\x1b]0;a\x07b"]])
+    shown = "".join(capsys.readouterr())
+    assert "]52;c;YQ[2J" in shown and not {"\x1b", "\x07", "\x9b"} & set(shown)
 
 
 def test_interrupted(monkeypatch, capsys):

@@ -109,3 +109,28 @@ def test_the_honest_client_is_served(name, tiny, served, usual_seconds, first_se
     assert sessions(served) == began
     assert max(growth.values()) < GROWTH_BYTES, growth
     assert all("Traceback" not in served.log(role).read_text() for role in served.servers)
+
+
+def test_shares_that_arrive_after_another_model_was_published_are_refused(tiny, served):
+    """Their sizes were those of the model before: a run with them would fail, and end the session of everybody."""
+
+    async def attack() -> None:
+        encoded, published = tiny.text(3), asyncio.Event()
+        async with Mallory(served.cluster, encoded) as mallory:
+
+            async def late(body: bytes):
+                yield body[:-1]
+                await published.wait()
+                yield body[-1:]
+
+            bodies = [b"".join(message.pack()) for message in mallory.good()]
+            posts = [
+                asyncio.create_task(mallory.post(*each)) for each in zip(("S0", "S1"), map(late, bodies), strict=True)
+            ]
+            await asyncio.to_thread(tiny.publish, served)
+            await asyncio.to_thread(until_ready, served)
+            published.set()
+            assert await asyncio.gather(*posts) == [400, 400]
+
+    asyncio.run(attack())
+    assert tiny.error(tiny.text(4), ask(served, "alice", tiny.text(4))[0]) < TOLERANCE

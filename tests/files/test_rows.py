@@ -57,6 +57,17 @@ def test_json_lines(tmp_path):
     assert found[0].kept == {"n": 1} and found[-1].kept == {"n": None}
 
 
+def test_half_a_character_is_a_bad_row(tmp_path):
+    """No encoding has it: the file of answers could not be written."""
+    lines = [
+        r'{"text": "nice \ud83d", "n": 1}',
+        r'{"text": "a", "n": {"m": ["\ude00"]}}',
+        r'{"text": "nice \ud83d\ude00", "n": 2}',
+    ]
+    found = rows(write(tmp_path / "a.jsonl", "\n".join(lines)), kept=("n",))
+    assert [row.error for row in found] == ["not UTF-8", "not UTF-8", ""] and found[2].text == "nice 😀"
+
+
 def test_deep_json_is_a_bad_row(tmp_path):
     good, bad = rows(write(tmp_path / "a.jsonl", '{"text": "a"}\n' + "[" * 100_000))
     assert good.text == "a" and bad.error.startswith("no JSON")

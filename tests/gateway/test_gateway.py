@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
+from secformer_jax.cli.commands.gateway import HOSTS
 from secformer_jax.errors import UserError
 from secformer_jax.functions import presets
 from secformer_jax.gateway.asking import BusyError, Cost
@@ -24,7 +25,6 @@ from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.text import Tokenizer
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "pipelines"
-HOSTS = frozenset({"127.0.0.1", "localhost"})
 KEY = "k" * 20
 
 
@@ -191,6 +191,9 @@ def test_only_this_machine_and_its_own_page_ask(classes):
     status, found = posted(classes, "/v1/classify", body, **{"Content-Type": "text/plain"})
     assert status == 415 and "application/json" in found["error"]["message"]
     assert fetched(classes, "/health", Host="evil.example")[0] == 403
+    assert fetched(classes, "/health", Host="[::2]:8000")[0] == 403
+    for host in ("[::1]:8000", "[::1]", "localhost:8000", "127.0.0.1"):
+        assert fetched(classes, "/health", Host=host)[0] == 200
 
 
 def test_a_key(classes):

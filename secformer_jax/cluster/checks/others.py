@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import email.utils
+import json
 import socket
 import ssl
 import time
@@ -18,7 +19,7 @@ import secformer_jax
 from secformer_jax.cluster.checks.finding import Finding
 from secformer_jax.cluster.checks.keys import SOON
 from secformer_jax.cluster.config import DEALER, Address, Cluster
-from secformer_jax.cluster.wire import tls
+from secformer_jax.cluster.wire import bodies, tls
 from secformer_jax.cluster.wire.paths import HEALTH_PATH, STATUS_PATH
 
 CLOCK_SECONDS = 60
@@ -91,8 +92,8 @@ async def _handshake(context: ssl.SSLContext, name: str, address: Address) -> da
 
 async def _get(http: aiohttp.ClientSession, name: str, url: str) -> tuple[dict[str, Any], str]:
     """The JSON at an address, and the date of the answer."""
-    async with http.get(url, server_hostname=name, raise_for_status=True) as answer:
-        return dict(await answer.json()), answer.headers["Date"]
+    async with http.get(url, server_hostname=name, raise_for_status=True, allow_redirects=False) as answer:
+        return dict(json.loads(await bodies.body(answer))), answer.headers["Date"]
 
 
 def _line(met: _Met) -> Finding:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import aiohttp
 
 from secformer_jax.cluster.config import Cluster
-from secformer_jax.cluster.wire import tls
+from secformer_jax.cluster.wire import bodies, tls
+from secformer_jax.cluster.wire.message import MessageError
 from secformer_jax.cluster.wire.paths import STATUS_PATH
 from secformer_jax.errors import UserError
 
@@ -85,13 +86,17 @@ class Servers:
 
     async def _request(self, method: str, party: str, path: str, seconds: float | None, **body: Any) -> bytes:
         address = self.cluster.control[party]
-        options = {"server_hostname": party, "timeout": _timeout(seconds), **body}
+        # A redirection would have this machine send to whatever address a server names.
+        options = {"server_hostname": party, "timeout": _timeout(seconds), "allow_redirects": False, **body}
         try:
             async with self._http.request(method, f"https://{address}{path}", **options) as answer:
+                found = await bodies.body(answer)
                 if answer.status != 200:
-                    text = " ".join((await answer.text()).split())[:300]
+                    text = " ".join(found.decode("utf-8", "replace").split())[:300] or f"status {answer.status}"
                     raise UserError(f"{party} at {address}: {text}")
-                return await answer.read()
+                return found
+        except MessageError as error:
+            raise UserError(f"{party} at {address} sent {error}: ask its operator") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise UserError(f"{party} at {address} is not who it has to be: {error.certificate_error}") from None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:

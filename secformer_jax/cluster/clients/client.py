@@ -21,7 +21,7 @@ from secformer_jax.cluster.deployment import Deployment
 from secformer_jax.cluster.party import identity
 from secformer_jax.cluster.published import Published, read_description
 from secformer_jax.cluster.request_shape import RequestShape
-from secformer_jax.cluster.wire.message import MessageError, shares_of, unpack, with_shares
+from secformer_jax.cluster.wire.message import Message, MessageError, shares_of, unpack, with_shares
 from secformer_jax.cluster.wire.paths import CLOSE_PATH, INFER_PATH, STATEMENT_PATH
 from secformer_jax.errors import UserError
 from secformer_jax.inference.texts import powers_of_two
@@ -170,7 +170,9 @@ class ClusterClient:
         answers = await self._servers.each(ask)
         try:
             results = [unpack(answer) for answer in answers]
-            outputs = [shares_of(result)["output0"] for result in results]
+            outputs = [_output(result, served.result_bits) for result in results]
+            if len({(output.dtype, output.shape) for output in outputs}) > 1:
+                raise MessageError("results of several shapes")
             receipts = [result.fields["receipt"] for result in results]
         except (MessageError, KeyError):
             raise UserError("the servers' answers don't have the expected form: install the same version") from None
@@ -219,6 +221,19 @@ class ClusterClient:
         ]
         transcript.agree(facts, self._cluster.parties)
         return stated
+
+
+def _output(result: Message, bits: int) -> Share:
+    """A party's component of the result, in full: a key may stand for more than any memory holds.
+
+    Raises:
+        MessageError: it has another form.
+        KeyError: it is not there.
+    """
+    share = shares_of(result)["output0"]
+    if share.bits != bits or len(share.components) != 1 or isinstance(share.components[0], bytes):
+        raise MessageError("a result is one component of the model's bits")
+    return share
 
 
 def _beginning(share: Share) -> bytes:

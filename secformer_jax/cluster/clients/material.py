@@ -11,7 +11,7 @@ import aiohttp
 from secformer_jax.cluster.config import DEALER, Cluster
 from secformer_jax.cluster.published import Published
 from secformer_jax.cluster.request_shape import RequestShape
-from secformer_jax.cluster.wire import frames, tls
+from secformer_jax.cluster.wire import bodies, frames, tls
 from secformer_jax.cluster.wire.message import Message, MessageError
 from secformer_jax.cluster.wire.paths import END
 from secformer_jax.errors import UserError
@@ -82,10 +82,12 @@ class MaterialClient:
             connector = aiohttp.TCPConnector(ssl=self._context)
             self._http = aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=1 << 20)
         try:
-            async with self._http.post(self._url + path, json=values, server_hostname=DEALER) as answer:
+            url = self._url + path
+            async with self._http.post(url, json=values, server_hostname=DEALER, allow_redirects=False) as answer:
                 if answer.status != 200:
                     refusal = ForgottenError if answer.status == 410 else UserError
-                    raise refusal(f"the dealer refuses: {(await answer.text()).strip()[:200]}")
+                    text = (await bodies.body(answer)).decode("utf-8", "replace")
+                    raise refusal(f"the dealer refuses: {text.strip()[:200]}")
                 while (message := await frames.read(answer.content)).kind != END:
                     yield message
         except (TimeoutError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError, MessageError) as error:

@@ -129,6 +129,8 @@ class PartyServer:
                 with self._quota.input(client, sum(header.sizes)):
                     message = await arrival.read_payload(request.content, header)
                     self.metrics.received.labels("clients").inc(sum(header.sizes))
+                    # Shares may take minutes to arrive, and another model be served by then.
+                    self._admit(client, header)
                     arrived = self._arrive(client, number, self._own(client, shape), message)
                     while not (await asyncio.wait({arrived.answer}, timeout=1))[0]:
                         if request.transport is None or request.transport.is_closing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from secformer_jax.cluster.wire.tls import PeerError, peer_name
 
 CONNECTIONS_OF_ONE = 128
 HANDSHAKE_SECONDS = 10.0
+DESCRIPTORS = 1 << 16
 
 
 class Connections:
@@ -30,11 +32,15 @@ class Connections:
         return _Counted(self._inner(), self._open, self._most)
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None, backlog: int = 512) -> asyncio.Server:
-        """Listen; who does not finish its handshake in time is dropped.
+        """Listen, with all the descriptors that the system grants; who does not finish its handshake is dropped.
+
+        A connection takes a descriptor before anybody knows whose it is.
 
         Raises:
             OSError: the address can't be used.
         """
+        least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(most, DESCRIPTORS)), most))
         timeout = HANDSHAKE_SECONDS if tls is not None else None
         loop = asyncio.get_running_loop()
         return await loop.create_server(self, host, port, ssl=tls, backlog=backlog, ssl_handshake_timeout=timeout)

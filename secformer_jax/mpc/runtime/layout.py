@@ -87,6 +87,6 @@ def check_parties(name: str, protocol: Any, count: int) -> None:
         raise UserError(f"config {name}: unknown protocol {protocol!r}, expected one of {', '.join(PARTIES)}")
     if count != PARTIES[protocol]:
         raise UserError(
-            f"config {name}: {protocol} runs with {PARTIES[protocol]} parties and the file lists {count}: mend node_ids "
-            "and spu_internal_addrs"
+            f"config {name}: {protocol} runs with {PARTIES[protocol]} parties and the file lists {count}: mend "
+            "node_ids and spu_internal_addrs"
         )
