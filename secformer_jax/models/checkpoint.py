@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from secformer_jax.errors import UserError
 from secformer_jax.models.architecture import Architecture, Pooling
 from secformer_jax.models.families import family_of, read_config, write_config
-from secformer_jax.models.folders import TOKENIZER_FILES, read_json, resolve
+from secformer_jax.models.folders import read_json, resolve, tokenizer_files
 from secformer_jax.models.heads import HEADS
 from secformer_jax.models.sentence_encoder import is_sentence_encoder, read_pooling, write_pooling
 from secformer_jax.models.tensors import fingerprint, from_params, read_tensors, to_params
@@ -161,9 +161,8 @@ def save(
         safetensors.numpy.save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
         if head == "embedding" and config.pooling != Pooling():
             write_pooling(new, config)
-        for name in TOKENIZER_FILES:
-            if (checkpoint.tokenizer_dir / name).is_file():
-                shutil.copyfile(checkpoint.tokenizer_dir / name, new / name)
+        for file in tokenizer_files(checkpoint.tokenizer_dir):
+            shutil.copyfile(file, new / file.name)
         if directory.exists():
             directory.rename(old)
         new.rename(directory)

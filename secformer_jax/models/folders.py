@@ -78,6 +78,22 @@ def _shipped(weights: bool) -> Path:
     return folder
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """A folder's tokenizer files, which go along with what is trained from it.
+
+    Raises:
+        UserError: one is a link out of the folder, and what it leads to would go along.
+    """
+    found, inside = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()], folder.resolve()
+    # The hub's cache has a model's files in blobs/, and links to them in snapshots/REVISION/.
+    blobs = inside.parent.parent / "blobs"
+    for file in found:
+        target = file.resolve()
+        if not target.is_relative_to(inside) and target.parent != blobs:
+            raise UserError(f"{file} is a link to {target}, outside its folder: put the file itself there")
+    return found
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A folder's config.json.
 

@@ -127,6 +127,28 @@ def test_minilm_absent(monkeypatch):
         checkpoint.load("minilm")
 
 
+def test_a_link_out_of_the_folder_is_not_copied(tiny, tmp_path):
+    secret, folder = tmp_path / "secret", tmp_path / "home" / "model"
+    secret.write_text("TOKEN=1")
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("[PAD]")
+    model = dataclasses.replace(tiny, tokenizer_dir=folder)
+    (folder / "added_tokens.json").symlink_to(secret)
+    with pytest.raises(UserError, match=r"added_tokens.json is a link to .*secret"):
+        checkpoint.save(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_hubs_links_are_copied(tiny, tmp_path):
+    blobs, folder = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0f"
+    blobs.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    (blobs / "abc").write_text("[PAD]")
+    (folder / "vocab.txt").symlink_to("../../blobs/abc")
+    out = checkpoint.save(dataclasses.replace(tiny, tokenizer_dir=folder), tmp_path / "out")
+    assert (out / "vocab.txt").read_text() == "[PAD]" and not (out / "vocab.txt").is_symlink()
+
+
 def test_hub_id(tiny, tmp_path, monkeypatch):
     folder = checkpoint.save(tiny, tmp_path / "out")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(folder))

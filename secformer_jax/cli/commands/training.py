@@ -21,6 +21,7 @@ from secformer_jax.functions import calibration as calibrations
 from secformer_jax.functions import presets
 from secformer_jax.models.calibrate import calibrate_model
 from secformer_jax.models.checkpoint import Checkpoint, load, save
+from secformer_jax.models.folders import tokenizer_files
 from secformer_jax.models.text import Tokenizer
 from secformer_jax.models.vocabulary import UsedPieces
 from secformer_jax.training.batches import Dataset
@@ -50,6 +51,8 @@ class Splits:
 
 def read_splits(model: Checkpoint, task: Task, data_dir: Path | None, max_length: int, limit: int | None) -> Splits:
     """Read and encode both; texts longer than `max_length` are cut. `limit`: only the first training examples."""
+    # `finish` copies them: refused before hours of training, not after.
+    tokenizer_files(model.tokenizer_dir)
     tokenizer = Tokenizer(model.tokenizer_dir, model.config)
     train, dev = tasks.read(task, data_dir, "train", limit), tasks.read(task, data_dir, "dev")
     if not len(train) or not len(dev):
