@@ -193,7 +193,7 @@ class PartyServer:
         arrived = arrival.Arrived(client, shape, message, asyncio.get_running_loop().create_future())
         try:
             self._allowance.take(client, shape.rows)
-        except UserError:
+        except (UserError, OSError):  # nothing left, or its count can't be written
             self.node.rooms.leave(shape.conversation)
             raise
         self.node.inputs[number] = arrived
