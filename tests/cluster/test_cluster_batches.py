@@ -22,7 +22,7 @@ from secformer_jax.cluster.wire import frames
 from secformer_jax.cluster.wire.message import shares_of, with_shares
 from secformer_jax.errors import UserError
 from secformer_jax.models.text import Encoded
-from secformer_jax.mpc.runtime.shares import Share, share
+from secformer_jax.mpc.runtime.shares import Share, pack, share
 
 SHAPE, OTHER = RequestShape(1, 16), RequestShape(1, 32)
 
@@ -122,11 +122,14 @@ def test_shares_are_joined_and_parted_row_by_row(protocol, parties):
             own = np.concatenate([s[rank].stacked() for s in made], axis=1)
             np.testing.assert_array_equal(together.stacked()[:, :4], own)
             assert not together.stacked()[:, 4:].any()
-        result = Share("float32", (4, 3), (np.arange(12).reshape(4, 3),))
+        result = Share("float32", (4, 3), (pack(np.arange(12).reshape(4, 3), 35),), 35)
         answer = with_shares("result", {"send_bytes": 100.0, "seconds": 1.0}, {"output0": result})
         parts = parted(answer, 4)
         assert [part.fields["send_bytes"] for part in parts] == [25.0] * 4
-        rows = [shares_of(part)["output0"].rings()[0] for part in parts]
+        shares = [shares_of(part)["output0"] for part in parts]
+        # Five bytes a number, as the worker gave them.
+        assert [(own.bits, own.components[0].nbytes) for own in shares] == [(35, 15)] * 4
+        rows = [own.rings()[0] for own in shares]
         np.testing.assert_array_equal(rows, np.arange(12).reshape(4, 1, 3))
 
 

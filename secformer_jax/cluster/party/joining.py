@@ -45,6 +45,6 @@ def parted(answer: Message, count: int) -> list[Message]:
     for name, share in shares_of(answer).items():
         parts = [np.split(ring, count) for ring in share.rings()]
         for i, own in enumerate(pieces):
-            components = tuple(part[i] for part in parts)
-            own[name] = Share(share.dtype, components[0].shape, components)
+            components = tuple(pack(part[i], share.bits) for part in parts)
+            own[name] = Share(share.dtype, parts[0][i].shape, components, share.bits)
     return [with_shares("result", costs, own) for own in pieces]
