@@ -263,6 +263,13 @@ def _of_pass(serving: DecoderServing, new: int) -> Requirements:
     return Requirements(serving.function(), weights, material, serving.inputs.specs(1, new), known, serving.cache())
 
 
+def needs_dealer(deployment: Published, fraction_bits: int) -> bool:
+    """Whether the weights or a request take masks of the dealer's."""
+    if deployment.masked:
+        return True
+    return bool(jax.tree.leaves(requirements(serving(deployment, fraction_bits), deployment.least).material))
+
+
 def mask_shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The weights' masks by the dealer's names."""
     return {name: leaf.shape for name, leaf in flatten_dict(dict(weights.get(WEIGHTS, {})), sep="/").items()}

@@ -111,6 +111,8 @@ def test_publish_and_infer(models, servers, run):
     assert f"private answer: {one['label']}" in run(*infer)
     assert "pass one pair for each text" in run(*infer, "--text-pair", "ran")
     assert "the limit is 3" in run(*infer, "--max-length", 3)
+    for option in (["--compare"], ["--preset", "puma"], ["--config", "3pc_aby3"], ["--embedding", "inside"]):
+        assert "a cluster's model is its own" in run(*infer, *option)
     assert "embedding was asked for" in run("embed", *infer[1:])
     assert "no text" in run(*infer[:5])
 

@@ -17,7 +17,7 @@ import pytest
 from cluster_processes import TOLERANCE, Tiny, ask, status, until_logged, until_ready
 from tls_cases import CLIENT_CASES
 
-from secformer_jax.cluster import store
+from secformer_jax.cluster import requirements, store
 from secformer_jax.cluster.clients import channel, owner
 from secformer_jax.cluster.clients.client import ClusterClient
 from secformer_jax.cluster.clients.material import MATERIAL_PATH, MaterialClient
@@ -349,3 +349,17 @@ def test_three_servers(tmp_path):
         texts = [tiny.text(1), tiny.text(2)]
         for text, answer in zip(texts, ask(local, "client", *texts), strict=True):
             assert tiny.error(text, answer) < TOLERANCE
+
+
+def test_a_model_that_takes_masks_needs_a_dealer(tmp_path):
+    """Not only fast's weights: SecFormer's GeLU opens values under masks of a dealer's, whatever the protocol."""
+    with LocalCluster(tmp_path, "2pc_cheetah") as local:
+        for preset in ("secformer", "fast"):
+            with pytest.raises(UserError, match=r"takes masks of a dealer, .*--preset puma"):
+                Tiny(preset).publish(local)
+        assert {each["model"] for each in status(local).values()} == {None}
+
+
+def test_what_needs_a_dealer():
+    found = {name: requirements.needs_dealer(Tiny(name).description, 18) for name in ("puma", "secformer", "drop-in")}
+    assert found == {"puma": False, "secformer": True, "drop-in": True}

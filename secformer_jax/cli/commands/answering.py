@@ -174,8 +174,8 @@ def _print(reporter: Reporter, choice: Choice, entry: Entry, *, steady: bool) ->
         ],
     )
     reporter.say(
-        f"  compiled in {entry['compile_seconds']:.1f} s; dealer material {entry['offline_bytes'] / 1e6:,.1f} MB for "
-        f"each server; input {entry['input_bytes'] / 1e6:,.1f} MB for each server"
+        f"  compiled in {entry['compile_seconds']:.1f} s; to the server that gets most: "
+        f"dealer material {max(entry['dealt_bytes']) / 1e6:,.1f} MB, input {entry['input_bytes'] / 1e6:,.1f} MB"
     )
 
 

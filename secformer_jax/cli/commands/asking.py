@@ -88,6 +88,11 @@ def answer_texts(
     """
     unanswered = 0
     if asked_of is not None:
+        if compare or calibration or choice != Choice() or protocol != Protocol():
+            raise UserError(
+                "--compare, --calibration, --config and the choices of functions and embedding are for this machine: a "
+                "cluster's model is its own"
+            )
         folder = resolve(model, weights=False)
         if files is None:
             reporter.results(asyncio.run(_ask(reporter, asked, asked_of, folder, head)))

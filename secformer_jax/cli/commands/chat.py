@@ -11,6 +11,7 @@ import typer
 
 from secformer_jax.cli.commands import generating_cluster
 from secformer_jax.cli.commands.asking import AskedOf
+from secformer_jax.cli.commands.common import Protocol
 from secformer_jax.cli.commands.generating import Asked
 from secformer_jax.cli.options import (
     AskedCluster,
@@ -58,8 +59,8 @@ def chat(
     asked = Asked(Choice(temperature, top_p, repetition_penalty), Ending(max_tokens, tuple(stop or ())), seed, False)
     reporter = Reporter(json)
     if cluster is not None:
-        if calibration is not None or system is not None:
-            raise UserError("--calibration and --system are for this machine: a cluster's model is its own")
+        if calibration is not None or system is not None or config != Protocol().config:
+            raise UserError("--calibration, --system and --config are for this machine: a cluster's are its own")
         asked_of, folder = AskedOf(cluster, client, tls), resolve(model, weights=False)
         asyncio.run(generating_cluster.talk(reporter, asked_of, folder, asked, _questions()))
         return

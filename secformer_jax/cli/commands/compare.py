@@ -32,10 +32,9 @@ from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.presets import family, needs_calibration, preset
 from secformer_jax.models import transformer as bert
-from secformer_jax.models.calibrate import calibrate_model
+from secformer_jax.models.calibrate import calibrate_model, ensure_calibration
 from secformer_jax.models.checkpoint import Checkpoint, load
 from secformer_jax.models.plaintext import Plaintext
-from secformer_jax.models.ranges import load_calibration
 from secformer_jax.models.request import encode_request, request_head
 from secformer_jax.models.text import Encoded, Tokenizer
 
@@ -87,7 +86,10 @@ def compare(
             loaded = load(model)
             checked_length(max_length, loaded)
             batch = _request(loaded, [*(text or [])[:1], *(text_pair or [])[:1]], max_length, truncate)
-            ranges = [load_calibration(loaded, each, calibration) for each in chosen]
+            length = batch.input_ids.shape[1]
+            ranges = [
+                ensure_calibration(loaded, each, length=length, path=calibration, say=reporter.say) for each in chosen
+            ]
             subject = model
     exact = Plaintext(loaded, preset("exact"))
     entries = []

@@ -74,7 +74,7 @@ def distill(
         typer.Option("--like", help="A student of another task, and its teacher: start there."),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option("--layers", help="How many of the teacher's, or which (1,3,5); or all.")
+        str | None, typer.Option("--layers", help="How many of the teacher's, or which (1,3,5); all by default.")
     ] = None,
     vocabulary: Annotated[
         int | None, typer.Option("--vocabulary", help="Keep so many word pieces, the most used.")

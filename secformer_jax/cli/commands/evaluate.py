@@ -41,7 +41,6 @@ from secformer_jax.models.vocabulary import UsedPieces
 from secformer_jax.mpc.runtime.layout import EMULATION
 
 RUNTIMES = ("plaintext", "emulated", "simulated")
-DEFAULT_PRESET = "exact"
 
 
 @dataclass

@@ -9,6 +9,7 @@ import typer
 
 from secformer_jax.cli.commands import generating_cluster
 from secformer_jax.cli.commands.asking import AskedOf
+from secformer_jax.cli.commands.common import Protocol
 from secformer_jax.cli.commands.generating import Asked
 from secformer_jax.cli.options import (
     AskedCluster,
@@ -60,8 +61,10 @@ def generate(
     )
     reporter = Reporter(json)
     if cluster is not None:
-        if compare or calibration is not None or system is not None:
-            raise UserError("--compare, --calibration and --system are for this machine: a cluster's model is its own")
+        if compare or calibration is not None or system is not None or config != Protocol().config:
+            raise UserError(
+                "--compare, --calibration, --system and --config are for this machine: a cluster has its own"
+            )
         asked_of, folder = AskedOf(cluster, client, tls), resolve(model, weights=False)
         asyncio.run(generating_cluster.answer(reporter, asked_of, folder, asked, prompt))
         return

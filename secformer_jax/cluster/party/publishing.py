@@ -13,8 +13,8 @@ from secformer_jax.cluster.party.coordinator import Coordinator
 from secformer_jax.cluster.party.metrics import PartyMetrics
 from secformer_jax.cluster.party.node import Node, RefusedError
 from secformer_jax.cluster.party.peers import LostError
-from secformer_jax.cluster.published import read_description
-from secformer_jax.cluster.requirements import checked
+from secformer_jax.cluster.published import Published, read_description
+from secformer_jax.cluster.requirements import checked, needs_dealer
 from secformer_jax.cluster.wire import frames
 from secformer_jax.cluster.wire.http import peer_of, question
 from secformer_jax.cluster.wire.message import MessageError, shares_of
@@ -56,6 +56,7 @@ class Publishing:
                 first = await frames.read(request.content)
                 described = read_description(first.fields.get("description"))
                 deployment = await asyncio.to_thread(checked, described)
+                await asyncio.to_thread(self._check_dealer, deployment)
                 if self._node.shelf.weights(deployment.name).exists():
                     raise UserError("a model of this name has been published: another publication has another name")
                 writer = self._node.shelf.writer(deployment)
@@ -67,9 +68,7 @@ class Publishing:
                     shares_of(message)
                     received += sum(memoryview(chunk).nbytes for chunk in message.chunks)
                     await asyncio.to_thread(writer.add, message)
-                if deployment.masked:
-                    if self._material is None:
-                        raise UserError("this preset needs a dealer, and the cluster has none")
+                if deployment.masked and self._material is not None:
                     async for message in self._material.masks(deployment):
                         writer.add(message)
                 await asyncio.to_thread(writer.finish)
@@ -82,6 +81,13 @@ class Publishing:
         self._metrics.received.labels("owner").inc(received)
         log.info("published", extra={"bytes": received})
         return web.json_response({"deployment": deployment.name})
+
+    def _check_dealer(self, deployment: Published) -> None:
+        if self._material is None and needs_dealer(deployment, self._cluster.fraction_bits):
+            raise UserError(
+                'this model takes masks of a dealer, and the cluster has none: add "dealer": "host:port" to its file, '
+                "or publish an encoder with --preset puma"
+            )
 
     async def activate(self, request: web.Request) -> web.Response:
         """Serve what all parties have been given."""

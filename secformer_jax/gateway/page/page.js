@@ -118,7 +118,7 @@ async function talk(text) {
       if (event.error) throw new Error(event.error.message);
       const [{ delta, finish_reason: finish }] = event.choices;
       answer.content += delta.content || "";
-      line.textContent = answer.content + (finish === "length" ? " … (no more room)" : "");
+      line.textContent = answer.content + (finish === "length" ? " … (cut)" : "");
       if (event.secformer) parties(event.secformer);
     }
   } catch (error) {
