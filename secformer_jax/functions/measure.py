@@ -49,7 +49,12 @@ def update(
     )
 
 
-def _span(values: np.ndarray) -> Range:
+def span(values: np.ndarray) -> Range:
+    """From the least to the greatest.
+
+    Raises:
+        UserError: one is not finite.
+    """
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UserError("calibration met a value that is not a finite number: check the model's weights")
@@ -59,24 +64,24 @@ def _span(values: np.ndarray) -> Range:
 def _measure_scores(scores: np.ndarray, mask: np.ndarray, bias: np.ndarray | None) -> dict[str, Range]:
     keys = np.broadcast_to(mask[:, None, None, :], scores.shape)
     means = np.mean(np.square(scores + SHIFT), axis=-1, where=keys)
-    found = {"score": _span(scores[keys]), "two_quad_mean": _span(means)}
+    found = {"score": span(scores[keys]), "two_quad_mean": span(means)}
     centre = np.mean(scores, axis=-1, where=keys, keepdims=True)
     if bias is not None:
         own = np.mean(np.broadcast_to(bias, scores.shape), axis=-1, where=keys, keepdims=True)
-        found["bias_mean"], centre = _span(own), centre - own
-    return {**found, "centred_score": _span((scores - centre)[keys])}
+        found["bias_mean"], centre = span(own), centre - own
+    return {**found, "centred_score": span((scores - centre)[keys])}
 
 
 def _measure_input(values: np.ndarray, mask: np.ndarray, bias: np.ndarray | None) -> dict[str, Range]:
-    return {"input": _span(values)}
+    return {"input": span(values)}
 
 
 def _measure_variance(values: np.ndarray, mask: np.ndarray, bias: np.ndarray | None) -> dict[str, Range]:
-    return {"variance": _span(values.var(axis=-1))}
+    return {"variance": span(values.var(axis=-1))}
 
 
 def _measure_output(values: np.ndarray, mask: np.ndarray, bias: np.ndarray | None) -> dict[str, Range]:
-    return {"output": _span(values)}
+    return {"output": span(values)}
 
 
 _MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], dict[str, Range]]] = {

@@ -17,10 +17,9 @@ from secformer_jax.functions.calibration import Calibration
 from secformer_jax.inference.answers import decode
 from secformer_jax.inference.serving import function, serving_for, variables
 from secformer_jax.models import transformer as bert
-from secformer_jax.models.calibrate import DEFAULT_LENGTH, calibrate_model, ensure_calibration
+from secformer_jax.models.calibrate import DEFAULT_LENGTH, ensure_calibration
 from secformer_jax.models.checkpoint import Checkpoint
-from secformer_jax.models.plaintext import Plaintext, functions_for
-from secformer_jax.models.ranges import load_calibration
+from secformer_jax.models.plaintext import Plaintext
 from secformer_jax.models.request import encode_request, request_head
 from secformer_jax.models.text import Encoded, Tokenizer, padded_length
 from secformer_jax.mpc.material import Dealer
@@ -30,14 +29,7 @@ from secformer_jax.mpc.runtime.program import Program
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "Answer",
-    "Plaintext",
-    "PrivateModel",
-    "calibrate_model",
-    "functions_for",
-    "load_calibration",
-]
+__all__ = ["Answer", "Plaintext", "PrivateModel"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class PrivateModel:
         self._programs: dict[tuple[int, ...], tuple[Program, Any]] = {}
         self._dealer = Dealer()
         self._engine = Engine(self.config, part_of=bert.part_of, keep_weights=keep_weights)
-        self.published_bytes = self._engine.publish(self._serving.weights(self._dealer), public=self._serving.is_public)
+        self._engine.publish(self._serving.weights(self._dealer), public=self._serving.is_public)
 
     def __enter__(self) -> PrivateModel:
         return self

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from secformer_jax.errors import UserError
-from secformer_jax.functions.calibration import MARGIN, Calibration
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.fits import Fits
 from secformer_jax.functions.fitting import (
     TANH_REACH,
@@ -22,6 +22,7 @@ from secformer_jax.models.transformer import Architecture
 from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings import scales
 from secformer_jax.openings.constants import ExactPlan, LayerPlan, NormPlan, Plan, SoftmaxPlan
+from secformer_jax.openings.rings import USE_ANOTHER, reach, ring, within
 
 LARGEST_EXPONENT = 3.1
 """What centred scores are divided down to before the exponential: its squares and their means then fit the ring."""
@@ -30,8 +31,6 @@ LARGEST_EXPONENT = 3.1
 GREATEST_ERROR = 0.05
 """A relative error of a row's reciprocal or inverse deviation from which on answers are not worth having."""
 
-
-USE_ANOTHER = "use the preset puma"
 
 LONG = 128
 """Keys beyond which 2Quad's numerators have a fraction bit fewer for each doubling."""
@@ -50,29 +49,6 @@ MOST_SQUARINGS = 8
 
 NORMALISED, LEAST_MEAN, MOST_MEAN = 0.6, 0.45, 0.75
 """What squares are normalised to; and what their mean may be after it, for the inverse is rough."""
-
-
-def ring(place: str, fraction_bits: int, largest: float, *, later: int = 0) -> int:
-    """Bits of a ring for values up to `largest` that are truncated by a dealer's pair.
-
-    Args:
-        place: where, for messages.
-        fraction_bits: of the values.
-        largest: the greatest of them, calibrated.
-        later: bits more that a ring has that leads to this one.
-
-    Raises:
-        UserError: no ring of 64 bits holds them.
-    """
-    bits = fraction_bits + max(0, math.ceil(math.log2(largest))) + 2
-    _within(f"{place}: values up to {largest:,.0f}", bits + later)
-    return bits
-
-
-def _within(what: str, bits: int) -> int:
-    if bits > RING_BITS:
-        raise UserError(f"{what} take a ring of {bits} bits, and {RING_BITS} is the most: {USE_ANOTHER}")
-    return bits
 
 
 def variance_ratio(width: int) -> float:
@@ -112,7 +88,7 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
         gelu, stretch = gelu_tail(config, calibration, i)
         attention_norm, output_norm = (f"{place}{name}.layer_norm" for name in ("attention", "output"))
         balanced = {"query": 1 / balance(calibration, i), "key": balance(calibration, i), "value": 1.0}
-        projected = max(_largest(calibration, f"{place}{name}") * factor for name, factor in balanced.items())
+        projected = max(reach(calibration, f"{place}{name}") * factor for name, factor in balanced.items())
         rounded = NORM_BITS - scales.HIDDEN
         width = ring(place, scales.SUM, max(projected, largest(attention_norm)), later=rounded)
         layers.append(
@@ -125,7 +101,7 @@ def make_plan(config: Architecture, calibration: Calibration, length: int, *, ex
                 stretch,
                 max(
                     ring(output_norm, scales.SUM, largest(output_norm), later=rounded),
-                    _within(f"{place}gelu: its inputs", scales.SUM + round(math.log2(gelu.period))),
+                    within(f"{place}gelu: its inputs", scales.SUM + round(math.log2(gelu.period))),
                 ),
                 norm(output_norm),
             )
@@ -166,13 +142,8 @@ def gelu_tail(config: Architecture, calibration: Calibration, layer: int) -> tup
 
 def balance(calibration: Calibration, layer: int) -> float:
     """What keys are multiplied with, and queries divided by, so that both are of one size: a power of two."""
-    queries, keys = (_largest(calibration, f"layer.{layer}.{name}") for name in ("query", "key"))
+    queries, keys = (reach(calibration, f"layer.{layer}.{name}") for name in ("query", "key"))
     return 2.0 ** round(math.log2(queries / keys) / 2) if queries and keys else 1.0
-
-
-def _largest(calibration: Calibration, place: str, quantity: str = "output") -> float:
-    found = calibration.range(place, quantity)
-    return max(-found.low, found.high) * MARGIN
 
 
 def _two_quad(calibration: Calibration, place: str, length: int, width: int) -> SoftmaxPlan:
@@ -183,7 +154,7 @@ def _two_quad(calibration: Calibration, place: str, length: int, width: int) -> 
     numerator_bits = scales.NUMERATOR - max(0, math.ceil(math.log2(length / LONG)))
     plan = _division(calibration, place, low, high, width, numerator_bits, 2 * scales.SCORE)
     _good(plan.reciprocal, at, "two_quad_mean", f"distil the model for 2Quad, or {USE_ANOTHER}")
-    largest = _largest(calibration, at, "score")
+    largest = reach(calibration, at, "score")
     return replace(plan, score_width=ring(at, scales.QUERY + scales.KEY, largest))
 
 
@@ -228,7 +199,7 @@ def _exact_softmax(calibration: Calibration, place: str, length: int, width: int
     bits = scales.EXACT_NUMERATOR
     division = _division(calibration, place, LEAST_MEAN * length, MOST_MEAN * length, width, bits, bits)
     period = round(math.log2(exponential.period))
-    score_width = _within(f"{at}: scores", scales.QUERY + scales.KEY + scales.MEAN + period)
+    score_width = within(f"{at}: scores", scales.QUERY + scales.KEY + scales.MEAN + period)
     return replace(division, exact=exact, score_width=score_width)
 
 
@@ -242,7 +213,7 @@ def _division(
     sum_bits = math.ceil(math.log2(high))
     # Sums of values are as accurate, compared with the smallest row sum, as the context will be.
     sums_bits = max(2, scales.CONTEXT - math.floor(math.log2(low)))
-    values = max(1.0, _largest(calibration, f"{place}value"))
+    values = max(1.0, reach(calibration, f"{place}value"))
     sums = ring(f"{place}value", bits + scales.VALUE, high * values, later=given - bits)
     reciprocal_bits = min(scales.RECIPROCAL, RING_BITS + scales.CONTEXT - width - sum_bits - sums_bits)
     if reciprocal_bits < LEAST_RECIPROCAL:

@@ -65,6 +65,20 @@ def test_a_conversation_for_people(folder, capsys, monkeypatch):
     assert (code, err) == (0, "") and out.count("Cost of") == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("chat", "--room", 64),
+        ("chat", "--config", "3pc_aby3"),
+        ("generate", "--prompt", "a", "--config", "3pc_aby3"),
+        ("generate", "--prompt", "a", "--compare"),
+    ],
+)
+def test_a_cluster_has_its_own(arguments, folder, capsys):
+    code, _, err = run(capsys, *arguments, "--model", folder, "--cluster", "2pc_semi2k_dealer")
+    assert code == 2 and "are for this machine: a cluster has its own" in err and err.count("\n") == 1
+
+
 def test_a_conversation_ends_where_there_is_no_room(folder, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n" * 3))
     code, out, err = run(capsys, "chat", "--model", folder, "--max-tokens", 2, "--room", 17, "--json")

@@ -39,8 +39,9 @@ from secformer_jax.models.folders import resolve
 def chat(
     model: DecoderModel,
     room: Annotated[
-        int, typer.Option("--room", help="The most tokens of the conversation, each prompt padded; public.")
-    ] = 256,
+        int | None,
+        typer.Option("--room", help="The most tokens of the conversation, each prompt padded; public; 256 by default."),
+    ] = None,
     system: System = None,
     max_tokens: MostTokens = 64,
     temperature: Temperature = 0.0,
@@ -59,15 +60,15 @@ def chat(
     asked = Asked(Choice(temperature, top_p, repetition_penalty), Ending(max_tokens, tuple(stop or ())), seed, False)
     reporter = Reporter(json)
     if cluster is not None:
-        if calibration is not None or system is not None or config != Protocol().config:
-            raise UserError("--calibration, --system and --config are for this machine: a cluster's are its own")
+        if calibration is not None or system is not None or room is not None or config != Protocol().config:
+            raise UserError("--calibration, --system, --room and --config are for this machine: a cluster has its own")
         asked_of, folder = AskedOf(cluster, client, tls), resolve(model, weights=False)
         asyncio.run(generating_cluster.talk(reporter, asked_of, folder, asked, _questions()))
         return
     # A cluster's client has neither JAX nor spu.
     from secformer_jax.cli.commands.generating_here import Here
 
-    Here(reporter, model, system, config, calibration, asked).talk(room, _questions())
+    Here(reporter, model, system, config, calibration, asked).talk(256 if room is None else room, _questions())
 
 
 def _questions() -> Iterator[str]:

@@ -59,7 +59,7 @@ class SimulatedDecoder:
         masks = self.dealer.mask_weights({name: weight.shape for name, weight in weights.items()})
         opened = {name: weight - masks.array(name) for name, weight in weights.items()}
         published = {"weights": unflatten_dict(weights, sep="/"), "opened": unflatten_dict(opened, sep="/")}
-        self.publish_bytes = self.engine.publish(published, public=self.serving.is_public)
+        self.engine.publish(published, public=self.serving.is_public)
         self._passes: dict[int, tuple[Any, Program]] = {}
 
     def __enter__(self) -> SimulatedDecoder:

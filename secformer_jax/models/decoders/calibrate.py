@@ -12,9 +12,10 @@ import numpy as np
 
 from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Calibration, Range
+from secformer_jax.functions.measure import span
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
-from secformer_jax.models.decoders.every_token import first_layer, span, union
+from secformer_jax.models.decoders.every_token import first_layer, union
 from secformer_jax.models.decoders.model import Kept
 from secformer_jax.models.decoders.plaintext import PlaintextDecoder, PlaintextDecoders
 from secformer_jax.models.decoders.tokens import ChatTokens

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from secformer_jax.errors import UserError
 from secformer_jax.functions.calibration import Range
+from secformer_jax.functions.measure import span
 from secformer_jax.models.decoders.checkpoint import DecoderCheckpoint
 from secformer_jax.models.decoders.plaintext import exact_functions
 
@@ -58,18 +58,6 @@ def union(one: Places, other: Places) -> Places:
         for name, new in quantities.items():
             own[name] = new.union(own.get(name, new))
     return found
-
-
-def span(values: np.ndarray) -> Range:
-    """From the least to the greatest.
-
-    Raises:
-        UserError: one is not finite.
-    """
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise UserError("calibration met a value that is not a finite number: check the model's weights")
-    return Range(low, high)
 
 
 def _before_norm(rows: np.ndarray, positions: np.ndarray, *, centred: bool) -> dict[str, Range]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from secformer_jax.errors import UserError
-from secformer_jax.functions.calibration import MARGIN, Calibration
+from secformer_jax.functions.calibration import Calibration
 from secformer_jax.functions.fitting import fit_exponential, fit_reciprocal, fit_rsqrt, widest_gelu_tail
 from secformer_jax.functions.presets import SERIES_MARGIN
 from secformer_jax.models.decoders.architecture import DecoderArchitecture
 from secformer_jax.mpc.runtime.shares import RING_BITS
 from secformer_jax.openings.decoder import scales
 from secformer_jax.openings.decoder.constants import AttentionPlan, FeedForwardPlan, NormPlan, Plan, SoftmaxPlan
-from secformer_jax.openings.plan import LARGEST_EXPONENT, MOST_SQUARINGS, NORMALISED, ring
+from secformer_jax.openings.plan import LARGEST_EXPONENT, MOST_SQUARINGS, NORMALISED
+from secformer_jax.openings.rings import reach, ring, within
 
 NORM_BITS = 14
 """Bits of the smallest root of a mean square that a norm keeps."""
@@ -35,6 +37,11 @@ LEAST_ROOT, LEAST_RECIPROCAL = 10, 14
 RECIPROCAL = 13
 """Bits of the smallest inverse mean numerator."""
 
+# A decoder has no other preset. A prefix takes the first positions, whose values are the largest.
+_ADVICE = "take another model, or a longer prefix"
+_ring = functools.partial(ring, advice=_ADVICE)
+_within = functools.partial(within, advice=_ADVICE)
+
 
 def make_plan(config: DecoderArchitecture, ranges: Calibration, keys: int) -> Plan:
     """Constants for a decoder with these ranges.
@@ -49,8 +56,8 @@ def make_plan(config: DecoderArchitecture, ranges: Calibration, keys: int) -> Pl
     """
     layers, norms = range(config.num_hidden_layers), ["norm"]
     norms += [f"layer.{i}.{name}" for i in layers for name in ("attention_norm", "feed_forward_norm")]
-    largest = max(_largest(ranges, place, "value") for place in norms)
-    stream_width = ring("the residual stream", scales.STREAM, largest)
+    largest = max(reach(ranges, place, "value") for place in norms)
+    stream_width = _ring("the residual stream", scales.STREAM, largest)
     plans = tuple(
         (_attention(config, ranges, i, keys, stream_width), _feed_forward(config, ranges, i, stream_width))
         for i in layers
@@ -67,12 +74,12 @@ def make_plan(config: DecoderArchitecture, ranges: Calibration, keys: int) -> Pl
 
 def table_width(config: DecoderArchitecture, ranges: Calibration) -> int:
     """Bits of the ring that embeddings are in before they are lifted, and so a client's one-hot rows."""
-    return ring("embeddings", scales.TABLE, _largest(ranges, "layer.0.attention_norm", "value"))
+    return _ring("embeddings", scales.TABLE, reach(ranges, "layer.0.attention_norm", "value"))
 
 
 def logits_width(ranges: Calibration) -> int:
     """Bits of the ring of the logits."""
-    return ring("head", scales.STREAM, _largest(ranges, "head"))
+    return _ring("head", scales.STREAM, reach(ranges, "head"))
 
 
 def _norm(config: DecoderArchitecture, ranges: Calibration, place: str, output: float | None, result: int) -> NormPlan:
@@ -86,21 +93,27 @@ def _norm(config: DecoderArchitecture, ranges: Calibration, place: str, output: 
     if series.error > GREATEST_ERROR:
         raise UserError(
             f"{place}: the mean square ranges over a factor of {read.high / read.low:,.0f}, too wide for a series (its "
-            f"error is {series.error:.1%}): take a longer prefix"
+            f"error is {series.error:.1%}): {_ADVICE}"
         )
     smallest, greatest = (math.sqrt(square + config.norm_eps) for square in (squares.low, squares.high))
     # The sum of squares has twice the bits, and its ring those of the period.
     most = (RING_BITS - count_bits - round(math.log2(series.period))) // 2
     bits = min(scales.STREAM, most, math.ceil(NORM_BITS - math.log2(smallest)))
-    raw = _largest(ranges, place, "value") if output is None else output * greatest
+    raw = reach(ranges, place, "value") if output is None else output * greatest
     # An error of the product weighs most where the root is small, one of its inverse where the root is large.
     raw_bits = round((scales.NORMED - math.log2(smallest * raw)) / 2)
     if output is None:
-        raw_bits, width = min(raw_bits, bits), ring(place, bits, raw)
+        raw_bits, width = min(raw_bits, bits), _ring(place, bits, raw)
     else:
-        width = ring(place, bits + scales.READ, raw)
+        width = _ring(place, bits + scales.READ, raw)
     return NormPlan(
-        series, bits, width, raw_bits, ring(place, raw_bits, raw), scales.NORMED - raw_bits, _fits(place, result)
+        series,
+        bits,
+        width,
+        raw_bits,
+        _ring(place, raw_bits, raw),
+        scales.NORMED - raw_bits,
+        _within(f"{place}: its values", result),
     )
 
 
@@ -108,16 +121,16 @@ def _attention(
     config: DecoderArchitecture, ranges: Calibration, layer: int, keys: int, stream_width: int
 ) -> AttentionPlan:
     place = f"layer.{layer}."
-    query, key, value = (_largest(ranges, place + name) for name in ("query", "key", "value"))
+    query, key, value = (reach(ranges, place + name) for name in ("query", "key", "value"))
     turned = max(
-        ring(place, bits, largest)
+        _ring(place, bits, largest)
         for bits, largest in ((scales.QUERY, query), (scales.KEY, key), (scales.VALUE, value))
     )
     angle = 0 if config.rotary is None else scales.ANGLE
     dropped = scales.NORMED - min(scales.QUERY - angle, scales.KEY - angle, scales.VALUE)
     # The values that the numerators weigh are read in units of the mean numerator.
     bits = scales.NUMERATOR + scales.VALUE + scales.INVERSE_COUNT
-    sums_width = ring(place, bits, MOST_MEAN**2 * keys * value)
+    sums_width = _ring(place, bits, MOST_MEAN**2 * keys * value)
     softmax = _softmax(ranges, f"{place}softmax", keys, stream_width, sums_width)
     period = round(math.log2(softmax.exponential.period))
     score_width = scales.QUERY + scales.KEY + scales.SHARE + period
@@ -125,7 +138,7 @@ def _attention(
         # A pair of numbers is turned: neither is beyond the root of both squares.
         _norm(config, ranges, f"{place}attention_norm", math.sqrt(2) * max(query, key, value), dropped + turned),
         turned,
-        _fits(place, score_width),
+        _within(f"{place}: its values", score_width),
         sums_width,
         softmax,
     )
@@ -166,24 +179,24 @@ def _softmax(ranges: Calibration, place: str, keys: int, stream_width: int, sums
     return SoftmaxPlan(
         squarings,
         exponential,
-        ring(place, 2 * scales.EXPONENTIAL + 6, math.exp(max(high, 1.0) / parts) * 2),
+        _ring(place, 2 * scales.EXPONENTIAL + 6, math.exp(max(high, 1.0) / parts) * 2),
         *means,
         root_bits,
         max(2 * root_bits + scales.ROUGH + count_bits + 2, *(mean_bits + bits for bits in periods[:2])),
         reciprocal,
         reciprocal_bits,
-        _fits(place, max(sums_width + 2 * root_bits - scales.NUMERATOR, mean_bits + periods[2])),
+        _within(f"{place}: its values", max(sums_width + 2 * root_bits - scales.NUMERATOR, mean_bits + periods[2])),
         context_width,
     )
 
 
 def _feed_forward(config: DecoderArchitecture, ranges: Calibration, layer: int, stream_width: int) -> FeedForwardPlan:
     place = f"layer.{layer}."
-    gate = _largest(ranges, f"{place}activation", "output")
+    gate = reach(ranges, f"{place}activation", "output")
     # Its period is a power of two; SiLU reaches half of it but for the corner.
     tail = ranges.fits(widest_gelu_tail, gate, 1e-4, config.hidden_act)
-    largest = max(gate, _largest(ranges, f"{place}up")) if config.gated else gate
-    gate_width = ring(place, scales.GATE, largest)
+    largest = max(gate, reach(ranges, f"{place}up")) if config.gated else gate
+    gate_width = _ring(place, scales.GATE, largest)
     # Half of the gate has one fraction bit more.
     result = scales.NORMED + 1 + max(round(math.log2(tail.period)), gate_width - scales.GATE)
     return FeedForwardPlan(
@@ -192,14 +205,3 @@ def _feed_forward(config: DecoderArchitecture, ranges: Calibration, layer: int, 
         gate_width,
         stream_width + (2 * scales.GATE if config.gated else scales.GATE) - scales.CONTEXT,
     )
-
-
-def _largest(ranges: Calibration, place: str, quantity: str = "output") -> float:
-    found = ranges.range(place, quantity)
-    return max(-found.low, found.high) * MARGIN
-
-
-def _fits(place: str, width: int) -> int:
-    if width > RING_BITS:
-        raise UserError(f"{place}: values that take a ring of {width} bits, and {RING_BITS} is the most")
-    return width
