@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import ssl
 from collections import Counter
@@ -40,7 +41,8 @@ class Connections:
             OSError: the address can't be used.
         """
         least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(most, DESCRIPTORS)), most))
+        with contextlib.suppress(ValueError, OSError):  # macOS calls more unlimited than it gives
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(most, DESCRIPTORS)), most))
         timeout = HANDSHAKE_SECONDS if tls is not None else None
         loop = asyncio.get_running_loop()
         return await loop.create_server(self, host, port, ssl=tls, backlog=backlog, ssl_handshake_timeout=timeout)
