@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 from secformer_jax.cluster import certs, config
+from secformer_jax.cluster.loopback import free_ports
 from secformer_jax.cluster.wire import tls
+from secformer_jax.mpc.runtime.layout import CONFIG_DIR
 
 
 def folder(path: Path, cluster: config.Cluster) -> config.Cluster:
     """Certificates for a cluster, and the cluster that finds them there."""
     certs.write(cluster, path)
     return config.load(cluster.path, tls=path, insecure_trusted_first_party=True)
+
+
+def on_free_ports(path: Path) -> config.Cluster:
+    """A cluster file of one's own in a folder, for ports that are free, with everybody's keys in tls/."""
+    document = json.loads((CONFIG_DIR / "2pc_semi2k_dealer.json").read_text())
+    ports = [f"127.0.0.1:{port}" for port in free_ports(5)]
+    document["nodes"] = dict(zip(("S0", "S1"), ports, strict=False))
+    document["devices"]["SPU"]["config"]["spu_internal_addrs"] = ports[2:4]
+    document["secformer"] = {"dealer": ports[4], "clients": ["client"], "tls": "tls"}
+    (path / "cluster.json").write_text(json.dumps(document))
+    made = config.load(path / "cluster.json")
+    certs.write(made, path / "tls")
+    return made
 
 
 def wrong_ca(cluster: config.Cluster, role: str, scratch: Path) -> ssl.SSLContext:

@@ -3,40 +3,29 @@
 import asyncio
 import contextlib
 import gzip
-import json
 import resource
 
 import numpy as np
 import pytest
 from aiohttp import web
+from tls_cases import on_free_ports
 
-from secformer_jax.cluster import certs, config
+from secformer_jax.cluster import config
 from secformer_jax.cluster.checks import others
 from secformer_jax.cluster.clients.channel import Servers
 from secformer_jax.cluster.clients.client import _output
-from secformer_jax.cluster.loopback import free_ports
 from secformer_jax.cluster.wire import bodies, tls
 from secformer_jax.cluster.wire.connections import DESCRIPTORS, Connections
 from secformer_jax.cluster.wire.http import Server
 from secformer_jax.cluster.wire.message import Message, MessageError, with_shares
 from secformer_jax.cluster.wire.paths import HEALTH_PATH, INFER_PATH, STATUS_PATH
 from secformer_jax.errors import UserError
-from secformer_jax.mpc.runtime.layout import CONFIG_DIR
 from secformer_jax.mpc.runtime.shares import SEED_BYTES, Share, pack
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> config.Cluster:
-    folder = tmp_path_factory.mktemp("channel")
-    document = json.loads((CONFIG_DIR / "2pc_semi2k_dealer.json").read_text())
-    ports = [f"127.0.0.1:{port}" for port in free_ports(5)]
-    document["nodes"] = dict(zip(("S0", "S1"), ports, strict=False))
-    document["devices"]["SPU"]["config"]["spu_internal_addrs"] = ports[2:4]
-    document["secformer"] = {"dealer": ports[4], "clients": ["client"], "tls": "tls"}
-    (folder / "cluster.json").write_text(json.dumps(document))
-    found = config.load(folder / "cluster.json")
-    certs.write(found, folder / "tls")
-    return found
+    return on_free_ports(tmp_path_factory.mktemp("channel"))
 
 
 def refusal(cluster: config.Cluster, handler, path: str = STATUS_PATH) -> str:

@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
+from tls_cases import on_free_ports
 
 pytest.importorskip("gmssl_pyx")
 
@@ -23,7 +24,6 @@ from secformer_jax.cli import app
 from secformer_jax.cluster import certs, config, signing
 from secformer_jax.cluster.checks import keys, others
 from secformer_jax.cluster.checks.finding import Finding
-from secformer_jax.cluster.loopback import free_ports
 from secformer_jax.cluster.options import KEYS as OPTIONS
 from secformer_jax.cluster.wire import tls
 from secformer_jax.cluster.wire.http import Server, application
@@ -39,13 +39,7 @@ SCHEMA = json.loads((CONFIG_DIR / "schema" / "cluster.json").read_text())
 def made(tmp_path_factory) -> Path:
     """A folder with a cluster file for free ports, and everybody's keys."""
     folder = tmp_path_factory.mktemp("made")
-    document = json.loads((CONFIG_DIR / "2pc_semi2k_dealer.json").read_text())
-    ports = [f"127.0.0.1:{port}" for port in free_ports(5)]
-    document["nodes"] = dict(zip(("S0", "S1"), ports, strict=False))
-    document["devices"]["SPU"]["config"]["spu_internal_addrs"] = ports[2:4]
-    document["secformer"] = {"dealer": ports[4], "clients": ["client"], "tls": "tls"}
-    (folder / "cluster.json").write_text(json.dumps(document))
-    certs.write(config.load(folder / "cluster.json"), folder / "tls")
+    on_free_ports(folder)
     return folder
 
 

@@ -33,7 +33,7 @@ class Connections:
         return _Counted(self._inner(), self._open, self._most)
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None, backlog: int = 512) -> asyncio.Server:
-        """Listen, with all the descriptors that the system grants; who does not finish its handshake is dropped.
+        """Listen, with all the descriptors that the system grants; who does not finish in time is dropped.
 
         A connection takes a descriptor before anybody knows whose it is.
 
